@@ -1,0 +1,201 @@
+//! Batches of clients that may call only some methods: read as Bitrix24 reads them, each command checked, and built anew,
+//! so that no byte of the caller's reaches Bitrix24 that was not understood here.
+//!
+//! Facts (the portal's own PHP): `cmd` and `halt` count in any case; a command is split as a URL, what stands before `?` is
+//! the method, and a scheme, host or fragment is cut off; methods are lower-cased; commands over 50 are not run.
+
+use crate::access::Client;
+use crate::error::{Error, Result};
+use crate::json::{self, Member};
+use crate::method::Method;
+use crate::portal::Version;
+use crate::relay::Parameters;
+
+/// Checks a batch's parameters and gives those to send instead.
+pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Parameters<'static>> {
+    let members = match version {
+        Version::V2 => checked_v2(client, parameters)?,
+        Version::V3 => checked_v3(client, parameters)?,
+    };
+    Ok(Parameters::from_members(&members))
+}
+
+fn invalid(error: serde_json::Error) -> Error {
+    Error::InvalidRequest(format!("params of batch: {}", json::describe(&error)))
+}
+
+fn checked_v2(client: &Client, parameters: &str) -> Result<Vec<Member>> {
+    let (mut commands, mut halt) = (None, "0");
+    for (key, raw) in json::entries(parameters).map_err(invalid)? {
+        match key.to_ascii_lowercase().as_str() {
+            "cmd" if commands.is_some() => return Err(forbidden("a batch with cmd given twice")),
+            "cmd" => commands = Some(raw.get()),
+            "halt" => halt = truth(raw.get()),
+            _ => {}
+        }
+    }
+    let mut rebuilt: Vec<Member> = Vec::new();
+    for (key, raw) in list_or_map(commands.unwrap_or("{}"))? {
+        let command: String =
+            serde_json::from_str(raw).map_err(|_| forbidden("a batch command that is not a string"))?;
+        check_command(client, &command)?;
+        rebuilt.push((key, json::quoted(&command)));
+    }
+    refuse_double_names(&rebuilt)?;
+    Ok(vec![("halt".into(), halt.into()), ("cmd".into(), json::object(&rebuilt))])
+}
+
+fn refuse_double_names(commands: &[Member]) -> Result<()> {
+    let mut names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(forbidden("a batch with one name for two commands"));
+    }
+    Ok(())
+}
+
+/// A command is `method` or `method?query`, with a method that this client may call.
+pub fn check_command(client: &Client, command: &str) -> Result<()> {
+    let name = command.split('?').next().unwrap_or("");
+    check_name(client, name)
+}
+
+fn check_name(client: &Client, name: &str) -> Result<()> {
+    let method = Method::parse(name).ok_or_else(|| forbidden("a batch command that is not method or method?query"))?;
+    if method.is_batch() {
+        return Err(forbidden("a batch in a batch"));
+    }
+    client.check_method(&method)
+}
+
+/// REST 3.0: `{"0":{"method","query","as","parallel"},…}`, or the same as a list.
+fn checked_v3(client: &Client, parameters: &str) -> Result<Vec<Member>> {
+    let mut rebuilt: Vec<Member> = Vec::new();
+    for (key, raw) in list_or_map(parameters)? {
+        let fields = json::entries(raw).map_err(|_| forbidden("a batch command that is not an object"))?;
+        let mut command: Vec<Member> = Vec::new();
+        for (name, value) in fields {
+            if !matches!(name.as_ref(), "method" | "query" | "as" | "parallel") {
+                return Err(forbidden("a batch command with a field other than method, query, as and parallel"));
+            }
+            command.push((name.into_owned(), value.get().to_owned()));
+        }
+        refuse_double_names(&command)?;
+        let name =
+            command.iter().find(|(name, _)| name == "method").and_then(|(_, raw)| serde_json::from_str(raw).ok());
+        let name: String = name.ok_or_else(|| forbidden("a batch command without a method"))?;
+        check_name(client, &name)?;
+        rebuilt.push((key, json::object(&command)));
+    }
+    refuse_double_names(&rebuilt)?;
+    Ok(rebuilt)
+}
+
+fn list_or_map(raw: &str) -> Result<Vec<(String, &str)>> {
+    if raw.starts_with('[') {
+        let list: Vec<&serde_json::value::RawValue> = serde_json::from_str(raw).map_err(invalid)?;
+        return Ok(list.into_iter().enumerate().map(|(i, value)| (i.to_string(), value.get())).collect());
+    }
+    let entries = json::entries(raw).map_err(|_| forbidden("a batch whose cmd is neither a list nor a map"))?;
+    Ok(entries.into_iter().map(|(key, value)| (key.into_owned(), value.get())).collect())
+}
+
+/// PHP's idea of a true value, as far as it matters for `halt`.
+fn truth(raw: &str) -> &'static str {
+    match raw {
+        "0" | "\"0\"" | "false" | "null" | "\"\"" | "[]" | "{}" => "0",
+        _ => "1",
+    }
+}
+
+fn forbidden(what: &str) -> Error {
+    Error::Forbidden(format!(
+        "A client that may call only some methods may not send {what}: each command must be method or method?query."
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::Pattern;
+    use proptest::prelude::*;
+
+    fn client() -> Client {
+        Client {
+            name: "c".into(),
+            any_user: false,
+            digest: [0; 32],
+            portals: None,
+            methods: Some(vec![Pattern::parse("crm.*").unwrap(), Pattern::parse("batch").unwrap()]),
+            ips: None,
+        }
+    }
+
+    fn v2(parameters: &str) -> Result<String> {
+        checked(&client(), Version::V2, parameters).map(|parameters| parameters.as_str().to_owned())
+    }
+
+    #[test]
+    fn allowed_commands_are_rebuilt_from_a_map_or_a_list() {
+        assert_eq!(
+            v2(r#"{"CMD":{"a":"crm.deal.list?start=0"},"halt":true,"x":1}"#).unwrap(),
+            r#""halt":1,"cmd":{"a":"crm.deal.list?start=0"}"#
+        );
+        assert_eq!(
+            v2(r#"{"cmd":["CRM.deal.add.json?a=$result[x]","crm.deal.list"]}"#).unwrap(),
+            r#""halt":0,"cmd":{"0":"CRM.deal.add.json?a=$result[x]","1":"crm.deal.list"}"#
+        );
+        let many: Vec<String> = (0..12).map(|i| format!("crm.deal.get?id={i}")).collect();
+        let sent = v2(&format!("{{\"cmd\":{}}}", serde_json::to_string(&many).unwrap())).unwrap();
+        assert!(sent.find("\"10\":").unwrap() > sent.find("\"9\":").unwrap(), "the order is kept: {sent}");
+    }
+
+    #[test]
+    fn nothing_else_gets_through() {
+        for bad in [
+            r#"{"cmd":["user.get"]}"#,
+            r#"{"cmd":["https://x/crm.deal.add"]}"#,
+            r#"{"cmd":["//x/user.get"]}"#,
+            r#"{"cmd":["crm.deal.add#user.get"]}"#,
+            r#"{"cmd":["crm.x/../user.get"]}"#,
+            r#"{"cmd":["batch?cmd[a]=user.get"]}"#,
+            r#"{"cmd":["BATCH.json?cmd[a]=user.get"]}"#,
+            r#"{"cmd":[["crm.deal.add"]]}"#,
+            r#"{"cmd":[""]}"#,
+            r#"{"cmd":["?crm.deal.add"]}"#,
+            r#"{"cmd":["crm.deal.add"],"CMD":["user.get"]}"#,
+            r#"{"cmd":["crm.deal.add"],"\u0063md":["user.get"]}"#,
+            r#"{"cmd":{"a":"crm.deal.add","a":"crm.deal.list"}}"#,
+            r#"{"cmd":"crm.deal.add"}"#,
+        ] {
+            assert!(matches!(v2(bad), Err(Error::Forbidden(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_rest_3_is_checked_too() {
+        let v3 = |text: &str| checked(&client(), Version::V3, text);
+        assert!(v3(r#"{"0":{"method":"crm.item.get","query":{"id":1},"as":"a"}}"#).is_ok());
+        for bad in [
+            r#"{"0":{"method":"user.get"}}"#,
+            r#"{"0":{"method":"crm.item.get","method":"user.get"}}"#,
+            r#"{"0":{"query":{}}}"#,
+            r#"{"0":"user.get"}"#,
+            r#"{"0":{"method":"batch"}}"#,
+        ] {
+            assert!(matches!(v3(bad), Err(Error::Forbidden(_))), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_command_that_passes_names_an_allowed_method(command in "[a-zA-Z.:/?#@\\[\\]%$ ]{0,40}") {
+            if check_command(&client(), &command).is_ok() {
+                // Read as PHP's parse_url reads it: a scheme, host and fragment cut off.
+                let path = command.split(['?', '#']).next().unwrap();
+                prop_assert!(!path.contains([':', '/', '@', '%', ' ']));
+                prop_assert!(path.to_ascii_lowercase().starts_with("crm."));
+            }
+        }
+    }
+}

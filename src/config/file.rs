@@ -1,0 +1,249 @@
+//! The shape of `proxy.toml`, with its defaults.
+
+use crate::log::Level;
+use crate::secret::Secret;
+use serde::{de, Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct File {
+    pub bitrix24: Bitrix24,
+    pub portals: BTreeMap<String, Portal>,
+    pub storage: Storage,
+    pub security: Security,
+    pub limits: Limits,
+    pub log: Log,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bitrix24 {
+    pub client_id: Option<String>,
+    pub client_secret: Option<Secret>,
+    pub redirect_uri: Option<String>,
+    pub scope: String,
+    pub oauth_server: String,
+    pub connect_timeout: u64,
+    pub timeout: u64,
+    pub ca_file: Option<PathBuf>,
+    pub allow_http: bool,
+}
+
+impl Default for Bitrix24 {
+    fn default() -> Self {
+        Bitrix24 {
+            client_id: None,
+            client_secret: None,
+            redirect_uri: None,
+            scope: String::new(),
+            oauth_server: "https://oauth.bitrix.info".into(),
+            connect_timeout: 10,
+            timeout: 55,
+            ca_file: None,
+            allow_http: false,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Portal {
+    pub client_id: Option<String>,
+    pub client_secret: Option<Secret>,
+    pub aliases: Vec<String>,
+    pub webhook: Option<Secret>,
+    pub requests_per_second: f64,
+    pub burst: f64,
+}
+
+impl Default for Portal {
+    fn default() -> Self {
+        Portal {
+            client_id: None,
+            client_secret: None,
+            aliases: Vec::new(),
+            webhook: None,
+            requests_per_second: 2.0,
+            burst: 50.0,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub path: PathBuf,
+    /// Of a database, which this build does not have; it may hold a password.
+    #[allow(dead_code)]
+    pub url: Option<Secret>,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Storage { kind: "file".into(), path: "tokens".into(), url: None }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Security {
+    pub auth_token: Option<Secret>,
+    pub allowed_ips: Option<Vec<String>>,
+    pub cors_origins: Vec<String>,
+    pub clients: Vec<Client>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    pub name: String,
+    pub token: Option<Secret>,
+    pub token_sha256: Option<String>,
+    pub portals: Option<Vec<String>>,
+    pub methods: Option<Vec<String>>,
+    pub ips: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub max_body: Size,
+    pub max_response: Size,
+    pub max_wait: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { max_body: Size(16 << 20), max_response: Size(64 << 20), max_wait: 20 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub file: String,
+    pub level: Level,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { file: String::new(), level: Level::Info }
+    }
+}
+
+/// Bytes, written as a number or as `"16 MiB"`.
+pub struct Size(pub u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Bytes(u64),
+            Text(String),
+        }
+        let bytes = match Written::deserialize(deserializer)? {
+            Written::Bytes(bytes) => Some(bytes),
+            Written::Text(text) => size(&text),
+        };
+        bytes
+            .filter(|bytes| (1..=1 << 40).contains(bytes))
+            .map(Size)
+            .ok_or_else(|| de::Error::custom("a size is written as \"16 MiB\" or as a number of bytes"))
+    }
+}
+
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+/// Reads the text. The error names the line and what to write, and shows none of the file's values.
+pub fn parse(text: &str) -> Result<File, String> {
+    // Windows editors write a byte-order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    toml::from_str(text).map_err(|error| {
+        let line = match error.span() {
+            Some(span) => format!("line {}: ", text[..span.start.min(text.len())].matches('\n').count() + 1),
+            None => String::new(),
+        };
+        let message = error.message();
+        match nearest_key(message) {
+            Some((unknown, known)) => format!("{line}unknown key \"{unknown}\"; did you mean \"{known}\"?"),
+            None => format!("{line}{}", without_values(message)),
+        }
+    })
+}
+
+/// serde says "unknown field `a`, expected one of `b`, `c`": the unknown key, and the most similar known one.
+fn nearest_key(message: &str) -> Option<(&str, &str)> {
+    let names: Vec<&str> = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2).collect();
+    let (unknown, known) = names.split_first()?;
+    known.iter().min_by_key(|name| distance(unknown, name)).map(|nearest| (*unknown, *nearest))
+}
+
+/// serde quotes a value of the wrong type (`string "…"`), which may be a secret.
+fn without_values(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if last > first => format!("{}…{}", &message[..first], &message[last + 1..]),
+        _ => message.to_owned(),
+    }
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_are_written_with_units() {
+        assert_eq!(size("16 MiB"), Some(16 << 20));
+        assert_eq!(size("512kb"), Some(512 << 10));
+        assert_eq!(size("10"), Some(10));
+        assert_eq!(size("ten"), None);
+        assert_eq!(size("99999999999999999999 GiB"), None);
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        assert_eq!(distance("clint_id", "client_id"), 1);
+        assert_eq!(distance("", "abc"), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_the_parser(text in "\\PC{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Where `proxy.toml` is looked for, and whether the file found may be used.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What of the process's environment decides about the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// `$B24PROXY_CONFIG`.
+    pub named: Option<PathBuf>,
+    /// The running executable.
+    pub executable: Option<PathBuf>,
+    /// `$DOCUMENT_ROOT`: the folder that the web server hands out.
+    pub document_root: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub struct Found {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+impl Surroundings {
+    pub fn refuse_below_document_root(&self, path: &Path, what: &str) -> Result<(), String> {
+        let Some(root) = self.document_root.as_deref().filter(|root| !root.as_os_str().is_empty()) else {
+            return Ok(());
+        };
+        let (Ok(root), Some(real)) = (root.canonicalize(), canonical(path)) else { return Ok(()) };
+        if !real.starts_with(&root) {
+            return Ok(());
+        }
+        let above = root.parent().unwrap_or(Path::new("/")).join("b24proxy");
+        Err(format!(
+            "{what} {} lies below the web server's document root {}, where anybody may download it: move it, for \
+             example with: mkdir -p {above} && mv {} {above}/",
+            path.display(),
+            root.display(),
+            path.display(),
+            above = above.display()
+        ))
+    }
+
+    /// The places to look at, in order.
+    fn candidates(&self) -> Vec<PathBuf> {
+        let mut places = Vec::new();
+        if let Some(executable) = &self.executable {
+            let folders = executable.ancestors().skip(1);
+            places.extend(folders.clone().take(1).map(|folder| folder.join("proxy.toml")));
+            places.extend(folders.map(|folder| folder.join("b24proxy/proxy.toml")));
+        }
+        places.push("/etc/b24proxy/proxy.toml".into());
+        places
+    }
+}
+
+/// The real path, of a path whose last parts may not exist yet.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find_map(|ancestor| {
+        let real = ancestor.canonicalize().ok()?;
+        Some(real.join(path.strip_prefix(ancestor).ok()?))
+    })
+}
+
+/// The first file there is. One that is there but may not be used is an error, not a reason to look further.
+pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
+    let candidates = match &surroundings.named {
+        Some(named) => vec![named.clone()],
+        None => surroundings.candidates(),
+    };
+    for path in &candidates {
+        match std::fs::File::open(path) {
+            Ok(file) => return read(file, path, surroundings),
+            Err(error) if is_absent(&error) && surroundings.named.is_none() => {}
+            Err(error) => {
+                return Err(format!(
+                    "{} cannot be read ({error}); it must belong to the user that runs this program{}: chown {} {}",
+                    path.display(),
+                    user_hint(),
+                    own_user().map_or("THAT_USER".into(), |uid| uid.to_string()),
+                    path.display()
+                ))
+            }
+        }
+    }
+    let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
+    Err(format!("there is no proxy.toml: copy proxy.toml.example to one of {} and fill it in", tried.join(", ")))
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+fn read(mut file: std::fs::File, path: &Path, surroundings: &Surroundings) -> Result<Found, String> {
+    let failed = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(format!("{} is not a file", path.display()));
+    }
+    refuse_readable_by_others(&metadata, path)?;
+    surroundings.refuse_below_document_root(path, "the configuration")?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| format!("{} is not UTF-8: save it as UTF-8 in the editor", path.display()))?;
+    Ok(Found { path: path.to_owned(), text })
+}
+
+#[cfg(unix)]
+fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+    if metadata.mode() & 0o066 != 0 {
+        return Err(format!(
+            "{path} can be read or written by others than its owner, and it holds secrets: chmod 600 {path}",
+            path = path.display()
+        ));
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if metadata.uid() != me && metadata.uid() != 0 {
+        return Err(format!(
+            "{path} belongs to user {owner}, but this program runs as user {me}: chown {me} {path}",
+            path = path.display(),
+            owner = metadata.uid()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn refuse_readable_by_others(_: &std::fs::Metadata, _: &Path) -> Result<(), String> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn own_user() -> Option<u32> {
+    Some(rustix::process::geteuid().as_raw())
+}
+
+#[cfg(not(unix))]
+fn own_user() -> Option<u32> {
+    None
+}
+
+fn user_hint() -> String {
+    own_user().map_or(String::new(), |uid| format!(", user {uid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_goes_beside_the_executable_then_up_then_to_etc() {
+        let surroundings =
+            Surroundings { executable: Some("/home/u/public_html/cgi-bin/b24proxy".into()), ..Surroundings::default() };
+        let expected: Vec<PathBuf> = [
+            "/home/u/public_html/cgi-bin/proxy.toml",
+            "/home/u/public_html/cgi-bin/b24proxy/proxy.toml",
+            "/home/u/public_html/b24proxy/proxy.toml",
+            "/home/u/b24proxy/proxy.toml",
+            "/home/b24proxy/proxy.toml",
+            "/b24proxy/proxy.toml",
+            "/etc/b24proxy/proxy.toml",
+        ]
+        .map(PathBuf::from)
+        .to_vec();
+        assert_eq!(surroundings.candidates(), expected);
+    }
+}

@@ -1,0 +1,533 @@
+//! `proxy.toml`: what it may say, with every refusal naming what mends it.
+//!
+//! [`find`] looks for the file and judges its permissions, [`file`] is its shape, and this file turns that
+//! shape into values that the rest of the program can trust.
+
+mod file;
+mod find;
+
+pub use find::{Found, Surroundings};
+
+use crate::access::Client;
+use crate::log::Level;
+use crate::method::Pattern;
+use crate::portal::{split_address, Endpoint, PortalName, Scheme, Webhook};
+use crate::secret::{from_hex, sha256, Secret};
+use ipnet::IpNet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What `proxy.toml.example` prints as credentials. Whoever leaves one in place has not finished.
+const SAMPLES: [&str; 2] = ["…", "local.xxxxxxxxxxxxxx.xxxxxxxx"];
+const SHORTEST_TOKEN: usize = 20;
+
+#[derive(Debug)]
+pub struct Config {
+    /// The file that was read.
+    pub path: PathBuf,
+    pub bitrix24: Bitrix24,
+    pub portals: Vec<Portal>,
+    pub token_folder: PathBuf,
+    pub clients: Vec<Client>,
+    pub allowed_ips: Option<Vec<IpNet>>,
+    pub cors_origins: Vec<String>,
+    pub limits: Limits,
+    pub log: LogTo,
+}
+
+#[derive(Debug)]
+pub struct Bitrix24 {
+    /// This program's own public address, without a trailing slash.
+    pub redirect_uri: Option<String>,
+    pub scope: Vec<String>,
+    pub oauth_server: OauthServer,
+    pub connect_timeout: Duration,
+    /// For the whole request, waiting included.
+    pub timeout: Duration,
+    pub ca_file: Option<PathBuf>,
+    pub allow_http: bool,
+}
+
+/// The OAuth server's address; the only place that ever sees a client secret.
+#[derive(Clone, Debug)]
+pub struct OauthServer {
+    scheme: Scheme,
+    name: PortalName,
+}
+
+impl OauthServer {
+    pub fn token_url(&self) -> String {
+        format!("{}://{}/oauth/token/", self.scheme.as_str(), self.name)
+    }
+
+    pub fn host(&self) -> &str {
+        self.name.as_str()
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// One of Bitrix24's own, for which only the built-in roots count.
+    pub fn is_bitrix24s(&self) -> bool {
+        matches!(self.name.as_str(), "oauth.bitrix.info" | "oauth.bitrix24.tech")
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Application {
+    pub client_id: String,
+    pub client_secret: Secret,
+}
+
+#[derive(Debug)]
+pub struct Portal {
+    pub name: PortalName,
+    pub aliases: Vec<String>,
+    pub way: Way,
+    /// Leaky bucket: how many calls drain a second, and how many it holds.
+    pub requests_per_second: f64,
+    pub burst: f64,
+}
+
+/// How a portal is called.
+#[derive(Debug)]
+pub enum Way {
+    OAuth(Application),
+    Webhook(Webhook),
+}
+
+#[derive(Debug)]
+pub struct Limits {
+    pub max_body: u64,
+    pub max_response: u64,
+    pub max_wait: Duration,
+}
+
+#[derive(Debug)]
+pub struct LogTo {
+    pub file: Option<PathBuf>,
+    pub level: Level,
+}
+
+impl Config {
+    /// Finds, judges and reads the file. The error is for the administrator: it may name paths.
+    pub fn load(surroundings: &Surroundings) -> Result<Config, String> {
+        let found = find::find(surroundings)?;
+        let config = Config::parse(&found.text, &found.path)?;
+        surroundings.refuse_below_document_root(&config.token_folder, "the token folder")?;
+        Ok(config)
+    }
+
+    /// Reads the text of the file at `path`, to whose folder relative paths refer.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, String> {
+        let at = |message: String| format!("{}: {message}", path.display());
+        let file: file::File = file::parse(text).map_err(at)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        build(file, path, folder).map_err(at)
+    }
+
+    /// The portal that a caller names, by its name in any form or an alias.
+    pub fn portal(&self, domain: &str) -> Option<&Portal> {
+        let name = PortalName::parse(domain);
+        let alias = domain.trim();
+        self.portals.iter().find(|portal| {
+            Some(&portal.name) == name.as_ref() || portal.aliases.iter().any(|a| a.eq_ignore_ascii_case(alias))
+        })
+    }
+
+    /// `scheme://host[:port]` of this program's own address, as browsers write it in `Origin`.
+    pub fn own_origin(&self) -> Option<String> {
+        let (scheme, name, _) = split_address(self.bitrix24.redirect_uri.as_deref()?)?;
+        Some(format!("{}://{name}", scheme.as_str()))
+    }
+
+    /// Where an administrator of the portal installs the application.
+    pub fn install_url(&self, portal: &PortalName) -> Option<String> {
+        Some(format!("{}/install?portal={portal}", self.bitrix24.redirect_uri.as_deref()?))
+    }
+}
+
+impl Portal {
+    pub fn application(&self) -> Option<&Application> {
+        match &self.way {
+            Way::OAuth(application) => Some(application),
+            Way::Webhook(_) => None,
+        }
+    }
+
+    pub fn endpoint(&self, client_endpoint: &str, allow_http: bool) -> Result<Endpoint, crate::portal::Refused> {
+        Endpoint::configured(client_endpoint, &self.name, allow_http)
+    }
+}
+
+fn build(file: file::File, path: &Path, folder: &Path) -> Result<Config, String> {
+    let bitrix24 = bitrix24(&file.bitrix24, folder)?;
+    let portals = portals(&file, bitrix24.allow_http)?;
+    let clients = clients(&file.security, &portals)?;
+    Ok(Config {
+        path: path.to_owned(),
+        token_folder: storage(&file.storage, folder)?,
+        clients,
+        allowed_ips: file
+            .security
+            .allowed_ips
+            .as_deref()
+            .map(|l| addresses(l, "[security] allowed_ips"))
+            .transpose()?,
+        cors_origins: origins(&file.security.cors_origins)?,
+        limits: Limits {
+            max_body: file.limits.max_body.0,
+            max_response: file.limits.max_response.0,
+            max_wait: seconds(file.limits.max_wait, "[limits] max_wait")?,
+        },
+        log: LogTo { file: (!file.log.file.is_empty()).then(|| folder.join(&file.log.file)), level: file.log.level },
+        bitrix24,
+        portals,
+    })
+}
+
+fn bitrix24(section: &file::Bitrix24, folder: &Path) -> Result<Bitrix24, String> {
+    let http_needs = "is plain http: write https, or set allow_http = true under [bitrix24] on a closed network";
+    let (scheme, name, path) = split_address(&section.oauth_server)
+        .filter(|(_, _, path)| *path == "/")
+        .ok_or("[bitrix24] oauth_server must be an address without a path, such as https://oauth.bitrix.info")?;
+    debug_assert_eq!(path, "/");
+    if scheme == Scheme::Http && !section.allow_http {
+        return Err(format!("[bitrix24] oauth_server {http_needs}"));
+    }
+    let redirect_uri = match &section.redirect_uri {
+        None => None,
+        Some(address) => match split_address(address) {
+            Some(_) => Some(address.trim_end_matches('/').to_owned()),
+            None => {
+                return Err("[bitrix24] redirect_uri must be this program's own public address, such as \
+                            https://www.example.com/cgi-bin/b24proxy, without a query"
+                    .into())
+            }
+        },
+    };
+    let timeout = seconds(section.timeout, "[bitrix24] timeout")?;
+    Ok(Bitrix24 {
+        redirect_uri,
+        scope: section.scope.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_ascii_lowercase).collect(),
+        oauth_server: OauthServer { scheme, name },
+        connect_timeout: seconds(section.connect_timeout, "[bitrix24] connect_timeout")?,
+        timeout,
+        ca_file: section.ca_file.as_ref().map(|file| folder.join(file)),
+        allow_http: section.allow_http,
+    })
+}
+
+/// Whole seconds from 1 to a day.
+fn seconds(value: u64, key: &str) -> Result<Duration, String> {
+    if (1..=86_400).contains(&value) {
+        Ok(Duration::from_secs(value))
+    } else {
+        Err(format!("{key} = {value} must be a number of seconds from 1 to 86400"))
+    }
+}
+
+fn refuse_sample(value: &str, key: &str) -> Result<(), String> {
+    if SAMPLES.contains(&value) {
+        return Err(format!("{key} is still the sample from proxy.toml.example: put your own value there"));
+    }
+    Ok(())
+}
+
+fn application(id: &Option<String>, secret: &Option<Secret>, section: &str) -> Result<Option<Application>, String> {
+    match (id, secret) {
+        (None, None) => Ok(None),
+        (Some(id), Some(secret)) => {
+            refuse_sample(id, &format!("{section} client_id"))?;
+            refuse_sample(secret.expose(), &format!("{section} client_secret"))?;
+            if id.is_empty() || secret.is_empty() {
+                return Err(format!("{section} client_id and client_secret must not be empty"));
+            }
+            Ok(Some(Application { client_id: id.clone(), client_secret: secret.clone() }))
+        }
+        _ => Err(format!("{section} must have both client_id and client_secret, or neither: they are one key pair")),
+    }
+}
+
+fn portals(file: &file::File, allow_http: bool) -> Result<Vec<Portal>, String> {
+    let shared = application(&file.bitrix24.client_id, &file.bitrix24.client_secret, "[bitrix24]")?;
+    let mut portals: Vec<Portal> = Vec::with_capacity(file.portals.len());
+    for (key, section) in &file.portals {
+        let place = format!("[portals.\"{key}\"]");
+        let name = PortalName::parse(key).ok_or_else(|| {
+            format!("{place} must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")
+        })?;
+        let own = application(&section.client_id, &section.client_secret, &place)?;
+        let way = match &section.webhook {
+            Some(address) => Way::Webhook(
+                Webhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("{place} webhook {why}"))?,
+            ),
+            None => Way::OAuth(own.or_else(|| shared.clone()).ok_or_else(|| {
+                format!("{place} has no application: set client_id and client_secret here or under [bitrix24], or a webhook")
+            })?),
+        };
+        for (value, key) in [(section.requests_per_second, "requests_per_second"), (section.burst, "burst")] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(format!("{place} {key} must be a number above 0"));
+            }
+        }
+        portals.push(Portal {
+            name,
+            aliases: section.aliases.iter().map(|alias| alias.trim().to_owned()).collect(),
+            way,
+            requests_per_second: section.requests_per_second,
+            burst: section.burst,
+        });
+    }
+    refuse_double_names(&portals)?;
+    Ok(portals)
+}
+
+fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
+    let mut seen: Vec<(String, &PortalName)> = Vec::new();
+    for portal in portals {
+        let aliases = portal.aliases.iter().map(|alias| match PortalName::parse(alias) {
+            Some(name) => name.as_str().to_owned(),
+            None => alias.to_ascii_lowercase(),
+        });
+        for word in std::iter::once(portal.name.as_str().to_owned()).chain(aliases) {
+            if word.is_empty() {
+                return Err(format!("[portals.\"{}\"] aliases must not contain an empty name", portal.name));
+            }
+            if let Some((_, other)) = seen.iter().find(|(other, _)| *other == word) {
+                return Err(format!("{word:?} names both [portals.\"{other}\"] and [portals.\"{}\"]", portal.name));
+            }
+            seen.push((word, &portal.name));
+        }
+    }
+    Ok(())
+}
+
+fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
+    match section.kind.as_str() {
+        "file" => {}
+        "postgres" | "mysql" => {
+            return Err(format!(
+                "[storage] type = {:?}: this build has no databases yet; write type = \"file\"",
+                section.kind
+            ))
+        }
+        "session" => {
+            return Err("[storage] type = \"session\" cannot work: a session belongs to one browser, and 1C, which \
+                        calls from server to server, has none; write type = \"file\""
+                .into())
+        }
+        other => return Err(format!("[storage] type = {other:?} is unknown; write type = \"file\"")),
+    }
+    if section.path.as_os_str().is_empty() {
+        return Err("[storage] path must name a folder, such as \"tokens\"".into());
+    }
+    Ok(folder.join(&section.path))
+}
+
+fn clients(section: &file::Security, portals: &[Portal]) -> Result<Vec<Client>, String> {
+    let mut clients = Vec::with_capacity(section.clients.len() + 1);
+    if let Some(token) = &section.auth_token {
+        let digest = token_digest(token, "[security] auth_token")?;
+        clients.push(Client {
+            name: "auth_token".into(),
+            any_user: true,
+            digest,
+            portals: None,
+            methods: None,
+            ips: None,
+        });
+    }
+    for entry in &section.clients {
+        let place = format!("[[security.clients]] {:?}", entry.name);
+        if entry.name.is_empty() || entry.name.contains(':') || entry.name.chars().any(char::is_control) {
+            return Err(format!(
+                "{place}: a name is needed, without \":\" (it is the user name of Basic authorization)"
+            ));
+        }
+        let digest = match (&entry.token, &entry.token_sha256) {
+            (Some(token), None) => token_digest(token, &format!("{place} token"))?,
+            (None, Some(hash)) => {
+                refuse_sample(hash, &format!("{place} token_sha256"))?;
+                from_hex(hash)
+                    .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+                    .ok_or_else(|| format!("{place} token_sha256 must be 64 hexadecimal digits"))?
+            }
+            _ => return Err(format!("{place} needs token or token_sha256, one of the two")),
+        };
+        let portals = entry.portals.as_deref().map(|names| allowed_portals(names, portals, &place)).transpose()?;
+        let methods = match &entry.methods {
+            None => None,
+            Some(list) => Some(
+                list.iter()
+                    .map(|m| Pattern::parse(m))
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|e| format!("{place} methods: {e}"))?,
+            ),
+        };
+        let ips = entry.ips.as_deref().map(|list| addresses(list, &format!("{place} ips"))).transpose()?;
+        clients.push(Client { name: entry.name.clone(), any_user: false, digest, portals, methods, ips });
+    }
+    for (i, client) in clients.iter().enumerate() {
+        for other in &clients[..i] {
+            if other.digest == client.digest {
+                return Err(format!(
+                    "the clients {:?} and {:?} have one token; give each its own",
+                    other.name, client.name
+                ));
+            }
+            if other.name == client.name {
+                return Err(format!("two clients are named {:?}; give each its own name", client.name));
+            }
+        }
+    }
+    Ok(clients)
+}
+
+fn allowed_portals(names: &[String], portals: &[Portal], place: &str) -> Result<Vec<PortalName>, String> {
+    names
+        .iter()
+        .map(|text| {
+            let name = PortalName::parse(text);
+            portals
+                .iter()
+                .find(|p| {
+                    Some(&p.name) == name.as_ref() || p.aliases.iter().any(|a| a.eq_ignore_ascii_case(text.trim()))
+                })
+                .map(|p| p.name.clone())
+                .ok_or_else(|| format!("{place} portals: {text:?} is not configured; add [portals.{text:?}]"))
+        })
+        .collect()
+}
+
+fn token_digest(token: &Secret, key: &str) -> Result<[u8; 32], String> {
+    refuse_sample(token.expose(), key)?;
+    if token.expose().chars().count() < SHORTEST_TOKEN {
+        return Err(format!("{key} is shorter than {SHORTEST_TOKEN} characters; \"b24proxy token\" makes a good one"));
+    }
+    Ok(sha256(token.expose().as_bytes()))
+}
+
+fn addresses(list: &[String], key: &str) -> Result<Vec<IpNet>, String> {
+    list.iter()
+        .map(|text| {
+            text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
+                format!("{key}: {text:?} is not an address such as 192.0.2.10, 10.0.0.0/8 or 2001:db8::/32")
+            })
+        })
+        .collect()
+}
+
+fn origins(list: &[String]) -> Result<Vec<String>, String> {
+    list.iter()
+        .map(|text| match split_address(text) {
+            Some((scheme, name, "/")) if !text.ends_with('/') => Ok(format!("{}://{name}", scheme.as_str())),
+            _ => Err(format!("[security] cors_origins: {text:?} is not an origin such as https://shop.example.com")),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [bitrix24]
+        client_id = "local.1"
+        client_secret = "secret-of-the-application"
+        redirect_uri = "https://www.example.com/cgi-bin/b24proxy"
+        [portals."acme.bitrix24.ru"]
+        aliases = ["acme"]
+        [security]
+        auth_token = "a-token-of-twenty-chars"
+    "#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("/home/u/b24proxy/proxy.toml"))
+    }
+
+    fn refused(text: &str) -> String {
+        parse(text).expect_err("refused")
+    }
+
+    #[test]
+    fn everything_that_is_not_written_has_the_documented_default() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.bitrix24.oauth_server.token_url(), "https://oauth.bitrix.info/oauth/token/");
+        assert_eq!(config.bitrix24.connect_timeout, Duration::from_secs(10));
+        assert_eq!(config.bitrix24.timeout, Duration::from_secs(55));
+        assert!(!config.bitrix24.allow_http);
+        assert_eq!(config.token_folder, Path::new("/home/u/b24proxy/tokens"));
+        assert_eq!(config.limits.max_body, 16 << 20);
+        assert_eq!(config.limits.max_response, 64 << 20);
+        assert_eq!(config.limits.max_wait, Duration::from_secs(20));
+        assert_eq!(config.log.level, Level::Info);
+        assert!(config.log.file.is_none());
+        let portal = &config.portals[0];
+        assert_eq!((portal.requests_per_second, portal.burst), (2.0, 50.0));
+        assert_eq!(config.own_origin().unwrap(), "https://www.example.com");
+    }
+
+    #[test]
+    fn a_portal_is_found_by_name_in_any_form_and_by_alias() {
+        let config = parse(GOOD).unwrap();
+        for domain in ["acme.bitrix24.ru", "https://ACME.bitrix24.ru/", "acme", "ACME"] {
+            assert!(config.portal(domain).is_some(), "{domain}");
+        }
+        assert!(config.portal("evil.example").is_none());
+        assert!(config.portal("").is_none());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_and_the_nearest_known_one_named() {
+        let text = GOOD.replace("client_secret", "clientsecret");
+        assert!(refused(&text).contains("client_secret"), "{}", refused(&text));
+        let text = format!("{GOOD}\nallowed_ip = []");
+        assert!(refused(&text).contains("allowed_ips"), "{}", refused(&text));
+        let text = format!("{GOOD}\n[storag]\n");
+        assert!(refused(&text).contains("storage"), "{}", refused(&text));
+    }
+
+    #[test]
+    fn a_refusal_of_a_value_never_shows_a_secret() {
+        let text = GOOD.replace("\"secret-of-the-application\"", "[\"secret-of-the-application\"]");
+        assert!(!refused(&text).contains("secret-of-the-application"), "{}", refused(&text));
+        let text = GOOD.replace("\"a-token-of-twenty-chars\"", "\"a-token-of-twenty-chars");
+        assert!(!refused(&text).contains("a-token-of"), "{}", refused(&text));
+    }
+
+    #[test]
+    fn short_double_and_sample_tokens_are_refused() {
+        assert!(refused(&GOOD.replace("a-token-of-twenty-chars", "short")).contains("20 characters"));
+        assert!(refused(&GOOD.replace("a-token-of-twenty-chars", "…")).contains("sample"));
+        assert!(refused(&GOOD.replace("secret-of-the-application", "…")).contains("sample"));
+        let two = format!("{GOOD}\n[[security.clients]]\nname = \"one\"\ntoken = \"a-token-of-twenty-chars\"");
+        assert!(refused(&two).contains("one token"));
+    }
+
+    #[test]
+    fn databases_and_sessions_are_refused_with_the_reason() {
+        for (kind, word) in
+            [("postgres", "no databases"), ("mysql", "no databases"), ("session", "browser"), ("x", "unknown")]
+        {
+            let text = format!("{GOOD}\n[storage]\ntype = \"{kind}\"");
+            assert!(refused(&text).contains(word), "{}", refused(&text));
+        }
+    }
+
+    #[test]
+    fn names_are_not_given_twice() {
+        let text = format!("{GOOD}\n[portals.\"other.bitrix24.ru\"]\naliases = [\"ACME\"]");
+        assert!(refused(&text).contains("names both"));
+        let text = format!("{GOOD}\n[portals.\"ACME.bitrix24.ru\"]");
+        assert!(refused(&text).contains("names both"));
+    }
+
+    #[test]
+    fn plain_http_needs_allow_http() {
+        let text = GOOD.replace("[portals", "oauth_server = \"http://127.0.0.1:1\"\n[portals");
+        assert!(refused(&text).contains("allow_http"));
+        assert!(parse(&text.replace("oauth_server", "allow_http = true\noauth_server")).is_ok());
+    }
+}

@@ -1,0 +1,254 @@
+//! Everything that can go wrong with a request, and the one table from it to status, code and text.
+//!
+//! `error_code` and the status are a promise to callers; the text tells a person what to do next.
+//! Details that only the administrator may see go to the log through [`Error::detail`].
+
+use serde::Serialize;
+
+/// Whether the call may have been executed by Bitrix24.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Executed {
+    No,
+    Unknown,
+}
+
+/// Bitrix24's own error, as it was sent. `error` may be empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Upstream {
+    pub status: u16,
+    pub error: String,
+    pub error_description: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// What is wrong, and where.
+    InvalidRequest(String),
+    Unauthorized,
+    Forbidden(String),
+    UnknownPortal,
+    NotFound,
+    MethodNotSupported {
+        allow: &'static str,
+    },
+    NotInstalled {
+        install_url: Option<String>,
+    },
+    ReinstallRequired {
+        why: String,
+        install_url: Option<String>,
+    },
+    MemberMismatch(String),
+    BodyTooLarge {
+        limit: u64,
+    },
+    RateLimited {
+        why: String,
+        retry_after: u64,
+    },
+    /// The detail is for the log only.
+    Configuration(String),
+    /// The detail is for the log only.
+    Storage(String),
+    Unreachable {
+        why: String,
+        executed: Executed,
+    },
+    BadAnswer {
+        why: String,
+        executed: Executed,
+        upstream: Option<Upstream>,
+    },
+    OauthServer {
+        why: String,
+        retry_after: Option<u64>,
+    },
+    RefreshPending {
+        retry_after: u64,
+    },
+    Timeout {
+        executed: Executed,
+    },
+    Bitrix24(Upstream),
+}
+
+impl Error {
+    /// HTTP status and the stable `error_code`.
+    pub fn status_and_code(&self) -> (u16, &'static str) {
+        match self {
+            Error::InvalidRequest(_) => (400, "invalid_request"),
+            Error::Unauthorized => (401, "unauthorized"),
+            Error::Forbidden(_) => (403, "forbidden"),
+            Error::UnknownPortal => (404, "unknown_portal"),
+            Error::NotFound => (404, "not_found"),
+            Error::MethodNotSupported { .. } => (405, "method_not_supported"),
+            Error::NotInstalled { .. } => (409, "not_installed"),
+            Error::ReinstallRequired { .. } => (409, "reinstall_required"),
+            Error::MemberMismatch(_) => (409, "member_mismatch"),
+            Error::BodyTooLarge { .. } => (413, "body_too_large"),
+            Error::RateLimited { .. } => (429, "rate_limited"),
+            Error::Configuration(_) => (500, "configuration_error"),
+            Error::Storage(_) => (500, "storage_error"),
+            Error::Unreachable { .. } => (502, "bitrix24_unreachable"),
+            Error::BadAnswer { .. } => (502, "bitrix24_bad_answer"),
+            Error::OauthServer { .. } => (502, "oauth_server_error"),
+            Error::RefreshPending { .. } => (503, "refresh_pending"),
+            Error::Timeout { .. } => (504, "bitrix24_timeout"),
+            Error::Bitrix24(upstream) => (upstream.relayed_status(), "bitrix24_error"),
+        }
+    }
+
+    /// The text for a person: what happened and what to do next.
+    pub fn text(&self) -> String {
+        match self {
+            Error::InvalidRequest(why)
+            | Error::Forbidden(why)
+            | Error::MemberMismatch(why)
+            | Error::RateLimited { why, .. } => why.clone(),
+            Error::Unauthorized => "No valid token: send \"Authorization: Bearer TOKEN\", or Basic with the \
+                client's name as user and the token as password. Where the web server strips that header, \
+                send the token in X-B24proxy-Token."
+                .into(),
+            Error::UnknownPortal => "This portal is not configured: check \"domain\", or add a \
+                [portals.\"…\"] section for it to proxy.toml."
+                .into(),
+            Error::NotFound => "There is nothing at this address. Calls go to POST / with \
+                {\"domain\",\"method\",\"params\"}."
+                .into(),
+            Error::MethodNotSupported { allow } => {
+                format!("This address answers {allow} only. Calls are POST requests with a JSON body.")
+            }
+            Error::NotInstalled { install_url } => {
+                format!("The application is not installed on this portal yet: {}", open_as_administrator(install_url))
+            }
+            Error::ReinstallRequired { why, install_url } => {
+                format!("Bitrix24 no longer accepts the stored tokens ({why}): {}", open_as_administrator(install_url))
+            }
+            Error::BodyTooLarge { limit } => format!(
+                "The request body is larger than {limit} bytes: send less at once, or raise max_body under \
+                 [limits] in proxy.toml."
+            ),
+            Error::Configuration(_) => "b24proxy is not configured correctly: the web server's error log says \
+                what to change."
+                .into(),
+            Error::Storage(_) => "b24proxy cannot use its token storage: the web server's error log says what \
+                to mend."
+                .into(),
+            Error::Unreachable { why, executed: Executed::No } => {
+                format!("Bitrix24 could not be reached ({why}). The call was not executed and may be repeated.")
+            }
+            Error::Unreachable { why, executed: Executed::Unknown } => format!(
+                "The connection to Bitrix24 was lost after the call was sent ({why}). It may have been executed: \
+                 look before repeating it, or send an Idempotency-Key next time."
+            ),
+            Error::BadAnswer { why, executed: Executed::No, .. } => {
+                format!("Bitrix24's answer cannot be used: {why}. The call was not executed.")
+            }
+            Error::BadAnswer { why, executed: Executed::Unknown, .. } => {
+                format!("Bitrix24's answer cannot be used: {why}. The call may have been executed.")
+            }
+            Error::OauthServer { why, .. } => {
+                format!("Bitrix24's OAuth server did not give a token: {why}. The call was not executed.")
+            }
+            Error::RefreshPending { .. } => "The portal's access token is being renewed and the wait was too \
+                long. The call was not executed: repeat it after retry_after seconds."
+                .into(),
+            Error::Timeout { executed: Executed::No } => "Bitrix24 did not accept a connection in time. The call \
+                was not executed and may be repeated."
+                .into(),
+            Error::Timeout { executed: Executed::Unknown } => "Bitrix24 did not answer in time. The call may have \
+                been executed: look before repeating it, or send an Idempotency-Key next time."
+                .into(),
+            Error::Bitrix24(upstream) => upstream.text(),
+        }
+    }
+
+    /// What only the log may say.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Error::Configuration(detail) | Error::Storage(detail) => Some(detail),
+            _ => None,
+        }
+    }
+
+    /// Seconds after which repeating makes sense.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Error::RateLimited { retry_after, .. } | Error::RefreshPending { retry_after } => Some(*retry_after),
+            Error::OauthServer { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    pub fn executed(&self) -> Option<Executed> {
+        match self {
+            Error::Unreachable { executed, .. } | Error::BadAnswer { executed, .. } | Error::Timeout { executed } => {
+                Some(*executed)
+            }
+            Error::RefreshPending { .. }
+            | Error::OauthServer { .. }
+            | Error::RateLimited { .. }
+            | Error::NotInstalled { .. }
+            | Error::ReinstallRequired { .. }
+            | Error::Storage(_) => Some(Executed::No),
+            _ => None,
+        }
+    }
+
+    pub fn install_url(&self) -> Option<&str> {
+        match self {
+            Error::NotInstalled { install_url } | Error::ReinstallRequired { install_url, .. } => {
+                install_url.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    pub fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            Error::Bitrix24(upstream) => Some(upstream),
+            Error::BadAnswer { upstream, .. } => upstream.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+fn open_as_administrator(install_url: &Option<String>) -> String {
+    match install_url {
+        Some(url) => format!("open {url} in a browser as an administrator of the portal."),
+        None => "open this program's /install?portal=NAME in a browser as an administrator of the portal.".into(),
+    }
+}
+
+impl Upstream {
+    /// An error that came with a status below 400 (old methods answer 200) is a 502.
+    pub fn relayed_status(&self) -> u16 {
+        if (400..600).contains(&self.status) {
+            self.status
+        } else {
+            502
+        }
+    }
+
+    fn text(&self) -> String {
+        let advice = match self.error.to_ascii_uppercase().as_str() {
+            "INSUFFICIENT_SCOPE" => " Give the application this right in Bitrix24 and install it again.",
+            "ERROR_METHOD_NOT_FOUND" => " Check the method's name, and that the application has the right it needs.",
+            "ACCESS_DENIED" | "USER_ACCESS_ERROR" => {
+                " The administrator who installed the application may not do this, or the plan does not include it."
+            }
+            "OPERATION_TIME_LIMIT" => " This method has used its time for now: repeat the call later.",
+            _ => "",
+        };
+        let what = match (self.error.as_str(), self.error_description.as_str()) {
+            ("", "") => format!("an error without a text, status {}", self.status),
+            ("", description) => description.to_owned(),
+            (error, "") => error.to_owned(),
+            (error, description) => format!("{error}: {description}"),
+        };
+        format!("Bitrix24 answered {what}{}{advice}", if what.ends_with('.') { "" } else { "." })
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Error>;

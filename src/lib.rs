@@ -1,0 +1,32 @@
+//! b24proxy: one CGI executable between 1C:Enterprise and Bitrix24.
+//!
+//! The way of a request, in [`serve`]: *environment → route → access → body → portal → token →
+//! call → answer*. Everything that decides is a function of values; everything that reads, writes,
+//! locks or calls stands in [`boundary`], [`store`], [`http`] and [`config`].
+#![forbid(unsafe_code)]
+
+pub mod access;
+pub mod answer;
+pub mod batch;
+pub mod boundary;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod cors;
+pub mod envelope;
+pub mod error;
+pub mod http;
+pub mod install;
+pub mod json;
+pub mod log;
+pub mod method;
+pub mod oauth;
+pub mod page;
+pub mod portal;
+pub mod refresh;
+pub mod relay;
+pub mod route;
+pub mod secret;
+pub mod serve;
+pub mod state;
+pub mod store;

@@ -1,0 +1,387 @@
+//! Refreshing a portal's tokens: once for all processes, outliving the request that began it.
+//!
+//! A refresh token works once. Whoever spends it must not be killed before the new pair is on disk, and nobody else may
+//! spend it too. So:
+//!
+//! 1. A process that needs new tokens polls the portal's lock. Under it, it reads the pair again: if the pair has changed,
+//!    or another's refresh has just failed, that is its answer.
+//! 2. Otherwise it starts this executable once more as the *refresher*, in a process group of its own, and hands it the
+//!    locked file as standard input. A `flock` belongs to the open file, so the lock passes over without a gap and lives
+//!    until the refresher ends, whatever the web server does to the request.
+//! 3. The refresher takes the disk space for the new pair, notes in the lock file that it begins, asks the OAuth server,
+//!    and replaces the pair. The starter waits like everybody else, at most `max_wait`.
+//!
+//! States of the record in the lock file, with the pair that it speaks of (by a fingerprint of its refresh token):
+//!
+//! | record | meaning | who finds it under the lock |
+//! |---|---|---|
+//! | none, or of another pair | nothing is known of this pair | refreshes |
+//! | `begun` | a refresher was killed between asking and storing | refreshes once more; a refusal then says so |
+//! | `failed`, below 10 s old | the OAuth server refused | shares the failure |
+//! | `failed`, older | the same, long ago | refreshes |
+
+use crate::clock::{unix_now, unix_now_ms, Deadline};
+use crate::config::{Config, Portal};
+use crate::error::{Error, Result};
+use crate::log::{Level, Log};
+use crate::oauth::{self, Grant, Refusal};
+use crate::portal::{Endpoint, PortalName};
+use crate::store::{Installation, Lock, Store, Tokens, POLL};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// For how long a failure is shared.
+const SHARE_FAILURE: Duration = Duration::from_secs(10);
+/// After a refresh, only `expired_token` causes another for so many seconds, so that a wrong clock cannot.
+const QUIET_SECONDS: i64 = 300;
+/// A token is refreshed that many seconds before it expires, so that a call under way does not meet its end.
+const MARGIN_SECONDS: i64 = 30;
+/// How long the refresher waits for the OAuth server: much longer than a request may, because an answer that nobody
+/// waits for is a lost token.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// The hidden command line of the refresher.
+pub const COMMAND: &str = "refresher";
+
+/// Why new tokens are needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The known lifetime is over.
+    Due,
+    /// Bitrix24 answered `expired_token`.
+    Expired,
+    /// The portal answered 302: it has another address now.
+    Moved,
+}
+
+/// Whether the known lifetime is over, and a refresh is not so recent that the clock must be wrong.
+pub fn is_due(tokens: &Tokens, now: i64) -> bool {
+    now >= tokens.expires_at - MARGIN_SECONDS && !is_quiet(tokens, now)
+}
+
+fn is_quiet(tokens: &Tokens, now: i64) -> bool {
+    tokens.refreshed_at != 0 && (now - tokens.refreshed_at).abs() < QUIET_SECONDS
+}
+
+/// What the lock file says of the last refresh.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    /// Fingerprint of the refresh token that is or was spent.
+    spent: String,
+    /// Milliseconds since 1970.
+    at: i64,
+    /// `None` = begun, nothing known yet.
+    failure: Option<Refusal>,
+    /// The refresh before this one was interrupted between asking and storing.
+    #[serde(default)]
+    interrupted: bool,
+}
+
+/// What the refresher tells its starter.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Report {
+    Refreshed,
+    /// Recorded in the lock file too.
+    Refused,
+    /// This process's own trouble; not shared with others.
+    Storage(String),
+}
+
+pub struct Context<'a> {
+    pub config: &'a Config,
+    pub store: &'a Store,
+    pub log: &'a Log,
+}
+
+/// Tokens that are newer than `stale`, from whoever gets them first.
+pub fn refreshed(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadline) -> Result<Tokens> {
+    let mut refresher: Option<Refresher> = None;
+    loop {
+        // Cheap first: another process may be done.
+        if let Installation::Installed(tokens) = context.store.read(&portal.name).map_err(Error::Storage)? {
+            if tokens.access_token != stale.access_token {
+                return Ok(*tokens);
+            }
+        }
+        if let Some(lock) = context.store.try_lock(&portal.name).map_err(Error::Storage)? {
+            match decide(&lock, stale, why, unix_now())? {
+                Decision::Use(tokens) => return Ok(*tokens),
+                Decision::Share(record) => return Err(refused(context, portal, &record)),
+                Decision::Refresh => {}
+            }
+            // Under the lock and nothing new: a refresher of ours that has ended could not store.
+            if let Some(ended) = refresher.take() {
+                return Err(Error::Storage(ended.storage_failure()));
+            }
+            context.log.line(Level::Debug, "refreshing the tokens", &[("portal", portal.name.as_str().into())]);
+            refresher = Some(Refresher::start(context.config, &portal.name, lock).map_err(|error| {
+                context.log.error(&format!("the process that refreshes tokens cannot be started: {error}"));
+                Error::RefreshPending { retry_after: 10 }
+            })?);
+        }
+        if deadline.has_passed() {
+            return Err(Error::RefreshPending { retry_after: 5 });
+        }
+        std::thread::sleep(POLL.min(deadline.remaining()));
+    }
+}
+
+enum Decision {
+    Use(Box<Tokens>),
+    Share(Record),
+    Refresh,
+}
+
+/// What to do, by what is on disk under the lock.
+fn decide(lock: &Lock, stale: &Tokens, why: Why, now: i64) -> Result<Decision> {
+    let tokens = match lock.read().map_err(Error::Storage)? {
+        Installation::Installed(tokens) => tokens,
+        Installation::NotInstalled => return Err(Error::NotInstalled { install_url: None }),
+        Installation::Broken(why) => return Err(Error::Storage(why)),
+    };
+    if tokens.access_token != stale.access_token || (why != Why::Expired && is_quiet(&tokens, now)) {
+        return Ok(Decision::Use(tokens));
+    }
+    match lock.record::<Record>() {
+        Some(record) if record.is_fresh_failure_of(&tokens, unix_now_ms()) => Ok(Decision::Share(record)),
+        _ => Ok(Decision::Refresh),
+    }
+}
+
+impl Record {
+    fn speaks_of(&self, tokens: &Tokens) -> bool {
+        self.spent == tokens.refresh_token.fingerprint()
+    }
+
+    fn is_fresh_failure_of(&self, tokens: &Tokens, now_ms: i64) -> bool {
+        let age = now_ms.abs_diff(self.at);
+        self.failure.is_some() && self.speaks_of(tokens) && u128::from(age) < SHARE_FAILURE.as_millis()
+    }
+
+    /// Whole seconds until the OAuth server may be asked again.
+    fn seconds_left(&self) -> u64 {
+        let age = unix_now_ms().abs_diff(self.at);
+        (SHARE_FAILURE.as_millis() as u64).saturating_sub(age).div_ceil(1000).max(1)
+    }
+}
+
+/// The refusal as the caller hears it.
+fn refused(context: &Context, portal: &Portal, record: &Record) -> Error {
+    let host = context.config.bitrix24.oauth_server.host();
+    match &record.failure {
+        Some(Refusal::InvalidGrant { description }) => {
+            let mut why = match record.interrupted {
+                true => "a refresh was interrupted before its result was stored, so the new tokens are lost".to_owned(),
+                false => "invalid_grant: the refresh token is spent, expired or revoked".to_owned(),
+            };
+            if !description.is_empty() {
+                why = format!("{why}; the OAuth server says: {description}");
+            }
+            Error::ReinstallRequired { why, install_url: context.config.install_url(&portal.name) }
+        }
+        Some(Refusal::Configuration { why }) => Error::Configuration(why.clone()),
+        Some(refusal) => Error::OauthServer { why: refusal.text(host), retry_after: Some(record.seconds_left()) },
+        None => Error::RefreshPending { retry_after: 5 },
+    }
+}
+
+/// The process that refreshes, seen from the one that started it.
+struct Refresher {
+    child: Child,
+    started: Instant,
+}
+
+impl Refresher {
+    /// Starts it with the lock as its standard input. Its environment is empty: no `GATEWAY_INTERFACE`, so it knows that
+    /// it serves no request. It must not hold the web server's pipes, which would keep the answer open.
+    fn start(config: &Config, portal: &PortalName, lock: Lock) -> std::io::Result<Refresher> {
+        let own = std::path::Path::new("/proc/self/exe");
+        let executable = if own.exists() { own.to_owned() } else { std::env::current_exe()? };
+        let mut command = Command::new(executable);
+        command
+            .args([COMMAND, portal.as_str()])
+            .env_clear()
+            .env("B24PROXY_CONFIG", &config.path)
+            .current_dir("/")
+            .stdin(Stdio::from(lock.into_file()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        Ok(Refresher { child: command.spawn()?, started: Instant::now() })
+    }
+
+    /// Why it ended without storing or recording anything.
+    fn storage_failure(mut self) -> String {
+        let mut report = Vec::new();
+        if let Some(output) = self.child.stdout.take() {
+            let _ = output.take(16 << 10).read_to_end(&mut report);
+        }
+        let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        match serde_json::from_slice(&report) {
+            Ok(Report::Storage(why)) => why,
+            _ => format!("the refresher ended after {} ms with {status}", self.started.elapsed().as_millis()),
+        }
+    }
+}
+
+/// The refresher itself: `b24proxy refresher PORTAL`, with the locked file as standard input.
+pub fn run_refresher(config: &Config, portal: &PortalName, log: &Log) -> std::result::Result<(), String> {
+    let portal = config.portals.iter().find(|p| p.name == *portal).ok_or("this portal is not configured")?;
+    let store = Store::new(&config.token_folder);
+    #[cfg(unix)]
+    let handed = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().map_err(|e| e.to_string())?;
+    #[cfg(windows)]
+    let handed =
+        std::os::windows::io::AsHandle::as_handle(&std::io::stdin()).try_clone_to_owned().map_err(|e| e.to_string())?;
+    let lock = store.adopt_lock(&portal.name, std::fs::File::from(handed))?;
+    let context = Context { config, store: &store, log };
+    let report = match refresh(&context, portal, &lock) {
+        Ok(report) => report,
+        Err(why) => Report::Storage(why),
+    };
+    let refreshed = matches!(report, Report::Refreshed);
+    log.line(
+        if refreshed { Level::Info } else { Level::Error },
+        if refreshed { "tokens refreshed" } else { "tokens not refreshed" },
+        &[("portal", portal.name.as_str().into()), ("result", serde_json::json!(report))],
+    );
+    // The starter may be gone.
+    let text = serde_json::to_string(&report).expect("plain data serializes");
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    Ok(())
+}
+
+/// Spends the stored refresh token and stores what comes for it. `Err` = nothing was spent, or nothing could be stored.
+fn refresh(context: &Context, portal: &Portal, lock: &Lock) -> std::result::Result<Report, String> {
+    let application = portal.application().ok_or("this portal has a webhook and no tokens")?;
+    let Installation::Installed(old) = lock.read()? else {
+        return Err("the tokens are gone".into());
+    };
+    let spent = old.refresh_token.fingerprint();
+    let before = lock.record::<Record>().filter(|record| record.speaks_of(&old));
+    let interrupted = before.is_some_and(|record| record.failure.is_none() || record.interrupted);
+    let reserved = lock.reserve()?;
+    let mut record = Record { spent, at: unix_now_ms(), failure: None, interrupted };
+    lock.set_record(Some(&record))?;
+
+    let answer = oauth::request(
+        context.config,
+        application,
+        &Grant::RefreshToken(&old.refresh_token),
+        Deadline::after(PATIENCE),
+    );
+    match answer.and_then(|issued| same_portal(&old, issued)) {
+        Ok(issued) => {
+            let tokens = renewed(context, portal, &old, issued);
+            reserved.commit(&tokens)?;
+            // The record speaks of the old pair, so it means nothing any more; this is tidying.
+            let _ = lock.set_record::<Record>(None);
+            Ok(Report::Refreshed)
+        }
+        Err(refusal) => {
+            record.at = unix_now_ms();
+            record.failure = Some(refusal);
+            drop(reserved);
+            lock.set_record(Some(&record))?;
+            Ok(Report::Refused)
+        }
+    }
+}
+
+/// `member_id` never changes; a pair of another Bitrix24 must not replace ours.
+fn same_portal(old: &Tokens, issued: oauth::Issued) -> std::result::Result<oauth::Issued, Refusal> {
+    if old.member_id.is_empty() || issued.member_id.is_empty() || old.member_id == issued.member_id {
+        return Ok(issued);
+    }
+    Err(Refusal::Unavailable { why: "answered with tokens of another Bitrix24".into() })
+}
+
+/// The stored pair after a refresh. An address that may not be used is not worth losing the tokens for: the old one stays.
+fn renewed(context: &Context, portal: &Portal, old: &Tokens, issued: oauth::Issued) -> Tokens {
+    let keep = |new: String, old: &str| if new.is_empty() { old.to_owned() } else { new };
+    let mut tokens = Tokens {
+        access_token: issued.access_token,
+        refresh_token: issued.refresh_token,
+        expires_at: issued.expires_at,
+        refreshed_at: unix_now(),
+        domain: keep(issued.domain, &old.domain),
+        server_endpoint: keep(issued.server_endpoint, &old.server_endpoint),
+        scope: keep(issued.scope, &old.scope),
+        member_id: keep(issued.member_id, &old.member_id),
+        ..old.clone()
+    };
+    match Endpoint::renamed(&issued.client_endpoint, context.config.bitrix24.allow_http) {
+        Ok(endpoint) => {
+            tokens.client_endpoint = endpoint.to_client_endpoint();
+            let renamed = *endpoint.name() != portal.name;
+            tokens.renamed_from = if renamed { portal.name.to_string() } else { String::new() };
+            if renamed && tokens.client_endpoint != old.client_endpoint {
+                context.log.warn(&format!("the portal {} is now {}", portal.name, endpoint.name()));
+            }
+        }
+        Err(_) if issued.client_endpoint.is_empty() => {}
+        Err(_) => context.log.warn(&format!(
+            "the OAuth server gave an address for {} that may not be used; the old one stays",
+            portal.name
+        )),
+    }
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn tokens(expires_at: i64, refreshed_at: i64) -> Tokens {
+        Tokens {
+            member_id: "m".into(),
+            domain: String::new(),
+            client_endpoint: "https://acme.bitrix24.ru/rest/".into(),
+            server_endpoint: String::new(),
+            access_token: Secret::new("a"),
+            refresh_token: Secret::new("r"),
+            expires_at,
+            scope: String::new(),
+            user_id: 1,
+            application_token: Secret::default(),
+            client_id: String::new(),
+            installed_at: 0,
+            refreshed_at,
+            renamed_from: String::new(),
+        }
+    }
+
+    #[test]
+    fn tokens_are_due_when_their_lifetime_is_over() {
+        assert!(!is_due(&tokens(5000, 0), 4000));
+        assert!(is_due(&tokens(5000, 0), 4970));
+        assert!(is_due(&tokens(5000, 1400), 5000));
+    }
+
+    #[test]
+    fn within_five_minutes_of_a_refresh_a_wrong_clock_causes_none() {
+        assert!(!is_due(&tokens(5000, 4800), 5099));
+        assert!(is_due(&tokens(5000, 4800), 5100));
+        assert!(!is_due(&tokens(100, 5200), 5000), "a clock set back");
+    }
+
+    #[test]
+    fn a_failure_is_shared_for_ten_seconds_and_for_its_own_pair_only() {
+        let pair = tokens(0, 0);
+        let record = Record {
+            spent: pair.refresh_token.fingerprint(),
+            at: 1_000_000,
+            failure: Some(Refusal::PortalDeleted),
+            interrupted: false,
+        };
+        assert!(record.is_fresh_failure_of(&pair, 1_009_999));
+        assert!(!record.is_fresh_failure_of(&pair, 1_010_000));
+        assert!(!record.is_fresh_failure_of(&pair, 900_000), "a clock set back frees it");
+        let other = Tokens { refresh_token: Secret::new("other"), ..pair };
+        assert!(!record.is_fresh_failure_of(&other, 1_000_001));
+    }
+}

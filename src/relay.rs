@@ -1,0 +1,390 @@
+//! One REST call to a portal: with its tokens, refreshed when needed, repeated only where it provably was not executed.
+
+use crate::clock::{unix_now, Deadline};
+use crate::config::{Config, Portal, Way};
+use crate::error::{Error, Executed, Result, Upstream};
+use crate::http::{Failure, Http, Post, Reply};
+use crate::json;
+use crate::log::Log;
+use crate::method::Method;
+use crate::portal::{Endpoint, Refused, Target, Version};
+use crate::refresh::{self, Why};
+use crate::store::{Installation, Store, Tokens};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Pause before the one other try after a refused connection.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+/// Pause after `QUERY_LIMIT_EXCEEDED`: the bucket drains 2 calls a second or faster.
+const LIMIT_PAUSE: Duration = Duration::from_millis(500);
+
+/// What calls of one request have in common.
+pub struct Session<'a> {
+    pub config: &'a Config,
+    pub store: Store,
+    pub log: &'a Log,
+    /// For the whole request.
+    pub deadline: Deadline,
+    /// How long a call may wait for the rate limit or a refresh.
+    pub max_wait: Duration,
+    /// What was done again, for the log.
+    pub repeated: Vec<&'static str>,
+}
+
+pub struct Call<'a> {
+    pub version: Version,
+    pub method: &'a Method,
+    pub parameters: Parameters<'a>,
+}
+
+/// A call's parameters: the inside of a JSON object, as the caller wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameters<'a>(Cow<'a, str>);
+
+impl<'a> Parameters<'a> {
+    /// From `params`. An object is kept byte for byte; an array, for positional methods, becomes `{"0":…,"1":…}`.
+    pub fn from_json(raw: &'a str) -> std::result::Result<Parameters<'a>, String> {
+        json::refuse_what_php_cannot_read(raw)?;
+        let trimmed = raw.trim_matches([' ', '\t', '\r', '\n']);
+        if let Some(inside) = trimmed.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            for (key, _) in json::entries(trimmed).map_err(|e| json::describe(&e))? {
+                if key == "auth" || key == "access_token" {
+                    return Err(format!("must not contain {key:?}: the proxy adds the authorization itself"));
+                }
+            }
+            return Ok(Parameters(Cow::Borrowed(inside.trim_matches([' ', '\t', '\r', '\n']))));
+        }
+        let list: Vec<&RawValue> = serde_json::from_str(trimmed).map_err(|_| "must be a JSON object".to_owned())?;
+        let entries: Vec<String> = list.iter().enumerate().map(|(i, value)| format!("\"{i}\":{value}")).collect();
+        Ok(Parameters(Cow::Owned(entries.join(","))))
+    }
+
+    /// Of this program's own making, in this order.
+    pub fn from_members(members: &[json::Member]) -> Parameters<'static> {
+        Parameters(Cow::Owned(json::inside_object(members)))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The parts of the body: the object with `auth` before everything else.
+    fn with_auth(&self, access_token: Option<&str>) -> [Cow<'_, [u8]>; 3] {
+        let comma = if self.0.is_empty() { "" } else { "," };
+        let head = match access_token {
+            Some(token) => format!("{{\"auth\":{}{comma}", json::quoted(token)),
+            None => "{".to_owned(),
+        };
+        [Cow::Owned(head.into_bytes()), Cow::Borrowed(self.0.as_bytes()), Cow::Borrowed(b"}")]
+    }
+}
+
+/// What a portal's answer means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Success,
+    /// Bitrix24's own error.
+    Error(Upstream),
+    /// 3xx: the portal has another address. Nothing was executed.
+    Moved,
+    /// Not what Bitrix24 answers.
+    Unusable(String),
+}
+
+/// Reads an answer's status and body.
+pub fn judge(status: u16, body: &[u8]) -> Verdict {
+    if (300..400).contains(&status) {
+        return Verdict::Moved;
+    }
+    let text = std::str::from_utf8(body).ok().filter(|text| text.trim_start().starts_with('{'));
+    let Some(fields) = text.and_then(|text| json::entries(text).ok()) else {
+        let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
+        return Verdict::Unusable(format!("it is {what} (status {status})"));
+    };
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let failed = status >= 400 || (field("error").is_some() && field("result").is_none());
+    if !failed {
+        return Verdict::Success;
+    }
+    let (error, error_description) = match field("error") {
+        Some(raw) if raw.starts_with('{') => version_3_error(raw),
+        raw => (raw.map(text_of).unwrap_or_default(), field("error_description").map(text_of).unwrap_or_default()),
+    };
+    Verdict::Error(Upstream { status, error, error_description })
+}
+
+/// A string without its quotes; anything else (an error may be a number) as it stands.
+fn text_of(raw: &str) -> String {
+    match serde_json::from_str::<Option<String>>(raw) {
+        Ok(text) => text.unwrap_or_default(),
+        Err(_) => raw.to_owned(),
+    }
+}
+
+/// `{"code","message","validation":[…]}` of REST 3.0; what was not valid belongs to the description.
+fn version_3_error(raw: &str) -> (String, String) {
+    let fields = json::entries(raw).unwrap_or_default();
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let mut description = field("message").map(text_of).unwrap_or_default();
+    if let Some(validation) = field("validation").filter(|validation| *validation != "[]") {
+        description = format!("{description} {validation}").trim().to_owned();
+    }
+    (field("code").map(text_of).unwrap_or_default(), description)
+}
+
+impl<'a> Session<'a> {
+    /// The portal's tokens and address, refreshed if their lifetime is over.
+    fn authorization(&mut self, portal: &Portal) -> Result<Authorization> {
+        let Way::OAuth(_) = &portal.way else {
+            let Way::Webhook(webhook) = &portal.way else { unreachable!("two ways") };
+            return Ok(Authorization { target: Target::Webhook(webhook.clone()), tokens: None });
+        };
+        let tokens = match self.store.read(&portal.name).map_err(Error::Storage)? {
+            Installation::Installed(tokens) => *tokens,
+            Installation::NotInstalled => {
+                return Err(Error::NotInstalled { install_url: self.config.install_url(&portal.name) })
+            }
+            Installation::Broken(why) => return Err(Error::Storage(why)),
+        };
+        self.check_address(portal, &tokens)?;
+        if refresh::is_due(&tokens, unix_now()) {
+            return self.refresh(portal, &tokens, Why::Due);
+        }
+        self.with_tokens(portal, tokens)
+    }
+
+    fn refresh(&mut self, portal: &Portal, stale: &Tokens, why: Why) -> Result<Authorization> {
+        self.repeated.push(match why {
+            Why::Due => "refresh",
+            Why::Expired => "expired_token",
+            Why::Moved => "moved",
+        });
+        let context = refresh::Context { config: self.config, store: &self.store, log: self.log };
+        let deadline = self.deadline.at_most(self.max_wait);
+        let tokens = refresh::refreshed(&context, portal, stale, why, deadline)?;
+        self.with_tokens(portal, tokens)
+    }
+
+    fn with_tokens(&self, portal: &Portal, tokens: Tokens) -> Result<Authorization> {
+        let endpoint = self.check_address(portal, &tokens)?;
+        Ok(Authorization { target: Target::OAuth(endpoint), tokens: Some(tokens) })
+    }
+
+    /// The stored address is the configured portal's, or one that the OAuth server gave when the portal was renamed.
+    fn check_address(&self, portal: &Portal, tokens: &Tokens) -> Result<Endpoint> {
+        let allow_http = self.config.bitrix24.allow_http;
+        let endpoint = if tokens.renamed_from == portal.name.as_str() {
+            Endpoint::renamed(&tokens.client_endpoint, allow_http)
+        } else {
+            portal.endpoint(&tokens.client_endpoint, allow_http)
+        };
+        endpoint.map_err(|refused| {
+            let why = match refused {
+                Refused::Malformed => "is not an address such as https://acme.bitrix24.ru/rest/".to_owned(),
+                Refused::OtherPortal(name) => format!("is the address of {name}, which is not this portal"),
+                Refused::PlainHttp => "is plain http, which needs allow_http = true under [bitrix24]".to_owned(),
+            };
+            Error::Storage(format!(
+                "client_endpoint in the token file of {} {why}: move the file away and install the application again",
+                portal.name
+            ))
+        })
+    }
+
+    /// Executes a call. `Ok` is Bitrix24's answer with what it means: success, or its own error.
+    pub fn call(&mut self, portal: &Portal, call: &Call, prefix: &[u8]) -> Result<(Reply, Option<Upstream>)> {
+        let http = Http::for_portals(self.config).map_err(|failure| self.failure(failure))?;
+        let mut authorization = self.authorization(portal)?;
+        let limit_deadline = self.deadline.at_most(self.max_wait);
+        let (mut reconnected, mut renewed, mut moved) = (false, false, false);
+        loop {
+            let reply = match self.send(&http, &authorization, call, prefix) {
+                Ok(reply) => reply,
+                Err(Failure::NotSent { refused: true, .. }) if !reconnected => {
+                    reconnected = true;
+                    self.repeated.push("connection_refused");
+                    std::thread::sleep(RECONNECT_PAUSE.min(self.deadline.remaining()));
+                    continue;
+                }
+                Err(failure) => return Err(self.failure(failure)),
+            };
+            let upstream = match judge(reply.status, reply.answer()) {
+                Verdict::Success => return Ok((reply, None)),
+                Verdict::Error(upstream) => upstream,
+                Verdict::Unusable(why) => {
+                    return Err(Error::BadAnswer {
+                        why,
+                        executed: Executed::Unknown,
+                        upstream: Some(Upstream { status: reply.status, ..Upstream::default() }),
+                    })
+                }
+                Verdict::Moved => {
+                    let Some(tokens) = authorization.tokens.as_ref().filter(|_| !moved) else {
+                        return Err(moved_without_address(reply.status));
+                    };
+                    moved = true;
+                    let before = tokens.client_endpoint.clone();
+                    authorization = self.refresh(portal, &tokens.clone(), Why::Moved)?;
+                    if authorization.tokens.as_ref().is_some_and(|now| now.client_endpoint == before) {
+                        return Err(moved_without_address(reply.status));
+                    }
+                    continue;
+                }
+            };
+            match (upstream.error.as_str(), authorization.tokens.as_ref()) {
+                ("expired_token", Some(tokens)) if !renewed => {
+                    renewed = true;
+                    authorization = self.refresh(portal, &tokens.clone(), Why::Expired)?;
+                }
+                ("QUERY_LIMIT_EXCEEDED", _) => {
+                    if limit_deadline.remaining() <= LIMIT_PAUSE {
+                        return Err(Error::RateLimited {
+                            why: "This portal's limit of requests is used up. The call was not executed: repeat it \
+                                  after retry_after seconds."
+                                .into(),
+                            retry_after: 1,
+                        });
+                    }
+                    self.repeated.push("QUERY_LIMIT_EXCEEDED");
+                    std::thread::sleep(LIMIT_PAUSE);
+                }
+                _ => return Ok((reply, Some(upstream))),
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        http: &Http,
+        authorization: &Authorization,
+        call: &Call,
+        prefix: &[u8],
+    ) -> std::result::Result<Reply, Failure> {
+        let token = authorization.tokens.as_ref().map(|tokens| tokens.access_token.expose());
+        let parts = call.parameters.with_auth(token);
+        http.post(&Post {
+            url: &authorization.target.url(call.version, call.method.as_str()),
+            content_type: "application/json",
+            headers: &[("Accept", "application/json")],
+            parts: &parts.each_ref().map(|part| part.as_ref()),
+            deadline: self.deadline,
+            max_response: self.config.limits.max_response,
+            prefix,
+        })
+    }
+
+    fn failure(&self, failure: Failure) -> Error {
+        match failure {
+            Failure::NotSent { why, .. } => Error::Unreachable { why, executed: Executed::No },
+            Failure::Timeout(executed) => Error::Timeout { executed },
+            Failure::Lost { why } => Error::Unreachable { why, executed: Executed::Unknown },
+            Failure::TooLarge => Error::BadAnswer {
+                why: format!(
+                    "it is larger than max_response ({} bytes); ask for less, or raise max_response under [limits] in \
+                     proxy.toml",
+                    self.config.limits.max_response
+                ),
+                executed: Executed::Unknown,
+                upstream: None,
+            },
+            Failure::Configuration(why) => Error::Configuration(why),
+        }
+    }
+}
+
+fn moved_without_address(status: u16) -> Error {
+    Error::BadAnswer {
+        why: format!(
+            "the portal answers with a redirect (status {status}), and the OAuth server knows no other address of it; check \
+             the portal's name in proxy.toml"
+        ),
+        executed: Executed::No,
+        upstream: None,
+    }
+}
+
+/// What a call is sent with.
+struct Authorization {
+    target: Target,
+    /// `None` for a webhook.
+    tokens: Option<Tokens>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn body(raw: &str) -> String {
+        let parameters = Parameters::from_json(raw).unwrap();
+        parameters.with_auth(Some("T")).iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+    }
+
+    #[test]
+    fn auth_is_added_and_every_other_byte_kept() {
+        assert_eq!(body("{}"), r#"{"auth":"T"}"#);
+        assert_eq!(body(" {\n} "), r#"{"auth":"T"}"#);
+        assert_eq!(
+            body(r#"{"b":1.50,"a":null, "c":{"x":"\u0439"},"d":1e400}"#),
+            r#"{"auth":"T","b":1.50,"a":null, "c":{"x":"\u0439"},"d":1e400}"#
+        );
+        assert_eq!(body(r#"[7, {"a":[]},null]"#), r#"{"auth":"T","0":7,"1":{"a":[]},"2":null}"#);
+        assert_eq!(body("[]"), r#"{"auth":"T"}"#);
+    }
+
+    #[test]
+    fn the_callers_own_authorization_is_refused_however_it_is_escaped() {
+        for bad in [r#"{"auth":1}"#, r#"{"a":1,"\u0061uth":"x"}"#, r#"{"access\u005ftoken":"x"}"#] {
+            assert!(Parameters::from_json(bad).is_err(), "{bad}");
+        }
+        assert!(Parameters::from_json(r#"{"fields":{"auth":1},"AUTHOR":2}"#).is_ok());
+        assert!(Parameters::from_json("null").is_err());
+        assert!(Parameters::from_json("\"text\"").is_err());
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let error = |status, body: &str| match judge(status, body.as_bytes()) {
+            Verdict::Error(upstream) => (upstream.error, upstream.error_description),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(judge(200, br#"{"result":{"error":"x"},"time":{}}"#), Verdict::Success);
+        assert_eq!(judge(200, br#"{"result":null,"error":""}"#), Verdict::Success);
+        assert_eq!(judge(302, b"<html>"), Verdict::Moved);
+        assert!(matches!(judge(200, b"<html>"), Verdict::Unusable(_)));
+        assert!(matches!(judge(200, b""), Verdict::Unusable(_)));
+        assert!(matches!(judge(200, b"[1]"), Verdict::Unusable(_)));
+        assert!(matches!(judge(502, b"{\"result\":"), Verdict::Unusable(_)));
+        assert_eq!(
+            error(401, r#"{"error":"expired_token","error_description":"x"}"#),
+            ("expired_token".into(), "x".into())
+        );
+        assert_eq!(error(200, r#"{"error":"OLD"}"#), ("OLD".into(), String::new()));
+        assert_eq!(error(400, r#"{"error":"","error_description":"why"}"#), (String::new(), "why".into()));
+        assert_eq!(error(400, r#"{"error":100}"#), ("100".into(), String::new()));
+        assert_eq!(error(500, "{}"), (String::new(), String::new()));
+        assert_eq!(
+            error(400, r#"{"error":{"code":"BAD","message":"no","validation":[{"field":"id"}]}}"#),
+            ("BAD".into(), r#"no [{"field":"id"}]"#.into())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_one_json_object_with_our_auth(raw in "[\\[\\]{}\"\\\\:,a-h0-9u ]{0,40}") {
+            if serde_json::from_str::<serde_json::Value>(&raw).is_ok() {
+                if let Ok(parameters) = Parameters::from_json(&raw) {
+                    let text: Vec<u8> = parameters.with_auth(Some("T")).concat();
+                    let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+                    prop_assert_eq!(&value["auth"], "T");
+                }
+            }
+        }
+
+        #[test]
+        fn no_answer_panics(status in 100u16..600, body in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = judge(status, &body);
+        }
+    }
+}

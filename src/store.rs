@@ -1,0 +1,472 @@
+//! The token store: one JSON file a portal, replaced whole, written only under the portal's lock.
+//!
+//! ```text
+//! tokens/acme.bitrix24.ru.json       the pair; read without a lock, always whole because it is replaced by rename
+//! tokens/acme.bitrix24.ru.json.new   the next pair while it is being written; its space is taken before it is needed
+//! tokens/acme.bitrix24.ru.lock       flock by whoever writes; holds the record of the last refresh; never unlinked
+//! ```
+//!
+//! A path to write to can be had only from a [`Lock`], so that unlocked writing cannot be written by accident.
+//! On NFS, `flock` works where the server supports locks (Linux maps it to byte-range locks).
+
+use crate::clock::Deadline;
+use crate::portal::PortalName;
+use crate::secret::Secret;
+use fs2::FileExt;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Space taken for the next pair. Pairs are below 2 KiB; the OAuth server's answer is bounded well below this.
+const RESERVED: usize = 64 << 10;
+/// How often a waiter looks whether the lock is free.
+pub const POLL: Duration = Duration::from_millis(10);
+
+/// A portal's tokens, as `NAME.json` holds them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tokens {
+    #[serde(default)]
+    pub member_id: String,
+    /// As the OAuth server sent it: its own host.
+    #[serde(default)]
+    pub domain: String,
+    pub client_endpoint: String,
+    #[serde(default)]
+    pub server_endpoint: String,
+    pub access_token: Secret,
+    pub refresh_token: Secret,
+    /// Unix seconds: time of receipt + `expires_in`.
+    pub expires_at: i64,
+    #[serde(default)]
+    pub scope: String,
+    #[serde(default, deserialize_with = "number_or_text")]
+    pub user_id: u64,
+    #[serde(default)]
+    pub application_token: Secret,
+    #[serde(default)]
+    pub client_id: String,
+    #[serde(default)]
+    pub installed_at: i64,
+    /// Unix seconds; 0 = not refreshed since the installation.
+    #[serde(default)]
+    pub refreshed_at: i64,
+    /// The configured address, where the OAuth server has told of a new one: only then may `client_endpoint` name
+    /// another host than the configuration.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub renamed_from: String,
+}
+
+pub fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+        Nothing(()),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Number(number) => number,
+        Written::Text(text) => text.parse().unwrap_or(0),
+        Written::Nothing(()) => 0,
+    })
+}
+
+/// What is stored for a portal.
+#[derive(Debug)]
+pub enum Installation {
+    NotInstalled,
+    Installed(Box<Tokens>),
+    /// The file is there but is not a pair of tokens: why. It is never overwritten.
+    Broken(String),
+}
+
+/// Why the store cannot be used, for the administrator's log.
+pub type Reason = String;
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    pub fn new(folder: &Path) -> Store {
+        Store { folder: folder.to_owned() }
+    }
+
+    /// Reads without a lock: the file is only ever replaced whole.
+    pub fn read(&self, portal: &PortalName) -> Result<Installation, Reason> {
+        let path = self.file(portal);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Installation::NotInstalled),
+            Err(error) => return Err(explain(&error, "read", &path)),
+        };
+        self.refuse_readable_by_others(&file, &path)?;
+        let mut bytes = Vec::new();
+        // A token file is small; whatever is larger is not one.
+        (&file).take(RESERVED as u64 + 1).read_to_end(&mut bytes).map_err(|e| explain(&e, "read", &path))?;
+        Ok(match parse(&bytes) {
+            Ok(tokens) => Installation::Installed(Box::new(tokens)),
+            Err(why) => Installation::Broken(format!(
+                "the token file {} is damaged ({why}). It is left as it is: restore it from a copy, or move it away and \
+                 install the application again",
+                path.display()
+            )),
+        })
+    }
+
+    /// The lock of a portal if nobody holds it.
+    pub fn try_lock(&self, portal: &PortalName) -> Result<Option<Lock>, Reason> {
+        let path = self.folder.join(format!("{}.lock", portal.file_stem()));
+        let file = match open_lock(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.create_folder()?;
+                open_lock(&path)
+            }
+            opened => opened,
+        }
+        .map_err(|e| explain(&e, "open for writing", &path))?;
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Ok(Some(Lock { file, json: self.file(portal), store: self.clone(), portal: portal.clone() })),
+            Err(error) if is_contended(&error) => Ok(None),
+            Err(error) => Err(explain(&error, "lock", &path)),
+        }
+    }
+
+    /// Waits for the lock; `None` when the deadline passes first.
+    pub fn lock(&self, portal: &PortalName, deadline: Deadline) -> Result<Option<Lock>, Reason> {
+        loop {
+            if let Some(lock) = self.try_lock(portal)? {
+                return Ok(Some(lock));
+            }
+            if deadline.has_passed() {
+                return Ok(None);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The lock that another process took and handed over as an open file.
+    pub fn adopt_lock(&self, portal: &PortalName, file: File) -> Result<Lock, Reason> {
+        let path = self.folder.join(format!("{}.lock", portal.file_stem()));
+        if !same_file(&file, &path) {
+            return Err(format!("what was handed over is not {}", path.display()));
+        }
+        FileExt::try_lock_exclusive(&file).map_err(|e| explain(&e, "lock", &path))?;
+        Ok(Lock { file, json: self.file(portal), store: self.clone(), portal: portal.clone() })
+    }
+
+    /// Whether tokens could be stored: the folder is there (or can be made), is writable and has space.
+    pub fn check(&self) -> Result<(), Reason> {
+        self.create_folder()?;
+        writable(&self.folder)?;
+        match fs2::available_space(&self.folder) {
+            Ok(free) if free < RESERVED as u64 => {
+                Err(format!("the disk of the token folder {} is full", self.folder.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&self, portal: &PortalName) -> PathBuf {
+        self.folder.join(format!("{}.json", portal.file_stem()))
+    }
+
+    fn create_folder(&self) -> Result<(), Reason> {
+        if self.folder.is_dir() {
+            return Ok(());
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&self.folder).map_err(|e| explain(&e, "create", &self.folder))
+    }
+
+    /// A token file is as secret as the configuration, unless its folder keeps everybody out.
+    #[cfg(unix)]
+    fn refuse_readable_by_others(&self, file: &File, path: &Path) -> Result<(), Reason> {
+        use std::os::unix::fs::MetadataExt;
+        let open = |metadata: std::io::Result<std::fs::Metadata>, bits: u32| {
+            metadata.is_ok_and(|metadata| metadata.mode() & bits != 0)
+        };
+        if open(file.metadata(), 0o066) && open(self.folder.metadata(), 0o077) {
+            return Err(format!(
+                "{} can be read or written by others than its owner: chmod 700 {} && chmod 600 {}",
+                path.display(),
+                self.folder.display(),
+                path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn refuse_readable_by_others(&self, _: &File, _: &Path) -> Result<(), Reason> {
+        Ok(())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Tokens, String> {
+    if bytes.len() > RESERVED {
+        return Err("it is too large".into());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // serde_json would read an array as a struct, and quotes values in its messages.
+    if !text.trim_start().starts_with('{') {
+        return Err(if text.trim().is_empty() { "it is empty".into() } else { "it is not a JSON object".into() });
+    }
+    let tokens: Tokens = serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => {
+            let message = error.to_string();
+            match message.strip_prefix("missing field ") {
+                Some(rest) => format!("it has no {}", rest.split(' ').next().unwrap_or("")),
+                None => format!("a value of the wrong type in line {} column {}", error.line(), error.column()),
+            }
+        }
+        _ => format!("not JSON from line {} column {} on", error.line(), error.column()),
+    })?;
+    if tokens.access_token.is_empty() || tokens.refresh_token.is_empty() {
+        return Err("a token in it is empty".into());
+    }
+    Ok(tokens)
+}
+
+fn open_lock(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    private(&mut options);
+    options.open(path)
+}
+
+#[cfg(unix)]
+fn private(options: &mut OpenOptions) {
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+}
+
+#[cfg(not(unix))]
+fn private(_: &mut OpenOptions) {}
+
+#[cfg(unix)]
+fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), path.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn same_file(_: &File, _: &Path) -> bool {
+    true
+}
+
+#[cfg(unix)]
+fn writable(folder: &Path) -> Result<(), Reason> {
+    use rustix::fs::{accessat, Access, AtFlags, CWD};
+    accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|e| explain(&e.into(), "write to", folder))
+}
+
+#[cfg(not(unix))]
+fn writable(_: &Path) -> Result<(), Reason> {
+    Ok(())
+}
+
+fn is_contended(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
+}
+
+/// What an operation on the disk failed at, and what mends it.
+fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
+    let mend = match error.kind() {
+        ErrorKind::StorageFull => "the disk is full, or has no inodes left: free some space",
+        ErrorKind::QuotaExceeded => "this user's disk quota is used up: free some space or raise it",
+        ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only",
+        ErrorKind::PermissionDenied => {
+            "it must belong to the user that the web server runs this program as, and be writable for that user"
+        }
+        _ => "",
+    };
+    let separator = if mend.is_empty() { "" } else { ": " };
+    format!("cannot {operation} {} ({error}){separator}{mend}", path.display())
+}
+
+/// The exclusive lock of a portal; released when dropped, or when the process ends.
+pub struct Lock {
+    file: File,
+    json: PathBuf,
+    store: Store,
+    portal: PortalName,
+}
+
+impl Lock {
+    /// What is stored now. Whoever writes decides by this, not by what was read before the lock.
+    pub fn read(&self) -> Result<Installation, Reason> {
+        self.store.read(&self.portal)
+    }
+
+    /// Takes the space for the next pair, on disk, before the old one is spent.
+    pub fn reserve(&self) -> Result<Reserved<'_>, Reason> {
+        let path = self.json.with_extension("json.new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        private(&mut options);
+        let file = options.open(&path).map_err(|e| explain(&e, "create", &path))?;
+        let reserved = Reserved { file, path, committed: false, lock: self };
+        (&reserved.file)
+            .write_all(&[b' '; RESERVED])
+            .and_then(|()| reserved.file.sync_all())
+            .map_err(|e| explain(&e, "write", &reserved.path))?;
+        Ok(reserved)
+    }
+
+    /// Moves the stored pair aside as `NAME.json.removed`.
+    pub fn remove(&self) -> Result<(), Reason> {
+        std::fs::rename(&self.json, self.json.with_extension("json.removed"))
+            .map_err(|e| explain(&e, "rename", &self.json))
+    }
+
+    /// The record kept in the lock file: what is known of the last refresh.
+    pub fn record<T: for<'de> Deserialize<'de>>(&self) -> Option<T> {
+        let mut bytes = Vec::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0)).ok()?;
+        file.take(RESERVED as u64).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    pub fn set_record<T: Serialize>(&self, record: Option<&T>) -> Result<(), Reason> {
+        let bytes = match record {
+            Some(record) => serde_json::to_vec(record).expect("plain data serializes"),
+            None => Vec::new(),
+        };
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.write_all(&bytes))
+            .and_then(|()| file.set_len(bytes.len() as u64))
+            .and_then(|()| file.sync_data())
+            .map_err(|e| explain(&e, "write the lock file of", &self.json))
+    }
+
+    /// The open, locked file, to be handed to another process: the lock lives as long as either has it open.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+}
+
+/// Space on disk for the next pair. Dropped without a commit it leaves nothing behind.
+pub struct Reserved<'l> {
+    file: File,
+    path: PathBuf,
+    committed: bool,
+    lock: &'l Lock,
+}
+
+impl Reserved<'_> {
+    /// Replaces the stored pair: written into the space taken, synced, renamed over the old file, and the folder
+    /// synced, so that after a power cut one of the two pairs is there, whole.
+    pub fn commit(mut self, tokens: &Tokens) -> Result<(), Reason> {
+        let bytes = serde_json::to_vec_pretty(tokens).expect("plain data serializes");
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.write_all(&bytes))
+            .and_then(|()| file.set_len(bytes.len() as u64))
+            .and_then(|()| file.sync_all())
+            .map_err(|e| explain(&e, "write", &self.path))?;
+        std::fs::rename(&self.path, &self.lock.json).map_err(|e| explain(&e, "replace", &self.lock.json))?;
+        self.committed = true;
+        // Not every file system can sync a folder; the pair is in place either way.
+        if let Ok(folder) = File::open(&self.lock.store.folder) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn temporary() -> (PathBuf, Store, PortalName) {
+        let folder = std::env::temp_dir().join(format!("b24proxy-store-{}", crate::secret::random_hex::<8>()));
+        let store = Store::new(&folder.join("tokens"));
+        (folder, store, PortalName::parse("crm.example.org:8443").unwrap())
+    }
+
+    fn tokens(access: &str) -> Tokens {
+        serde_json::from_str(&format!(
+            r#"{{"member_id":"m","client_endpoint":"https://crm.example.org:8443/rest/","access_token":"{access}",
+               "refresh_token":"r","expires_at":1,"user_id":"7"}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_pair_is_written_under_the_lock_and_read_without() {
+        let (folder, store, portal) = temporary();
+        assert!(matches!(store.read(&portal), Ok(Installation::NotInstalled)));
+        let lock = store.try_lock(&portal).unwrap().unwrap();
+        assert!(store.try_lock(&portal).unwrap().is_none(), "held");
+        lock.reserve().unwrap().commit(&tokens("one")).unwrap();
+        let Ok(Installation::Installed(read)) = store.read(&portal) else { panic!() };
+        assert_eq!((read.access_token.expose(), read.user_id), ("one", 7));
+        drop(lock.reserve().unwrap());
+        let names: Vec<_> = std::fs::read_dir(folder.join("tokens")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "only the pair and the lock are left: {names:?}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_shows_no_secret() {
+        let (folder, store, portal) = temporary();
+        std::fs::create_dir_all(folder.join("tokens")).unwrap();
+        let path = folder.join("tokens/crm.example.org_8443.json");
+        for (text, word) in [
+            ("", "empty"),
+            ("[]", "object"),
+            ("{\"access_token\":\"secret-value\"", "JSON"),
+            ("{\"access_token\":\"secret-value\"}", "client_endpoint"),
+            ("{\"access_token\":\"secret-value\",\"expires_at\":\"secret-value\"}", "type"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            #[cfg(unix)]
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            let Ok(Installation::Broken(why)) = store.read(&portal) else { panic!("{text}") };
+            assert!(why.contains(word) && !why.contains("secret-value"), "{why}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_record_in_the_lock_file_is_replaced_whole() {
+        let (folder, store, portal) = temporary();
+        let lock = store.try_lock(&portal).unwrap().unwrap();
+        assert_eq!(lock.record::<Vec<u64>>(), None);
+        lock.set_record(Some(&vec![1u64, 2, 3])).unwrap();
+        lock.set_record(Some(&vec![4u64])).unwrap();
+        assert_eq!(lock.record::<Vec<u64>>(), Some(vec![4]));
+        lock.set_record::<()>(None).unwrap();
+        assert_eq!(lock.record::<Vec<u64>>(), None);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! HTTP/1.1 messages on a stream: reading requests, writing (or deliberately spoiling) answers.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use crate::params::percent_decode;
+
+const MAX_HEAD: usize = 256 * 1024;
+const MAX_BODY: usize = 100 * 1024 * 1024;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// As sent: path and query.
+    pub(crate) target: String,
+    /// Decoded, with single slashes and without `.` and `..`, as nginx passes it on.
+    pub(crate) path: String,
+    /// As sent, without the `?`.
+    pub(crate) query: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    pub(crate) fn wants_close(&self) -> bool {
+        self.header("connection").is_some_and(|v| v.to_ascii_lowercase().contains("close"))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) delivery: Delivery,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Delivery {
+    Whole,
+    Chunked,
+    /// The connection is closed without a byte.
+    Nothing,
+    /// The head and half of the body, then the connection is closed.
+    Half,
+    /// Everything, head included, in pieces.
+    Slow {
+        interval: Duration,
+        chunk: usize,
+    },
+    /// A JSON answer with that many bytes of filling in `result`, produced while sending.
+    Padded(u64),
+    /// These bytes instead of an answer.
+    Raw(Vec<u8>),
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {
+        Reply {
+            status,
+            headers: vec![("Content-Type".to_owned(), content_type.to_owned())],
+            body: body.into(),
+            delivery: Delivery::Whole,
+        }
+    }
+
+    pub(crate) fn json(status: u16, body: impl Into<Vec<u8>>) -> Reply {
+        Reply::new(status, "application/json; charset=utf-8", body)
+    }
+
+    pub(crate) fn html(status: u16, body: impl Into<Vec<u8>>) -> Reply {
+        Reply::new(status, "text/html; charset=utf-8", body)
+    }
+
+    pub(crate) fn redirect(location: &str) -> Reply {
+        let mut reply = Reply::html(302, "<html><body>302 Found</body></html>");
+        reply.headers.push(("Location".to_owned(), location.to_owned()));
+        reply
+    }
+
+    pub(crate) fn nothing() -> Reply {
+        Reply { delivery: Delivery::Nothing, ..Reply::html(0, "") }
+    }
+
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Reply {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+pub(crate) enum Received {
+    Request(Request),
+    /// What came is not HTTP or too large: answer this status and close.
+    Bad(u16),
+    Closed,
+}
+
+/// Reads one request; `buffer` holds what was read beyond it.
+pub(crate) fn read_request(stream: &mut (impl Read + Write), buffer: &mut Vec<u8>) -> io::Result<Received> {
+    let head_end = loop {
+        if let Some(at) = find(buffer, b"\r\n\r\n") {
+            break at;
+        }
+        if buffer.len() > MAX_HEAD {
+            return Ok(Received::Bad(431));
+        }
+        if fill(stream, buffer)? == 0 {
+            return Ok(Received::Closed);
+        }
+    };
+    let head = String::from_utf8_lossy(&buffer[..head_end]).into_owned();
+    buffer.drain(..head_end + 4);
+    let Some(mut request) = parse_head(&head) else {
+        return Ok(Received::Bad(400));
+    };
+    if request.header("expect").is_some_and(|v| v.eq_ignore_ascii_case("100-continue")) {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        stream.flush()?;
+    }
+    let chunked = request.header("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().contains("chunked"));
+    if chunked {
+        match read_chunked(stream, buffer)? {
+            Some(body) => request.body = body,
+            None => return Ok(Received::Bad(400)),
+        }
+    } else if let Some(length) = request.header("content-length") {
+        let Ok(length) = length.trim().parse::<usize>() else {
+            return Ok(Received::Bad(400));
+        };
+        if length > MAX_BODY {
+            return Ok(Received::Bad(413));
+        }
+        match take(stream, buffer, length)? {
+            Some(body) => request.body = body,
+            None => return Ok(Received::Closed),
+        }
+    }
+    Ok(Received::Request(request))
+}
+
+fn parse_head(head: &str) -> Option<Request> {
+    let mut lines = head.split("\r\n");
+    let mut first = lines.next()?.split(' ');
+    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
+    if !first.next()?.starts_with("HTTP/1.") || !target.starts_with('/') {
+        return None;
+    }
+    let headers = lines
+        .map(|line| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_owned(), value.trim().to_owned()))
+        })
+        .collect::<Option<Vec<_>>>()?;
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    Some(Request { method, path: normal_path(path), query: query.to_owned(), headers, body: Vec::new(), target })
+}
+
+fn normal_path(path: &str) -> String {
+    let decoded = percent_decode(path.as_bytes(), false);
+    let mut parts = Vec::new();
+    for part in decoded.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn fill(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let mut piece = [0; 16 * 1024];
+    let read = stream.read(&mut piece)?;
+    buffer.extend_from_slice(&piece[..read]);
+    Ok(read)
+}
+
+fn take(stream: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> io::Result<Option<Vec<u8>>> {
+    while buffer.len() < length {
+        if fill(stream, buffer)? == 0 {
+            return Ok(None);
+        }
+    }
+    let rest = buffer.split_off(length);
+    Ok(Some(std::mem::replace(buffer, rest)))
+}
+
+fn read_line(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<String>> {
+    loop {
+        if let Some(at) = find(buffer, b"\r\n") {
+            let line = String::from_utf8_lossy(&buffer[..at]).into_owned();
+            buffer.drain(..at + 2);
+            return Ok(Some(line));
+        }
+        if buffer.len() > MAX_HEAD || fill(stream, buffer)? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+fn read_chunked(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    loop {
+        let Some(line) = read_line(stream, buffer)? else {
+            return Ok(None);
+        };
+        let digits = line.split(';').next().unwrap_or_default().trim();
+        let Ok(size) = usize::from_str_radix(digits, 16) else {
+            return Ok(None);
+        };
+        if size > MAX_BODY || body.len() + size > MAX_BODY {
+            return Ok(None);
+        }
+        if size == 0 {
+            break;
+        }
+        match take(stream, buffer, size + 2)? {
+            Some(chunk) => body.extend_from_slice(&chunk[..size]),
+            None => return Ok(None),
+        }
+    }
+    // Trailers, up to the empty line.
+    loop {
+        match read_line(stream, buffer)? {
+            Some(line) if line.is_empty() => return Ok(Some(body)),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|w| w == what)
+}
+
+/// Writes the answer; `false` means the connection is to be closed without ceremony. `pause` waits
+/// and says whether to go on.
+pub(crate) fn write_reply(
+    stream: &mut impl Write,
+    reply: &Reply,
+    head_only: bool,
+    close: bool,
+    pause: &dyn Fn(Duration) -> bool,
+) -> io::Result<bool> {
+    let body: &[u8] = if head_only { b"" } else { &reply.body };
+    match &reply.delivery {
+        Delivery::Nothing => return Ok(false),
+        Delivery::Raw(bytes) => {
+            stream.write_all(bytes)?;
+            stream.flush()?;
+            return Ok(false);
+        }
+        Delivery::Whole => {
+            let mut message = head(reply, Some(reply.body.len() as u64), close);
+            message.extend_from_slice(body);
+            stream.write_all(&message)?;
+        }
+        Delivery::Chunked => {
+            stream.write_all(&head(reply, None, close))?;
+            for piece in body.chunks(1000) {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+                stream.write_all(piece)?;
+                stream.write_all(b"\r\n")?;
+            }
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+        Delivery::Half => {
+            stream.write_all(&head(reply, Some(reply.body.len() as u64), close))?;
+            stream.write_all(&body[..body.len() / 2])?;
+            stream.flush()?;
+            return Ok(false);
+        }
+        Delivery::Slow { interval, chunk } => {
+            let mut message = head(reply, Some(reply.body.len() as u64), close);
+            message.extend_from_slice(body);
+            for piece in message.chunks((*chunk).max(1)) {
+                stream.write_all(piece)?;
+                stream.flush()?;
+                if !pause(*interval) {
+                    return Ok(false);
+                }
+            }
+        }
+        Delivery::Padded(size) => write_padded(stream, reply, *size, close)?,
+    }
+    stream.flush()?;
+    Ok(!close)
+}
+
+fn write_padded(stream: &mut impl Write, reply: &Reply, size: u64, close: bool) -> io::Result<()> {
+    let (before, after) = (b"{\"result\":\"", b"\"}");
+    let length = size + (before.len() + after.len()) as u64;
+    stream.write_all(&head(reply, Some(length), close))?;
+    stream.write_all(before)?;
+    let piece = [b'x'; 16 * 1024];
+    let mut left = size;
+    while left > 0 {
+        let n = left.min(piece.len() as u64);
+        stream.write_all(&piece[..n as usize])?;
+        left -= n;
+    }
+    stream.write_all(after)
+}
+
+fn head(reply: &Reply, length: Option<u64>, close: bool) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {} {}\r\nServer: nginx\r\n", reply.status, reason(reply.status));
+    for (name, value) in &reply.headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    match length {
+        Some(length) => text.push_str(&format!("Content-Length: {length}\r\n")),
+        None => text.push_str("Transfer-Encoding: chunked\r\n"),
+    }
+    text.push_str(if close { "Connection: close\r\n\r\n" } else { "Connection: keep-alive\r\n\r\n" });
+    text.into_bytes()
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        302 => "Found",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        413 => "Content Too Large",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Status",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    fn read(text: &str) -> Received {
+        let mut stream = Cursor::new(text.as_bytes().to_vec());
+        read_request(&mut stream, &mut Vec::new()).expect("a cursor does not fail")
+    }
+
+    #[test]
+    fn chunked_bodies_are_put_together() {
+        let Received::Request(request) = read(
+            "POST /rest//x/../profile?a=1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
+             3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: v\r\n\r\n",
+        ) else {
+            panic!("a request")
+        };
+        assert_eq!(request.body, b"abc0123456789");
+        assert_eq!((request.path.as_str(), request.query.as_str()), ("/rest/profile", "a=1"));
+    }
+
+    #[test]
+    fn what_is_too_large_or_not_http_is_refused() {
+        assert!(matches!(read("nonsense\r\n\r\n"), Received::Bad(400)));
+        assert!(matches!(read("POST / HTTP/1.1\r\nContent-Length: 104857601\r\n\r\n"), Received::Bad(413)));
+        assert!(matches!(read("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"), Received::Closed));
+    }
+}

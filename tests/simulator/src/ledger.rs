@@ -1,0 +1,328 @@
+//! Everything the simulator received, in order, and what became of it.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use serde_json::{json, Value};
+
+use crate::http::{Delivery, Reply, Request};
+use crate::server::lock;
+
+/// A request.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Counts from 1 over all listeners.
+    pub number: u64,
+    /// Unix seconds by the simulator's clock.
+    pub at: f64,
+    /// `oauth`, or the name of the portal whose listener it reached.
+    pub listener: String,
+    pub http_method: String,
+    /// As sent, without the query.
+    pub path: String,
+    /// As sent.
+    pub query: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// `None` while it is worked on, and where the connection was closed without an answer.
+    pub status: Option<u16>,
+    /// The body of the answer as it was (or would have been) sent.
+    pub answer: Vec<u8>,
+    /// Names of the faults that struck, `CloseAfter` for example.
+    pub faults: Vec<String>,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+pub enum Kind {
+    Token {
+        grant_type: String,
+        client_id: String,
+        /// `ok`, an error code, or empty where it was not executed.
+        outcome: String,
+        /// A refresh token that an earlier refresh had spent was presented.
+        spent: bool,
+    },
+    Authorize {
+        client_id: String,
+        state: String,
+    },
+    Call(Call),
+    /// A page called `BX24.installFinish()`.
+    InstallFinished,
+    Other,
+}
+
+/// A REST call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The portal's current name.
+    pub portal: String,
+    /// 2 or 3.
+    pub version: u8,
+    /// Lower-case, without `.json` and `.xml`.
+    pub method: String,
+    pub auth: Auth,
+    /// As the portal read them, without `auth`.
+    pub params: Value,
+    /// The method was run, successfully or not.
+    pub executed: bool,
+    /// REST 3.0 answered from the store of its idempotency keys.
+    pub replayed: bool,
+    /// What a batch ran, in order.
+    pub commands: Vec<Command>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Auth {
+    None,
+    Token(String),
+    Webhook { user: u32, code: String },
+}
+
+/// A command of a batch that was run.
+#[derive(Clone, Debug)]
+pub struct Command {
+    pub id: String,
+    pub method: String,
+    pub params: Value,
+    /// The error code, where it failed.
+    pub error: Option<String>,
+}
+
+impl Entry {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    pub fn call(&self) -> Option<&Call> {
+        match &self.kind {
+            Kind::Call(call) => Some(call),
+            _ => None,
+        }
+    }
+
+    /// Whether the text stands anywhere in the request, as sent.
+    pub fn contains(&self, text: &str) -> bool {
+        let needle = text.as_bytes();
+        let head = format!("{}?{} {:?}", self.path, self.query, self.headers);
+        head.contains(text) || self.body.windows(needle.len().max(1)).any(|w| w == needle)
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({
+            "number": self.number,
+            "at": self.at,
+            "listener": self.listener,
+            "http_method": self.http_method,
+            "path": self.path,
+            "query": self.query,
+            "headers": self.headers.iter().map(|(n, v)| json!([n, v])).collect::<Vec<_>>(),
+            "body": String::from_utf8_lossy(&self.body),
+            "status": self.status,
+            "answer": String::from_utf8_lossy(&self.answer),
+            "faults": self.faults,
+        });
+        let kind = match &self.kind {
+            Kind::Token { grant_type, client_id, outcome, spent } => {
+                json!({"kind": "token", "grant_type": grant_type, "client_id": client_id,
+                        "outcome": outcome, "spent": spent})
+            }
+            Kind::Authorize { client_id, state } => {
+                json!({"kind": "authorize", "client_id": client_id, "state": state})
+            }
+            Kind::Call(call) => call.to_json(),
+            Kind::InstallFinished => json!({"kind": "install_finished"}),
+            Kind::Other => json!({"kind": "other"}),
+        };
+        if let (Value::Object(value), Value::Object(kind)) = (&mut value, kind) {
+            value.extend(kind);
+        }
+        value
+    }
+}
+
+impl Call {
+    fn to_json(&self) -> Value {
+        let auth = match &self.auth {
+            Auth::None => Value::Null,
+            Auth::Token(token) => json!({"token": token}),
+            Auth::Webhook { user, code } => json!({"webhook": {"user": user, "code": code}}),
+        };
+        json!({
+            "kind": "call", "portal": self.portal, "version": self.version, "method": self.method,
+            "auth": auth, "params": self.params, "executed": self.executed, "replayed": self.replayed,
+            "commands": self.commands.iter().map(|c| json!({
+                "id": c.id, "method": c.method, "params": c.params, "error": c.error
+            })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// A copy of what had been received when it was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    pub entries: Vec<Entry>,
+    connections: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    /// Refresh requests received, successful or not.
+    pub fn refreshes(&self) -> usize {
+        self.tokens("refresh_token")
+    }
+
+    /// Code exchanges received, successful or not.
+    pub fn exchanges(&self) -> usize {
+        self.tokens("authorization_code")
+    }
+
+    fn tokens(&self, wanted: &str) -> usize {
+        let of_kind = |e: &&Entry| matches!(&e.kind, Kind::Token { grant_type, .. } if grant_type == wanted);
+        self.entries.iter().filter(of_kind).count()
+    }
+
+    /// Refresh requests with a token that an earlier refresh had spent.
+    pub fn spent_presented(&self) -> usize {
+        let spent = |e: &&Entry| matches!(e.kind, Kind::Token { spent: true, .. });
+        self.entries.iter().filter(spent).count()
+    }
+
+    /// Requests for this method (not counting commands within a batch), executed or not.
+    pub fn calls(&self, method: &str) -> usize {
+        self.all_calls().filter(|c| c.method == method).count()
+    }
+
+    /// How often the method was run, by itself or within a batch.
+    pub fn executed(&self, method: &str) -> usize {
+        self.all_calls()
+            .map(|call| {
+                let within = call.commands.iter().filter(|c| c.method == method).count();
+                within + usize::from(call.executed && call.method == method)
+            })
+            .sum()
+    }
+
+    pub fn all_calls(&self) -> impl Iterator<Item = &Call> {
+        self.entries.iter().filter_map(Entry::call)
+    }
+
+    /// The entries of one method's calls.
+    pub fn of_method<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().filter(move |e| e.call().is_some_and(|c| c.method == method))
+    }
+
+    pub fn last_call(&self) -> Option<&Entry> {
+        self.entries.iter().rev().find(|e| e.call().is_some())
+    }
+
+    pub fn install_finished(&self) -> usize {
+        let finished = |e: &&Entry| matches!(e.kind, Kind::InstallFinished);
+        self.entries.iter().filter(finished).count()
+    }
+
+    /// Connections accepted by `oauth` or by the portal's listener of that name.
+    pub fn connections(&self, listener: &str) -> u64 {
+        self.connections.get(listener).copied().unwrap_or(0)
+    }
+
+    pub fn all_connections(&self) -> u64 {
+        self.connections.values().sum()
+    }
+
+    /// Whether any portal received the text (a client secret, say), as sent.
+    pub fn portals_saw(&self, text: &str) -> bool {
+        self.entries.iter().any(|e| e.listener != "oauth" && e.contains(text))
+    }
+
+    pub fn to_json(&self) -> Value {
+        self.entries.iter().map(Entry::to_json).collect()
+    }
+
+    pub fn counts_json(&self) -> Value {
+        let mut calls = BTreeMap::<&str, usize>::new();
+        let mut executed = BTreeMap::<&str, usize>::new();
+        for call in self.all_calls() {
+            *calls.entry(&call.method).or_default() += 1;
+            if call.executed {
+                *executed.entry(&call.method).or_default() += 1;
+            }
+            for command in &call.commands {
+                *executed.entry(&command.method).or_default() += 1;
+            }
+        }
+        json!({
+            "refreshes": self.refreshes(), "exchanges": self.exchanges(),
+            "spent_presented": self.spent_presented(), "install_finished": self.install_finished(),
+            "calls": calls, "executed": executed, "connections": self.connections,
+        })
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Recorder {
+    ledger: Mutex<(u64, Ledger)>,
+}
+
+impl Recorder {
+    /// Enters a request as soon as it is read; answers its number.
+    pub(crate) fn begin(&self, at: f64, listener: &str, request: &Request, kind: Kind) -> u64 {
+        let mut ledger = lock(&self.ledger);
+        ledger.0 += 1;
+        let number = ledger.0;
+        let path = request.target.split('?').next().unwrap_or_default();
+        ledger.1.entries.push(Entry {
+            number,
+            at,
+            listener: listener.to_owned(),
+            http_method: request.method.clone(),
+            path: path.to_owned(),
+            query: request.query.clone(),
+            headers: request.headers.clone(),
+            body: request.body.clone(),
+            status: None,
+            answer: Vec::new(),
+            faults: Vec::new(),
+            kind,
+        });
+        number
+    }
+
+    pub(crate) fn update(&self, number: u64, change: impl FnOnce(&mut Entry)) {
+        let mut ledger = lock(&self.ledger);
+        if let Some(entry) = ledger.1.entries.iter_mut().rfind(|e| e.number == number) {
+            change(entry);
+        }
+    }
+
+    pub(crate) fn update_call(&self, number: u64, change: impl FnOnce(&mut Call)) {
+        self.update(number, |entry| {
+            if let Kind::Call(call) = &mut entry.kind {
+                change(call);
+            }
+        });
+    }
+
+    pub(crate) fn finish(&self, number: u64, reply: &Reply, faults: Vec<String>) {
+        let answered = !matches!(reply.delivery, Delivery::Nothing | Delivery::Raw(_));
+        self.update(number, |entry| {
+            entry.status = answered.then_some(reply.status);
+            entry.answer.clone_from(&reply.body);
+            entry.faults = faults;
+        });
+    }
+
+    pub(crate) fn connected(&self, listener: &str) {
+        let mut ledger = lock(&self.ledger);
+        *ledger.1.connections.entry(listener.to_owned()).or_default() += 1;
+    }
+
+    pub(crate) fn snapshot(&self) -> Ledger {
+        lock(&self.ledger).1.clone()
+    }
+
+    /// Numbers go on counting, so that a request begun before is not mistaken for a later one.
+    pub(crate) fn clear(&self) {
+        lock(&self.ledger).1 = Ledger::default();
+    }
+}

@@ -1,0 +1,406 @@
+//! A portal: the handle that tests hold, and its listeners' way to REST or pages.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bucket::Bucket;
+use crate::client::{post_form, HttpAnswer};
+use crate::entities;
+use crate::faults::{Fault, Moment};
+use crate::http::{Reply, Request};
+use crate::ledger::Kind;
+use crate::oauth::{KeyPair, TokenPair};
+use crate::pages;
+use crate::params::encode_pairs;
+use crate::php::{Array, Php};
+use crate::random;
+use crate::rest::{self, Route};
+use crate::server::{lock, Server, Service};
+use crate::state::{PortalState, Shared};
+
+/// A portal of the simulator. Clones are the same portal.
+#[derive(Clone)]
+pub struct Portal {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) index: usize,
+}
+
+/// An application opened in Bitrix24: `POST handler?QUERY` with a form.
+#[derive(Clone, Debug)]
+pub struct FrameForm {
+    /// `DOMAIN=…&PROTOCOL=1&LANG=ru&APP_SID=…`
+    pub query: String,
+    /// `AUTH_ID=…&…`, URL-encoded.
+    pub body: String,
+    /// The same as pairs.
+    pub fields: Vec<(String, String)>,
+    pub app_sid: String,
+    pub access_token: String,
+    pub refresh_token: String,
+}
+
+impl Portal {
+    fn read<T>(&self, f: impl FnOnce(&PortalState) -> T) -> T {
+        f(&self.shared.state().portals[self.index])
+    }
+
+    fn change<T>(&self, f: impl FnOnce(&mut PortalState) -> T) -> T {
+        f(&mut self.shared.state().portals[self.index])
+    }
+
+    /// `127.0.0.1:41002`: what stands as `[portals."…"]` in a configuration.
+    pub fn name(&self) -> String {
+        self.read(|p| p.name.clone())
+    }
+
+    /// `https://127.0.0.1:41002`
+    pub fn url(&self) -> String {
+        self.read(PortalState::url)
+    }
+
+    /// `https://127.0.0.1:41002/rest/`
+    pub fn client_endpoint(&self) -> String {
+        self.read(PortalState::client_endpoint)
+    }
+
+    pub fn member_id(&self) -> String {
+        self.read(|p| p.member_id.clone())
+    }
+
+    pub fn set_member_id(&self, member_id: &str) {
+        self.change(|p| member_id.clone_into(&mut p.member_id));
+    }
+
+    pub fn application_token(&self) -> String {
+        self.read(|p| p.application_token.clone())
+    }
+
+    /// The key pair of the application at this portal: its own, or the simulator's.
+    pub fn key_pair(&self) -> KeyPair {
+        self.read(|p| p.application.clone())
+    }
+
+    /// An incoming webhook of user 1: `https://127.0.0.1:41002/rest/1/CODE/`
+    pub fn webhook_url(&self) -> String {
+        self.read(|p| format!("{}/rest/1/{}/", p.url(), p.webhook_code))
+    }
+
+    /// The same for REST 3.0.
+    pub fn webhook3_url(&self) -> String {
+        self.read(|p| format!("{}/rest/api/1/{}/", p.url(), p.webhook_code))
+    }
+
+    /// A code, as if this user had agreed on the authorization page. Valid 30 seconds.
+    pub fn issue_code(&self, user: u32) -> String {
+        let now = self.shared.clock.now();
+        let client_id = self.key_pair().client_id;
+        self.ensure_user(user);
+        let mut state = self.shared.state();
+        state.oauth.add_code(self.index, user, &client_id, now)
+    }
+
+    /// A valid pair for this user.
+    pub fn issue_pair(&self, user: u32) -> TokenPair {
+        let now = self.shared.clock.now();
+        let client_id = self.key_pair().client_id;
+        self.ensure_user(user);
+        let mut state = self.shared.state();
+        state.pair(self.index, user, &client_id, now)
+    }
+
+    /// Unknown users are employees.
+    fn ensure_user(&self, user: u32) {
+        self.change(|p| {
+            p.users.entry(user).or_insert(false);
+        });
+    }
+
+    /// Calls with the tokens issued so far answer `expired_token`.
+    pub fn expire_access_tokens(&self) {
+        self.shared.state().oauth.expire_access(self.index);
+    }
+
+    /// Calls with the tokens issued so far answer `invalid_token`.
+    pub fn revoke_access_tokens(&self) {
+        self.shared.state().oauth.revoke_access(self.index);
+    }
+
+    /// Refreshes with the tokens issued so far answer `invalid_grant`.
+    pub fn revoke_refresh_tokens(&self) {
+        self.shared.state().oauth.revoke_refresh(self.index);
+    }
+
+    /// As after removing the application: both kinds of tokens are dead.
+    pub fn uninstall(&self) {
+        self.revoke_access_tokens();
+        self.revoke_refresh_tokens();
+    }
+
+    /// Whether a refresh with this token would succeed.
+    pub fn is_live(&self, refresh_token: &str) -> bool {
+        let now = self.shared.clock.now();
+        self.shared.state().oauth.is_live(refresh_token, now)
+    }
+
+    /// `expires_in` of the pairs issued from now on; 3600 at first.
+    pub fn set_token_lifetime(&self, seconds: u64) {
+        self.change(|p| p.token_lifetime = seconds);
+    }
+
+    /// User 1 is an administrator and user 2 an employee at first.
+    pub fn set_user_admin(&self, user: u32, admin: bool) {
+        self.change(|p| p.users.insert(user, admin));
+    }
+
+    /// `crm,catalog`; takes effect at once.
+    pub fn set_scope(&self, scope: &str) {
+        self.change(|p| scope.clone_into(&mut p.scope));
+    }
+
+    /// Calls answer 500 `PORTAL_DELETED`, token requests `invalid_grant`.
+    pub fn set_deleted(&self, deleted: bool) {
+        self.change(|p| p.deleted = deleted);
+    }
+
+    /// Token requests answer `PAYMENT_REQUIRED`, and spend nothing.
+    pub fn set_payment_required(&self, required: bool) {
+        self.change(|p| p.payment_required = required);
+    }
+
+    /// The OAuth server gives another `client_endpoint` than the portal's own.
+    pub fn set_client_endpoint(&self, endpoint: Option<&str>) {
+        self.change(|p| p.endpoint_override = endpoint.map(str::to_owned));
+    }
+
+    /// REST 3.0 answers authentication errors in the shape of REST 2.
+    pub fn set_old_auth_errors(&self, old: bool) {
+        self.change(|p| p.old_auth_errors = old);
+    }
+
+    /// Limits calls; without it they are unlimited. Bitrix24 has 2 a second and 50.
+    pub fn set_bucket(&self, rate: f64, burst: f64) {
+        let now = self.shared.clock.now();
+        self.change(|p| p.bucket = Some(Bucket::new(rate, burst, now)));
+    }
+
+    pub fn remove_bucket(&self) {
+        self.change(|p| p.bucket = None);
+    }
+
+    /// How full the bucket is.
+    pub fn bucket_level(&self) -> f64 {
+        let now = self.shared.clock.now();
+        self.read(|p| p.bucket.as_ref().map_or(0.0, |b| b.level(now)))
+    }
+
+    /// The method answers 429 `OPERATION_TIME_LIMIT` for so long.
+    pub fn block_method(&self, method: &str, seconds: f64) {
+        let until = self.shared.clock.now() + seconds;
+        self.change(|p| p.blocked.insert(method.to_lowercase(), until));
+    }
+
+    /// What `time.operating` says for the method.
+    pub fn set_operating(&self, method: &str, seconds: f64) {
+        self.change(|p| p.operating.insert(method.to_lowercase(), seconds));
+    }
+
+    /// Adds `count` records (`TITLE` or `title` in Russian, with a `/`) to `crm.deal`, `crm.item`,
+    /// `tasks.task`, `catalog.product`, `sale.order`, …
+    ///
+    /// # Panics
+    /// Where there are no such records.
+    pub fn seed(&self, kind: &str, count: u32) {
+        self.seed_with(kind, count, 0);
+    }
+
+    pub(crate) fn has_kind(&self, kind: &str) -> bool {
+        entities::KINDS.iter().any(|k| k.prefix == kind)
+    }
+
+    /// For `crm.item`: of this `entityTypeId`.
+    pub fn seed_items(&self, entity_type_id: i64, count: u32) {
+        self.seed_with("crm.item", count, entity_type_id);
+    }
+
+    fn seed_with(&self, kind: &str, count: u32, entity_type_id: i64) {
+        let found = entities::KINDS.iter().find(|k| k.prefix == kind);
+        let kind = found.unwrap_or_else(|| panic!("the simulator has no {kind}"));
+        let params = match entity_type_id {
+            0 => Array::new(),
+            id => Array::new().with("entityTypeId", id),
+        };
+        self.change(|p| {
+            let table = p.store.table(kind, &params);
+            for i in 1..=count {
+                let title = format!("Запись №{i}/{count}");
+                let stage = if i % 2 == 0 { "WON" } else { "NEW" };
+                let fields = if kind.id == entities::Id::UpperText {
+                    Array::new().with("TITLE", title).with("STAGE_ID", stage)
+                } else {
+                    Array::new().with("title", title).with("stageId", stage)
+                };
+                table.add(kind, &fields.with("OPPORTUNITY", Php::Int(i64::from(i) * 10)));
+            }
+        });
+    }
+
+    /// A fault at this portal only (token requests: those with this portal's tokens and codes).
+    /// Answers a number for `Simulator::remove_fault`.
+    pub fn inject(&self, mut fault: Fault) -> u64 {
+        fault.portal = Some(self.index);
+        self.shared.faults.inject(fault)
+    }
+
+    /// Moves the portal to a new address, which is answered; calls to the old one are sent there by 302.
+    ///
+    /// # Panics
+    /// Where no port can be bound.
+    pub fn rename(&self) -> String {
+        let host = self.name();
+        let host = host.split(':').next().unwrap_or("127.0.0.1");
+        let name = self.listen(host, 0).expect("a free port on 127.0.0.1");
+        self.change(|p| p.name.clone_from(&name));
+        name
+    }
+
+    /// Connections to the current address are refused from now on.
+    pub fn stop(&self) {
+        if let Some(server) = self.shared.server(&self.name()) {
+            server.stop();
+        }
+    }
+
+    /// Undoes `stop`.
+    pub fn start(&self) -> io::Result<()> {
+        match self.shared.server(&self.name()) {
+            Some(server) => server.start(),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn listen(&self, host: &str, port: u16) -> io::Result<String> {
+        let https = self.read(|p| p.https);
+        let tls = https.then(|| self.shared.tls.config.clone());
+        let mut name = String::new();
+        let server = Server::bind(port, tls, |address| {
+            name = format!("{host}:{}", address.port());
+            Arc::new(PortalService { portal: self.clone(), name: name.clone() })
+        })?;
+        lock(&self.shared.servers).push((name.clone(), Arc::new(server)));
+        Ok(name)
+    }
+
+    /// The form of an event for the installation address; `ONAPPINSTALL` carries a new pair of user 1.
+    pub fn event_form(&self, event: &str) -> String {
+        self.event_form_of(event, 1)
+    }
+
+    pub fn event_form_of(&self, event: &str, user: u32) -> String {
+        let mut fields: Vec<(String, String)> = vec![("event".to_owned(), event.to_owned())];
+        let auth = |name: &str, value: &str| (format!("auth[{name}]"), value.to_owned());
+        let now = self.shared.clock.now();
+        fields.push(("data[VERSION]".to_owned(), "1".to_owned()));
+        fields.push(("data[LANGUAGE_ID]".to_owned(), "ru".to_owned()));
+        fields.push(("ts".to_owned(), (now as u64).to_string()));
+        let (name, member_id, token) =
+            self.read(|p| (p.name.clone(), p.member_id.clone(), p.application_token.clone()));
+        if event == "ONAPPUNINSTALL" {
+            fields.push(("data[CLEAN]".to_owned(), "1".to_owned()));
+        } else {
+            let pair = self.issue_pair(user);
+            fields.push(auth("access_token", &pair.access_token));
+            fields.push(auth("expires_in", &pair.expires_in.to_string()));
+            fields.push(auth("refresh_token", &pair.refresh_token));
+            fields.push(auth("scope", &pair.scope));
+            fields.push(auth("server_endpoint", &pair.server_endpoint));
+            fields.push(auth("status", &pair.status));
+            fields.push(auth("client_endpoint", &pair.client_endpoint));
+        }
+        fields.push(auth("domain", &name));
+        fields.push(auth("member_id", &member_id));
+        fields.push(auth("application_token", &token));
+        encode_pairs(&fields)
+    }
+
+    /// Posts an event to an `http://` address, as Bitrix24's server does.
+    pub fn post_event(&self, url: &str, event: &str) -> io::Result<HttpAnswer> {
+        post_form(url, &self.event_form(event))
+    }
+
+    /// Posts any form to an `http://` address.
+    pub fn post_form(&self, url: &str, form: &str) -> io::Result<HttpAnswer> {
+        post_form(url, form)
+    }
+
+    /// What the browser posts when this user opens the application in Bitrix24, with a new pair.
+    pub fn frame_form(&self, user: u32) -> FrameForm {
+        frame_form(&self.shared, self.index, user)
+    }
+}
+
+pub(crate) fn frame_form(shared: &Arc<Shared>, index: usize, user: u32) -> FrameForm {
+    let portal = Portal { shared: shared.clone(), index };
+    let pair = portal.issue_pair(user);
+    let app_sid = random::hex(32);
+    let protocol = portal.read(|p| u8::from(p.https)).to_string();
+    let query = encode_pairs(&[
+        ("DOMAIN", portal.name().as_str()),
+        ("PROTOCOL", &protocol),
+        ("LANG", "ru"),
+        ("APP_SID", &app_sid),
+    ]);
+    let fields = [
+        ("AUTH_ID", pair.access_token.clone()),
+        ("AUTH_EXPIRES", pair.expires_in.to_string()),
+        ("REFRESH_ID", pair.refresh_token.clone()),
+        ("SERVER_ENDPOINT", pair.server_endpoint.clone()),
+        ("APPLICATION_TOKEN", portal.application_token()),
+        ("APPLICATION_SCOPE", pair.scope.clone()),
+        ("member_id", pair.member_id.clone()),
+        ("status", pair.status.clone()),
+        ("PLACEMENT", "DEFAULT".to_owned()),
+    ];
+    FrameForm {
+        query,
+        body: encode_pairs(&fields),
+        fields: fields.map(|(n, v)| (n.to_owned(), v)).to_vec(),
+        app_sid,
+        access_token: pair.access_token,
+        refresh_token: pair.refresh_token,
+    }
+}
+
+/// What answers at one of a portal's addresses.
+struct PortalService {
+    portal: Portal,
+    name: String,
+}
+
+impl Service for PortalService {
+    fn connected(&self) -> bool {
+        let shared = &self.portal.shared;
+        shared.ledger.connected(&self.name);
+        shared.faults.connection(&Moment::Connection(self.portal.index))
+    }
+
+    fn answer(&self, request: Request) -> Reply {
+        let (shared, index) = (&self.portal.shared, self.portal.index);
+        let moved_to = self.portal.read(|p| (p.name != self.name).then(|| p.url()));
+        match (Route::of(&request.path), moved_to) {
+            (Some(route), moved_to) => rest::answer(shared, index, &self.name, &route, &request, moved_to.as_deref()),
+            (None, Some(url)) => {
+                let now = shared.clock.now();
+                let number = shared.ledger.begin(now, &self.name, &request, Kind::Other);
+                let reply = Reply::redirect(&format!("{url}{}", request.target));
+                shared.ledger.finish(number, &reply, Vec::new());
+                reply
+            }
+            (None, None) => pages::answer(shared, index, &self.name, &request),
+        }
+    }
+
+    fn pause(&self, duration: Duration) -> bool {
+        self.portal.shared.faults.pause(duration)
+    }
+}

@@ -1,0 +1,226 @@
+//! A REST call's way through the portal: path, parameters, limits, authentication, method, answer.
+
+use crate::batch;
+use crate::clock;
+use crate::faults::Moment;
+use crate::http::{Reply, Request};
+use crate::ledger::{Auth, Call, Kind};
+use crate::methods::{self, Answer, Caller, Failure, Outcome};
+use crate::oauth::Access;
+use crate::params;
+use crate::php::{Array, Php};
+use crate::rest3;
+use crate::state::Shared;
+use crate::xml;
+
+/// Where a call's path leads.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Route {
+    pub(crate) version: u8,
+    pub(crate) method: String,
+    pub(crate) xml: bool,
+    pub(crate) webhook: Option<(u32, String)>,
+}
+
+impl Route {
+    /// `/rest/METHOD`, `/rest/USER/CODE/METHOD`, and both below `/rest/api/` for REST 3.0.
+    pub(crate) fn of(path: &str) -> Option<Route> {
+        let mut parts: Vec<&str> = path.strip_prefix("/rest/")?.split('/').collect();
+        let version = if parts.len() > 1 && parts[0] == "api" {
+            parts.remove(0);
+            3
+        } else {
+            2
+        };
+        let (webhook, method) = match parts[..] {
+            [method] => (None, method),
+            [user, code, method] => (Some((user.parse().ok()?, code.to_owned())), method),
+            _ => return None,
+        };
+        let method = method.to_lowercase();
+        let (method, xml) = match (method.strip_suffix(".json"), method.strip_suffix(".xml")) {
+            (Some(method), _) => (method.to_owned(), false),
+            (_, Some(method)) => (method.to_owned(), true),
+            _ => (method, false),
+        };
+        Some(Route { version, method, xml, webhook })
+    }
+}
+
+/// The access token, under either of its names, taken out of the parameters.
+fn take_auth(params: &mut Array) -> Option<String> {
+    let auth = params.remove("auth");
+    let access_token = params.remove("access_token");
+    let token = auth.or(access_token).map(|token| token.to_text());
+    token.filter(|token| !token.is_empty())
+}
+
+/// Answers a call; `moved_to` is where the portal is now, if this is an address it has left.
+pub(crate) fn answer(
+    shared: &Shared,
+    portal: usize,
+    listener: &str,
+    route: &Route,
+    request: &Request,
+    moved_to: Option<&str>,
+) -> Reply {
+    let mut params = if route.version == 3 { rest3::params(request) } else { params::of_request(request) };
+    let token = take_auth(&mut params);
+    let auth = match (&route.webhook, token) {
+        (Some((user, code)), _) => Auth::Webhook { user: *user, code: code.clone() },
+        (None, Some(token)) => Auth::Token(token),
+        (None, None) => Auth::None,
+    };
+    let kind = Kind::Call(Call {
+        portal: shared.state().portals[portal].name.clone(),
+        version: route.version,
+        method: route.method.clone(),
+        auth: auth.clone(),
+        params: Php::Array(params.clone()).to_json(),
+        executed: false,
+        replayed: false,
+        commands: Vec::new(),
+    });
+    let now = shared.clock.now();
+    let number = shared.ledger.begin(now, listener, request, kind);
+    let mut struck = Vec::new();
+    let reply = match moved_to {
+        Some(url) => Reply::redirect(&format!("{url}{}", request.target)),
+        None => {
+            let moment = Moment::Call(portal, &route.method);
+            shared.faults.around(&moment, &mut struck, || {
+                let started = shared.clock.now();
+                let entered = enter(shared, portal, &auth);
+                let job = Job { shared, portal, route, started, number };
+                match route.version {
+                    3 => rest3::answer(&job, request, entered, &params),
+                    _ => job.rest2(entered, &params),
+                }
+            })
+        }
+    };
+    shared.ledger.finish(number, &reply, struck);
+    reply
+}
+
+/// A call that is being worked on.
+pub(crate) struct Job<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) portal: usize,
+    pub(crate) route: &'a Route,
+    pub(crate) started: f64,
+    /// Its entry in the ledger.
+    pub(crate) number: u64,
+}
+
+impl Job<'_> {
+    fn rest2(&self, entered: Result<Caller, Failure>, params: &Array) -> Reply {
+        let mut ran = Vec::new();
+        let outcome = entered.and_then(|caller| match self.route.method.as_str() {
+            "batch" => batch::run(self.shared, &caller, params, &mut ran),
+            method => methods::run(self.shared, &caller, method, params),
+        });
+        let executed = !matches!(&outcome, Err(failure) if failure.refused);
+        self.shared.ledger.update_call(self.number, |call| {
+            call.executed = executed;
+            call.commands = ran;
+        });
+        self.reply(outcome)
+    }
+
+    fn reply(&self, outcome: Outcome) -> Reply {
+        let (status, body) = match outcome {
+            Ok(Answer { result, next, total }) => {
+                let mut body = Array::new().with("result", result);
+                if let Some(next) = next {
+                    body.put("next", next);
+                }
+                if let Some(total) = total {
+                    body.put("total", total);
+                }
+                (200, body.with("time", self.time()))
+            }
+            Err(failure) => (failure.status, old_error(failure)),
+        };
+        if self.route.xml {
+            let text = xml::encode(&body.into());
+            Reply::new(status, "text/xml; charset=utf-8", text)
+        } else {
+            Reply::json(status, Php::from(body).encode())
+        }
+    }
+
+    pub(crate) fn time(&self) -> Php {
+        time(self.shared, self.portal, &self.route.method, self.started)
+    }
+}
+
+pub(crate) fn old_error(failure: Failure) -> Array {
+    Array::new().with("error", failure.error).with("error_description", failure.description)
+}
+
+/// Deleted portal, rate limit, credentials: what is looked at before the method.
+fn enter(shared: &Shared, index: usize, auth: &Auth) -> Result<Caller, Failure> {
+    let now = shared.clock.now();
+    let mut state = shared.state();
+    let state = &mut *state;
+    let portal = &mut state.portals[index];
+    if portal.deleted {
+        return Err(methods::refuse(500, "PORTAL_DELETED", "Portal was deleted"));
+    }
+    if portal.bucket.as_mut().is_some_and(|bucket| !bucket.take(now)) {
+        return Err(methods::refuse(503, "QUERY_LIMIT_EXCEEDED", "Too many requests"));
+    }
+    let unauthorized = |error, description| Err(methods::refuse(401, error, description));
+    match auth {
+        Auth::None => unauthorized("NO_AUTH_FOUND", "Wrong authorization data"),
+        Auth::Webhook { user, code } => {
+            if *code != portal.webhook_code || !portal.users.contains_key(user) {
+                return Err(methods::refuse(403, "INVALID_CREDENTIALS", "Invalid request credentials"));
+            }
+            Ok(Caller { portal: index, user: *user, client_id: String::new() })
+        }
+        Auth::Token(token) => match state.oauth.access(token, index, now) {
+            Access::Valid(grant) => Ok(Caller { portal: index, user: grant.user, client_id: grant.client_id }),
+            Access::Expired => unauthorized("expired_token", "The access token provided has expired."),
+            Access::Unknown => unauthorized("invalid_token", "Unable to get application by token"),
+        },
+    }
+}
+
+/// The `time` of an answer.
+pub(crate) fn time(shared: &Shared, portal: usize, method: &str, started: f64) -> Php {
+    let now = shared.clock.now();
+    let state = shared.state();
+    let portal = &state.portals[portal];
+    let micro = |t: f64| (t * 1e6).round() / 1e6;
+    let operating = portal.operating.get(method).copied().unwrap_or(0.0);
+    let reset_at = portal.blocked.get(method).copied().unwrap_or(now + 600.0);
+    Array::new()
+        .with("start", micro(started))
+        .with("finish", micro(now))
+        .with("duration", micro(now - started))
+        .with("processing", micro((now - started) / 2.0))
+        .with("date_start", clock::iso(started))
+        .with("date_finish", clock::iso(now))
+        .with("operating_reset_at", reset_at as i64)
+        .with("operating", operating)
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_methods() {
+        let route = |path| Route::of(path).map(|r| (r.version, r.method, r.xml, r.webhook));
+        let hook = Some((1, "abc".to_owned()));
+        assert_eq!(route("/rest/CRM.Deal.Add.JSON"), Some((2, "crm.deal.add".to_owned(), false, None)));
+        assert_eq!(route("/rest/1/abc/profile.xml"), Some((2, "profile".to_owned(), true, hook.clone())));
+        assert_eq!(route("/rest/api/tasks.task.get"), Some((3, "tasks.task.get".to_owned(), false, None)));
+        assert_eq!(route("/rest/api/1/abc/batch"), Some((3, "batch".to_owned(), false, hook)));
+        assert_eq!(route("/rest/x/abc/profile"), None);
+        assert_eq!(route("/other"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! What the listeners share: the OAuth server's and the portals' state, clock, faults, ledger.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::bucket::Bucket;
+use crate::clock::Clock;
+use crate::entities::Store;
+use crate::faults::Faults;
+use crate::ledger::Recorder;
+use crate::oauth::{KeyPair, Oauth};
+use crate::random;
+use crate::server::{lock, Server};
+use crate::tls::Tls;
+
+pub(crate) struct Shared {
+    pub(crate) tls: Tls,
+    pub(crate) clock: Clock,
+    pub(crate) faults: Faults,
+    pub(crate) ledger: Recorder,
+    /// By name: `oauth`, `control`, and every name a portal has or had.
+    pub(crate) servers: Mutex<Vec<(String, Arc<Server>)>>,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(crate) fn new(tls: Tls, state: State) -> Shared {
+        Shared {
+            tls,
+            clock: Clock::default(),
+            faults: Faults::default(),
+            ledger: Recorder::default(),
+            servers: Mutex::default(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Held only for moments: never while a fault or `sim.sleep` waits.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(crate) fn server(&self, name: &str) -> Option<Arc<Server>> {
+        let servers = lock(&self.servers);
+        let found = servers.iter().find(|(n, _)| n == name);
+        found.map(|(_, server)| server.clone())
+    }
+}
+
+pub(crate) struct State {
+    pub(crate) oauth: Oauth,
+    /// `127.0.0.1:41001`
+    pub(crate) oauth_name: String,
+    pub(crate) oauth_url: String,
+    /// The application's settings at the portals.
+    pub(crate) redirect_uri: String,
+    pub(crate) handler_url: String,
+    /// The authorization page redirects at once, as if user 1 had agreed.
+    pub(crate) auto_agree: bool,
+    pub(crate) portals: Vec<PortalState>,
+}
+
+impl State {
+    pub(crate) fn new(oauth: Oauth) -> State {
+        State {
+            oauth,
+            oauth_name: String::new(),
+            oauth_url: String::new(),
+            redirect_uri: "https://www.example.com/cgi-bin/b24proxy".to_owned(),
+            handler_url: "https://www.example.com/cgi-bin/b24proxy".to_owned(),
+            auto_agree: true,
+            portals: Vec::new(),
+        }
+    }
+
+    pub(crate) fn portal_named(&self, name: &str) -> Option<usize> {
+        self.portals.iter().position(|p| p.name == name)
+    }
+}
+
+/// A portal's switches and data.
+pub(crate) struct PortalState {
+    /// `127.0.0.1:41002`
+    pub(crate) name: String,
+    pub(crate) https: bool,
+    pub(crate) member_id: String,
+    pub(crate) application_token: String,
+    pub(crate) application: KeyPair,
+    /// Whether each user is an administrator.
+    pub(crate) users: BTreeMap<u32, bool>,
+    pub(crate) scope: String,
+    pub(crate) webhook_code: String,
+    pub(crate) token_lifetime: u64,
+    pub(crate) deleted: bool,
+    pub(crate) payment_required: bool,
+    /// Authentication errors of REST 3.0 in the shape of REST 2.
+    pub(crate) old_auth_errors: bool,
+    pub(crate) endpoint_override: Option<String>,
+    pub(crate) bucket: Option<Bucket>,
+    /// Methods above their operating limit, until when.
+    pub(crate) blocked: HashMap<String, f64>,
+    pub(crate) operating: HashMap<String, f64>,
+    pub(crate) store: Store,
+    /// REST 3.0: user and `Idempotency-Key` to what was answered.
+    pub(crate) idempotency: HashMap<(u32, String), Remembered>,
+}
+
+/// The first success under an idempotency key.
+#[derive(Clone)]
+pub(crate) struct Remembered {
+    /// Method and parameters, without `auth`.
+    pub(crate) request: String,
+    pub(crate) answer: String,
+    pub(crate) until: f64,
+}
+
+impl PortalState {
+    pub(crate) fn new(name: &str, https: bool, application: KeyPair) -> PortalState {
+        PortalState {
+            name: name.to_owned(),
+            https,
+            member_id: random::hex(32),
+            application_token: random::hex(32),
+            application,
+            users: BTreeMap::from([(1, true), (2, false)]),
+            scope: "crm,catalog,sale,task,user".to_owned(),
+            webhook_code: random::hex(16),
+            token_lifetime: 3600,
+            deleted: false,
+            payment_required: false,
+            old_auth_errors: false,
+            endpoint_override: None,
+            bucket: None,
+            blocked: HashMap::new(),
+            operating: HashMap::new(),
+            store: Store::default(),
+            idempotency: HashMap::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests(application: KeyPair) -> PortalState {
+        PortalState::new("127.0.0.1:1", true, application)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.https { "https" } else { "http" };
+        format!("{scheme}://{}", self.name)
+    }
+
+    pub(crate) fn client_endpoint(&self) -> String {
+        let own = || format!("{}/rest/", self.url());
+        self.endpoint_override.clone().unwrap_or_else(own)
+    }
+
+    pub(crate) fn has_scope(&self, scope: &str) -> bool {
+        let mut granted = self.scope.split(',').map(str::trim);
+        scope.is_empty() || granted.any(|s| s == scope)
+    }
+}

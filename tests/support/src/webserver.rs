@@ -1,0 +1,438 @@
+//! The web servers of Debian, with the configuration that `deploy/` ships.
+//!
+//! They run unprivileged, on a free port of the loopback interface, from a folder
+//! in the test's [`Sandbox`], and end with the [`WebServer`] value. Around the
+//! shipped file there is only what a main configuration must have, with Debian's
+//! values where they matter to a CGI program.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::http::Request;
+use crate::processes::Group;
+use crate::Sandbox;
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A static address by which a server proves that it is the one just started.
+const MARKER: &str = "/support-marker";
+
+/// Which server, and which of the shipped files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The event MPM with mod_cgid, as on every present Debian server:
+    /// `deploy/apache/b24proxy.conf`.
+    ApacheCgid,
+    /// The prefork MPM with mod_cgi: the same file.
+    ApacheCgi,
+    /// The event MPM with mod_cgid as a hosting provider sets it up. The
+    /// executable lies in `htdocs/cgi-bin`, beside `deploy/apache/htaccess`.
+    ApacheHtaccess,
+    /// nginx with fcgiwrap: `deploy/nginx/b24proxy.conf`.
+    Nginx,
+}
+
+/// Every kind, for tests of what must be the same under all of them.
+pub const ALL: [Kind; 4] = [Kind::ApacheCgid, Kind::ApacheCgi, Kind::ApacheHtaccess, Kind::Nginx];
+
+/// What a test may want to be different.
+pub struct Setup {
+    /// Instead of any free one.
+    pub port: Option<u16>,
+    /// More directives, at the end of Apache's configuration or of nginx's
+    /// `server { }`.
+    pub directives: String,
+    /// How many requests fcgiwrap runs at once.
+    pub fcgiwrap_workers: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { port: None, directives: String::new(), fcgiwrap_workers: 8 }
+    }
+}
+
+/// A running web server. It ends when this value is dropped or the test is killed.
+pub struct WebServer {
+    kind: Kind,
+    address: SocketAddr,
+    folder: PathBuf,
+    /// In the order in which they are to end.
+    groups: Vec<Group>,
+}
+
+impl WebServer {
+    /// Starts a server for the sandbox's executable and waits until it answers.
+    pub fn start(sandbox: &Sandbox, kind: Kind) -> WebServer {
+        WebServer::start_with(sandbox, kind, &Setup::default())
+    }
+
+    pub fn start_with(sandbox: &Sandbox, kind: Kind, setup: &Setup) -> WebServer {
+        for _ in 0..5 {
+            if let Some(server) = WebServer::try_start(sandbox, kind, setup) {
+                return server;
+            }
+            // Somebody else took the port between our choice and the server's start.
+        }
+        panic!("{kind:?} finds no free port");
+    }
+
+    /// `None` where the port is taken.
+    fn try_start(sandbox: &Sandbox, kind: Kind, setup: &Setup) -> Option<WebServer> {
+        let layout = Layout::new(sandbox, setup.port.unwrap_or_else(free_port));
+        let groups = match kind {
+            Kind::Nginx => start_nginx(&layout, setup),
+            _ => start_apache(&layout, kind, setup),
+        };
+        let mut server =
+            WebServer { kind, address: (Ipv4Addr::LOCALHOST, layout.port).into(), folder: layout.folder, groups };
+        let begun = Instant::now();
+        while !server.answers_with(&layout.marker) {
+            let log = server.error_log();
+            if log.contains("Address already in use") && setup.port.is_none() {
+                server.stop_all();
+                return None;
+            }
+            let ended = server.groups.iter_mut().any(Group::has_ended);
+            if ended || begun.elapsed() > PATIENCE {
+                server.stop_all();
+                let what = if ended { "ended" } else { "does not answer" };
+                panic!("{kind:?} {what}; its log:\n{}", server.error_log());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Some(server)
+    }
+
+    fn answers_with(&self, marker: &str) -> bool {
+        self.request("GET", MARKER)
+            .timeout(Duration::from_secs(2))
+            .try_send()
+            .is_ok_and(|answer| answer.body == marker.as_bytes())
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// `path` with its query, as an absolute address.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A request to this server.
+    pub fn request(&self, method: &str, path: &str) -> Request {
+        Request::new(self.address, method, path)
+    }
+
+    /// Everything the server and the programs under it have logged.
+    pub fn error_log(&self) -> String {
+        ["start.log", "error.log", "fcgiwrap.log"]
+            .iter()
+            .filter_map(|name| fs::read(self.folder.join(name)).ok())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .collect()
+    }
+
+    /// The log of requests.
+    pub fn access_log(&self) -> String {
+        let bytes = fs::read(self.folder.join("access.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Process groups of the server: the web server itself, then fcgiwrap.
+    pub fn process_groups(&self) -> Vec<u32> {
+        self.groups.iter().map(Group::id).collect()
+    }
+
+    /// Ends the server and everything under it.
+    pub fn stop(mut self) {
+        self.stop_all();
+    }
+
+    fn stop_all(&mut self) {
+        self.groups.iter_mut().for_each(Group::stop);
+    }
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        self.stop_all();
+        if thread::panicking() {
+            eprintln!("--- log of {:?}\n{}", self.kind, self.error_log());
+        }
+    }
+}
+
+/// Where the things of one server are.
+struct Layout<'a> {
+    sandbox: &'a Sandbox,
+    /// Configuration, logs, sockets.
+    folder: PathBuf,
+    port: u16,
+    /// What [`MARKER`] answers.
+    marker: String,
+}
+
+impl<'a> Layout<'a> {
+    fn new(sandbox: &'a Sandbox, port: u16) -> Layout<'a> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("run/web-{number}");
+        sandbox.make_folder(&name, 0o755);
+        let folder = sandbox.path().join(name);
+        Layout { sandbox, marker: folder.display().to_string(), folder, port }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.folder.join(name);
+        let inside = path.strip_prefix(self.sandbox.path());
+        let inside = inside.expect("the server's folder is in the sandbox");
+        let inside = inside.to_str().expect("these names are ours");
+        self.sandbox.write(inside, 0o644, text.as_bytes());
+    }
+
+    /// A command whose output counts as part of the error log.
+    fn command(&self, program: &str, log: &str) -> Command {
+        self.write(log, "");
+        let path = self.folder.join(log);
+        let append = || {
+            let file = fs::OpenOptions::new().append(true).open(&path);
+            Stdio::from(file.expect("the log was just made"))
+        };
+        let mut command = self.sandbox.command(program);
+        command.stdout(append()).stderr(append());
+        command
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("the loopback interface has a free port")
+        .port()
+}
+
+/// A file of `deploy/`, as it is shipped.
+fn shipped(name: &str) -> String {
+    let path = crate::repository().join("deploy").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+fn require(program: &str, package: &str) {
+    assert!(
+        Path::new(program).exists(),
+        "{program} is missing: install the Debian package {package} (tests/packages.sh)"
+    );
+}
+
+fn start(command: Command) -> Group {
+    let name = command.get_program().to_owned();
+    Group::start(command).unwrap_or_else(|error| panic!("cannot start {name:?}: {error}"))
+}
+
+const APACHE: &str = "/usr/sbin/apache2";
+const APACHE_MODULES: &str = "/usr/lib/apache2/modules";
+
+fn start_apache(layout: &Layout, kind: Kind, setup: &Setup) -> Vec<Group> {
+    require(APACHE, "apache2-bin");
+    if kind == Kind::ApacheHtaccess {
+        let sandbox = layout.sandbox;
+        sandbox.make_folder("htdocs/cgi-bin", 0o755);
+        let program = sandbox.path().join("htdocs/cgi-bin/b24proxy");
+        sandbox.place(&sandbox.executable(), &program);
+        let htaccess = shipped("apache/htaccess");
+        sandbox.write("htdocs/cgi-bin/.htaccess", 0o644, htaccess.as_bytes());
+    } else {
+        layout.write("b24proxy.conf", &shipped("apache/b24proxy.conf"));
+    }
+    layout.write("marker", &layout.marker);
+    layout.write("apache.conf", &apache_config(layout, kind, setup));
+    let mut command = layout.command(APACHE, "start.log");
+    command.args(["-DFOREGROUND", "-f"]).arg(layout.file("apache.conf"));
+    vec![start(command)]
+}
+
+fn apache_config(layout: &Layout, kind: Kind, setup: &Setup) -> String {
+    let (mpm, cgi) = match kind {
+        Kind::ApacheCgi => ("mpm_prefork", "cgi"),
+        _ => ("mpm_event", "cgid"),
+    };
+    let mut config = String::new();
+    // What Debian enables by default, and mod_rewrite, which every host has.
+    for module in [
+        mpm,
+        cgi,
+        "authz_core",
+        "authz_host",
+        "alias",
+        "deflate",
+        "dir",
+        "env",
+        "filter",
+        "mime",
+        "negotiation",
+        "reqtimeout",
+        "rewrite",
+        "setenvif",
+    ] {
+        let _ = writeln!(config, "LoadModule {module}_module \"{APACHE_MODULES}/mod_{module}.so\"");
+    }
+    let htdocs = layout.sandbox.path().join("htdocs");
+    let _ = write!(
+        config,
+        r#"
+ServerRoot "{folder}"
+DefaultRuntimeDir "{folder}"
+PidFile "{folder}/apache.pid"
+ErrorLog "{folder}/error.log"
+CustomLog "{folder}/access.log" "%h %l %u %t \"%r\" %>s %O"
+ServerName localhost
+Listen 127.0.0.1:{port}
+Timeout 300
+RequestReadTimeout header=20-40,minrate=500
+RequestReadTimeout body=10,minrate=500
+TypesConfig /dev/null
+AddOutputFilterByType DEFLATE text/html text/plain
+<IfModule mpm_event_module>
+    StartServers 1
+    ServerLimit 4
+    ThreadsPerChild 32
+    MaxRequestWorkers 128
+</IfModule>
+<IfModule mpm_prefork_module>
+    StartServers 4
+    MaxRequestWorkers 128
+</IfModule>
+<IfModule cgid_module>
+    ScriptSock "{folder}/cgid"
+</IfModule>
+<Directory "/">
+    AllowOverride None
+    Require all denied
+</Directory>
+DocumentRoot "{htdocs}"
+<Directory "{htdocs}">
+    Options FollowSymLinks
+    AllowOverride {allow_override}
+    Require all granted
+</Directory>
+Alias "{MARKER}" "{folder}/marker"
+<Directory "{folder}">
+    <Files "marker">
+        Require all granted
+    </Files>
+</Directory>
+"#,
+        folder = layout.folder.display(),
+        port = layout.port,
+        htdocs = htdocs.display(),
+        allow_override = if kind == Kind::ApacheHtaccess { "All" } else { "None" },
+    );
+    if kind != Kind::ApacheHtaccess {
+        let _ = write!(
+            config,
+            "Define B24PROXY_CGI_BIN \"{}\"\nInclude \"{}\"\n",
+            layout.sandbox.path().join("cgi-bin").display(),
+            layout.file("b24proxy.conf"),
+        );
+    }
+    config.push_str(&setup.directives);
+    config.push('\n');
+    config
+}
+
+const NGINX: &str = "/usr/sbin/nginx";
+const FCGIWRAP: &str = "/usr/sbin/fcgiwrap";
+
+fn start_nginx(layout: &Layout, setup: &Setup) -> Vec<Group> {
+    require(NGINX, "nginx-light");
+    require(FCGIWRAP, "fcgiwrap");
+    let socket = layout.file("fcgiwrap.socket");
+    layout.write("b24proxy.conf", &nginx_location(layout, &socket));
+    layout.write("nginx.conf", &nginx_config(layout, setup));
+
+    let mut fcgiwrap = layout.command(FCGIWRAP, "fcgiwrap.log");
+    // Debian's service has -f as well.
+    fcgiwrap.args(["-f", "-c", &setup.fcgiwrap_workers.to_string()]).args(["-s", &format!("unix:{socket}")]);
+    let fcgiwrap = start(fcgiwrap);
+    let begun = Instant::now();
+    while !Path::new(&socket).exists() && begun.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(5));
+    }
+
+    let mut nginx = layout.command(NGINX, "start.log");
+    nginx
+        .args(["-e", &layout.file("error.log")])
+        .args(["-p", &layout.file("")])
+        .args(["-c", &layout.file("nginx.conf")]);
+    vec![start(nginx), fcgiwrap]
+}
+
+/// The shipped file with the two paths that an administrator would change.
+fn nginx_location(layout: &Layout, socket: &str) -> String {
+    let program = layout.sandbox.executable().display().to_string();
+    let mut text = shipped("nginx/b24proxy.conf");
+    for (theirs, ours) in [
+        ("unix:/run/fcgiwrap.socket;", format!("unix:{socket};")),
+        (" /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
+    ] {
+        assert_eq!(text.matches(theirs).count(), 1, "deploy/nginx/b24proxy.conf has {theirs:?} once");
+        text = text.replace(theirs, &ours);
+    }
+    text
+}
+
+fn nginx_config(layout: &Layout, setup: &Setup) -> String {
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|name| format!("    {name}_temp_path \"{}\";\n", layout.file(name)))
+        .collect();
+    format!(
+        r#"daemon off;
+worker_processes 1;
+pid "{folder}/nginx.pid";
+error_log "{folder}/error.log" warn;
+events {{
+    worker_connections 1024;
+}}
+http {{
+{temporary}    access_log "{folder}/access.log";
+    server {{
+        listen 127.0.0.1:{port};
+        server_name localhost;
+        root "{htdocs}";
+        location = {MARKER} {{
+            return 200 "{marker}";
+        }}
+        include "{folder}/b24proxy.conf";
+        {directives}
+    }}
+}}
+"#,
+        folder = layout.folder.display(),
+        port = layout.port,
+        htdocs = layout.sandbox.path().join("htdocs").display(),
+        marker = layout.marker,
+        directives = setup.directives,
+    )
+}
