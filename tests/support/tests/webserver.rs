@@ -107,6 +107,16 @@ printf 'Content-Type: text/plain\\n\\n%s' \"$size\"
 }
 
 #[test]
+fn a_body_above_17_mebibytes_is_refused_by_the_web_server() {
+    under_every_server(MIRROR, |server| {
+        let post = || server.request("POST", "/cgi-bin/b24proxy/");
+        let large = vec![b'x'; (17 << 20) + 1];
+        let answer = post().body(large).send();
+        assert_eq!(answer.status, 413, "{:?}", server.kind());
+    });
+}
+
+#[test]
 fn what_the_program_logs_is_in_the_error_log() {
     under_every_server(MIRROR, |server| {
         server.request("GET", "/cgi-bin/b24proxy/").send();
