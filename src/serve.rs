@@ -36,8 +36,10 @@ pub fn cgi() {
         }
         let request = Request { environment: &environment, log: &log, started };
         let answer = request.answer(loaded.as_ref(), &mut body);
-        // Whatever was decided without the body: it is read to its end before the answer is written.
-        body.drain(loaded.as_ref().map_or(16 << 20, |config| config.limits.max_body));
+        // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
+        // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
+        // the answer on one socket, which is reset when it is closed with something unread.
+        body.drain(loaded.as_ref().map_or(16 << 20, |config| config.limits.max_body).saturating_mul(4));
         answer
     });
 }
