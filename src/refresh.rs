@@ -97,6 +97,21 @@ pub struct Context<'a> {
 
 /// Tokens that are newer than `stale`, from whoever gets them first.
 pub fn refreshed(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadline) -> Result<Tokens> {
+    let tokens = shared(context, portal, stale, why, deadline)?;
+    // The refresher has no standard error: where that is the log, a renaming is known only from here.
+    if context.config.log.file.is_none() {
+        log_renaming(context, portal, stale, &tokens);
+    }
+    Ok(tokens)
+}
+
+fn log_renaming(context: &Context, portal: &Portal, old: &Tokens, new: &Tokens) {
+    if !new.renamed_from.is_empty() && new.client_endpoint != old.client_endpoint {
+        context.log.warn(&format!("the portal {} is now at {}", portal.name, new.client_endpoint));
+    }
+}
+
+fn shared(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadline) -> Result<Tokens> {
     let mut refresher: Option<Refresher> = None;
     loop {
         // Cheap first: another process may be done.
@@ -318,9 +333,7 @@ fn renewed(context: &Context, portal: &Portal, old: &Tokens, issued: oauth::Issu
             tokens.client_endpoint = endpoint.to_client_endpoint();
             let renamed = *endpoint.name() != portal.name;
             tokens.renamed_from = if renamed { portal.name.to_string() } else { String::new() };
-            if renamed && tokens.client_endpoint != old.client_endpoint {
-                context.log.warn(&format!("the portal {} is now {}", portal.name, endpoint.name()));
-            }
+            log_renaming(context, portal, old, &tokens);
         }
         Err(_) if issued.client_endpoint.is_empty() => {}
         Err(_) => context.log.warn(&format!(
