@@ -3,4 +3,8 @@
 
 #[allow(dead_code)]
 mod fixture;
+mod footprint;
+mod installation;
+mod refresh;
 mod relay;
+mod web_servers;

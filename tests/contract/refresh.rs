@@ -1,0 +1,500 @@
+//! Contract sections 5.1 and 5.2: one refresh for all, and a token is never lost.
+
+use crate::fixture::*;
+use serde_json::{json, Value};
+use simulator::{Action, Fault, Kind, Target};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::cgi::Answer;
+use support::eventually;
+
+const LONG: Duration = Duration::from_secs(10);
+
+/// A proxy whose stored pair has outlived its time.
+fn expired() -> Proxy {
+    let proxy = Proxy::not_installed();
+    proxy.store_expired_pair(&proxy.portal().issue_pair(1));
+    proxy
+}
+
+fn add(proxy: &Proxy) -> Answer {
+    proxy.call("crm.deal.add", json!({"fields": {}}))
+}
+
+#[track_caller]
+fn assert_works(proxy: &Proxy) {
+    let answer = add(proxy);
+    assert_eq!(answer.status, 200, "{} {}", answer.text(), answer.stderr);
+}
+
+/// The names in the token folder.
+fn left_behind(proxy: &Proxy) -> Vec<String> {
+    let entries = std::fs::read_dir(proxy.sandbox.tokens()).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[track_caller]
+fn assert_tidy(proxy: &Proxy) {
+    eventually("the refresher has ended", || refreshers(proxy).is_empty());
+    let stem = proxy.stem();
+    assert_eq!(left_behind(proxy), [format!("{stem}.json"), format!("{stem}.lock")]);
+}
+
+/// The processes that refresh.
+fn refreshers(proxy: &Proxy) -> Vec<u32> {
+    let refreshes = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(b"refresher")
+    };
+    proxy.sandbox.processes().into_iter().filter(refreshes).collect()
+}
+
+fn kill(pid: u32) {
+    let status = Command::new("/bin/sh").args(["-c", &format!("kill -s KILL {pid}")]).status().unwrap();
+    assert!(status.success());
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+#[test]
+fn thirty_processes_that_find_expired_token_cause_one_refresh() {
+    let proxy = Proxy::installed();
+    proxy.portal().expire_access_tokens();
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| assert_works(&proxy));
+        }
+    });
+    let ledger = proxy.simulator.ledger();
+    assert_eq!((ledger.refreshes(), ledger.spent_presented()), (1, 0));
+    assert_eq!(ledger.executed("crm.deal.add"), 30);
+    assert_tidy(&proxy);
+}
+
+#[test]
+fn many_processes_share_one_failure_for_ten_seconds_and_then_it_is_asked_again() {
+    let proxy = expired();
+    proxy.simulator.inject(Fault::forever(Target::Token, Action::Html500));
+    let failed_at = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_failure(&add(&proxy), 502, "oauth_server_error"));
+        }
+    });
+    let answer = add(&proxy);
+    assert_failure(&answer, 502, "oauth_server_error");
+    let wait = answer.json()["retry_after"].as_u64().expect("retry_after");
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+    assert!(failed_at.elapsed() < Duration::from_secs(8), "too slow to tell");
+    assert!((1..=10).contains(&wait), "{wait}");
+
+    // The OAuth server recovers; after what retry_after says, the call works.
+    proxy.simulator.clear_faults();
+    assert_failure(&add(&proxy), 502, "oauth_server_error");
+    std::thread::sleep(Duration::from_secs(wait) + Duration::from_millis(200));
+    assert_works(&proxy);
+    assert_eq!(proxy.simulator.ledger().refreshes(), 2);
+    assert_tidy(&proxy);
+}
+
+#[test]
+fn invalid_grant_deletes_nothing_and_is_asked_at_most_once_in_ten_seconds() {
+    let proxy = expired();
+    proxy.portal().revoke_refresh_tokens();
+    let before = proxy.stored_bytes();
+    for _ in 0..3 {
+        assert_failure(&add(&proxy), 409, "reinstall_required");
+    }
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+    std::thread::sleep(LONG + Duration::from_millis(200));
+    for _ in 0..3 {
+        assert_failure(&add(&proxy), 409, "reinstall_required");
+    }
+    assert_eq!(proxy.simulator.ledger().refreshes(), 2);
+    assert_eq!(proxy.stored_bytes(), before);
+    assert_tidy(&proxy);
+}
+
+#[test]
+fn a_new_installation_ends_a_shared_failure_at_once() {
+    let proxy = expired();
+    proxy.portal().revoke_refresh_tokens();
+    assert_failure(&add(&proxy), 409, "reinstall_required");
+    proxy.store_pair(&proxy.portal().issue_pair(1));
+    assert_works(&proxy);
+    // Neither does the old failure stand in the way of the new pair's first refresh.
+    proxy.portal().expire_access_tokens();
+    assert_works(&proxy);
+    assert_eq!(proxy.simulator.ledger().refreshes(), 2);
+}
+
+#[test]
+fn within_five_minutes_of_a_refresh_a_wrong_clock_causes_none_but_expired_token_does() {
+    let proxy = Proxy::installed();
+    for (refreshed_at, expires_at) in [(-10, -5000), (-290, 0), (200, -100_000)] {
+        proxy.change_stored(|tokens| {
+            tokens["refreshed_at"] = (unix_now() + refreshed_at).into();
+            tokens["expires_at"] = (unix_now() + expires_at).into();
+        });
+        assert_works(&proxy);
+        assert_eq!(proxy.simulator.ledger().refreshes(), 0, "refreshed {refreshed_at} s from now");
+    }
+    proxy.portal().expire_access_tokens();
+    assert_works(&proxy);
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+    // And after five minutes the clock counts again.
+    proxy.change_stored(|tokens| {
+        tokens["refreshed_at"] = (unix_now() - 310).into();
+        tokens["expires_at"] = (unix_now() - 5).into();
+    });
+    assert_works(&proxy);
+    assert_eq!(proxy.simulator.ledger().refreshes(), 2);
+}
+
+#[test]
+fn a_machine_whose_clock_is_wrong_refreshes_once_and_not_for_each_call() {
+    let proxy = Proxy::installed();
+    // As after a pair was received with a clock that is two hours ahead of Bitrix24's: always over.
+    proxy.portal().set_token_lifetime(1);
+    proxy.change_stored(|tokens| tokens["expires_at"] = json!(1));
+    assert_works(&proxy);
+    proxy.portal().set_token_lifetime(3600);
+    for _ in 0..3 {
+        assert_eq!(proxy.call("sim.echo", json!({})).status, 200);
+    }
+    let refreshes = proxy.simulator.ledger().refreshes();
+    assert!((1..=2).contains(&refreshes), "{refreshes}");
+}
+
+#[test]
+fn a_refreshed_pair_has_every_field_and_counts_its_time_from_receipt() {
+    let proxy = expired();
+    let before = proxy.stored();
+    proxy.portal().set_token_lifetime(1800);
+    assert_works(&proxy);
+    let after = proxy.stored();
+    let time = |tokens: &Value, name: &str| tokens[name].as_i64().unwrap();
+    assert!((unix_now() - time(&after, "refreshed_at")).abs() <= 3);
+    assert!((unix_now() + 1800 - time(&after, "expires_at")).abs() <= 3);
+    assert_ne!(after["access_token"], before["access_token"]);
+    assert_ne!(after["refresh_token"], before["refresh_token"]);
+    for name in [
+        "member_id",
+        "domain",
+        "client_endpoint",
+        "server_endpoint",
+        "scope",
+        "user_id",
+        "application_token",
+        "client_id",
+        "installed_at",
+    ] {
+        assert_eq!(after[name], before[name], "{name}");
+    }
+    assert!(proxy.portal().is_live(after["refresh_token"].as_str().unwrap()));
+}
+
+#[test]
+fn token_files_are_readable_by_their_owner_only() {
+    let proxy = expired();
+    // The folder is made where it is missing.
+    let pair = proxy.stored();
+    std::fs::remove_dir_all(proxy.sandbox.tokens()).unwrap();
+    assert_failure(&add(&proxy), 409, "not_installed");
+    let proxy = proxy.reconfigured("[log]", "[storage]\npath = \"other/tokens\"\n\n[log]");
+    proxy.sandbox.make_folder("b24proxy/other", 0o755);
+    proxy.sandbox.make_folder("b24proxy/other/tokens", 0o700);
+    proxy.sandbox.write(&format!("b24proxy/other/tokens/{}.json", proxy.stem()), 0o600, pair.to_string().as_bytes());
+    assert_works(&proxy);
+    let folder = proxy.sandbox.path().join("b24proxy/other/tokens");
+    let mode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o7777;
+    let stem = proxy.stem();
+    assert_eq!((mode(&format!("{stem}.json")), mode(&format!("{stem}.lock")), mode("")), (0o600, 0o600, 0o700));
+}
+
+#[test]
+fn a_refresh_outlives_the_request_that_began_it() {
+    let proxy = Proxy::not_installed();
+    for (signal, group) in [("TERM", false), ("KILL", false), ("TERM", true), ("KILL", true)] {
+        let pair = proxy.portal().issue_pair(1);
+        proxy.store_expired_pair(&pair);
+        proxy.simulator.clear_ledger();
+        proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
+        let mut request = proxy.request(r#"{"method":"crm.deal.add"}"#).content_length(None).spawn();
+        request.write(br#"{"method":"crm.deal.add"}"#).unwrap();
+        request.end_body();
+        assert!(proxy.simulator.wait_hanging(1, LONG), "the OAuth server is asked");
+        if group {
+            request.signal_group(signal);
+        } else {
+            request.signal(signal);
+        }
+        let ended = request.wait_for_end();
+        assert!(!ended.exit.success(), "{signal} ends the request");
+        assert_eq!(proxy.stored()["refresh_token"], pair.refresh_token.as_str(), "nothing has changed yet");
+        proxy.simulator.release();
+        eventually("the new pair is on disk", || proxy.stored()["refresh_token"] != pair.refresh_token.as_str());
+        assert!(!proxy.portal().is_live(&pair.refresh_token));
+        assert!(proxy.portal().is_live(proxy.stored()["refresh_token"].as_str().unwrap()));
+        assert_works(&proxy);
+        let ledger = proxy.simulator.ledger();
+        assert_eq!((ledger.refreshes(), ledger.executed("crm.deal.add")), (1, 1), "{signal}, group: {group}");
+        assert_tidy(&proxy);
+    }
+}
+
+#[test]
+fn the_answer_does_not_wait_for_a_refresher_that_hangs() {
+    // A detached process that kept the web server's pipes open would keep the answer open.
+    let proxy = expired().reconfigured("max_wait = 5", "max_wait = 1");
+    proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
+    let answer = add(&proxy);
+    assert_failure(&answer, 503, "refresh_pending");
+    assert!(answer.elapsed < Duration::from_secs(3), "{:?}", answer.elapsed);
+    let found = refreshers(&proxy);
+    assert_eq!(found.len(), 1, "it is still there");
+    // It shows no secret in the process list and holds nothing of the request's.
+    let line = std::fs::read(format!("/proc/{}/cmdline", found[0])).unwrap();
+    let environment = std::fs::read(format!("/proc/{}/environ", found[0])).unwrap_or_default();
+    let shown = String::from_utf8_lossy(&[line, environment].concat()).into_owned();
+    for secret in proxy.simulator.secrets().into_iter().chain([TOKEN.to_owned()]) {
+        assert!(!shown.contains(&secret), "{shown}");
+    }
+    proxy.simulator.release();
+    eventually("it ends", || refreshers(&proxy).is_empty());
+    assert_works(&proxy);
+}
+
+#[test]
+fn a_slow_oauth_server_is_waited_for_and_the_call_executed() {
+    let proxy = expired();
+    proxy.simulator.inject(Fault::once(Target::Token, Action::DelayAnswer(Duration::from_millis(1500))));
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| assert_works(&proxy));
+        }
+    });
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+}
+
+#[test]
+fn while_somebody_holds_the_portals_lock_nobody_refreshes() {
+    let proxy = expired().reconfigured("max_wait = 5", "max_wait = 1");
+    let lock = proxy.sandbox.tokens().join(format!("{}.lock", proxy.stem()));
+    let mut holder = proxy.sandbox.command("flock");
+    holder.arg(&lock).args(["-c", "echo held; exec sleep 600"]).stdout(std::process::Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    let mut word = [0; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut word).unwrap();
+    assert_failure(&add(&proxy), 503, "refresh_pending");
+    assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+    // The holder's child has the lock too.
+    for pid in proxy.sandbox.processes() {
+        kill(pid);
+    }
+    let _ = holder.wait();
+    assert_works(&proxy);
+}
+
+#[test]
+fn a_full_disk_spends_no_token_and_is_not_shared() {
+    let proxy = expired();
+    let before = proxy.stored_bytes();
+    // No file may grow beyond 16 KiB, and the program hears of it as it hears of a full disk: by a failed write.
+    proxy.run_behind("trap '' XFSZ; ulimit -f 32");
+    let answer = add(&proxy);
+    assert_failure(&answer, 500, "storage_error");
+    assert!(answer.stderr.contains("json.new"), "the log names the file: {}", answer.stderr);
+    let ledger = proxy.simulator.ledger();
+    assert_eq!((ledger.refreshes(), ledger.all_calls().count()), (0, 0));
+    assert_eq!(proxy.stored_bytes(), before);
+    assert_tidy(&proxy);
+    // Another process with room is not told of it.
+    proxy.run_behind("");
+    assert_works(&proxy);
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+    assert_tidy(&proxy);
+}
+
+#[test]
+fn a_process_that_is_killed_for_its_file_size_spends_no_token() {
+    let proxy = expired();
+    proxy.run_behind("ulimit -c 0; ulimit -f 32");
+    assert_failure(&add(&proxy), 500, "storage_error");
+    assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+    proxy.run_behind("");
+    assert_works(&proxy);
+    assert_tidy(&proxy);
+}
+
+#[test]
+fn a_token_folder_that_cannot_be_written_spends_no_token_and_valid_tokens_still_work() {
+    for lock_is_there in [false, true] {
+        let proxy = Proxy::installed();
+        if lock_is_there {
+            proxy.sandbox.write_token_file(&format!("{}.lock", proxy.stem()), "");
+        }
+        let mode = |mode| {
+            std::fs::set_permissions(proxy.sandbox.tokens(), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(0o500);
+        assert_works(&proxy);
+        proxy.portal().expire_access_tokens();
+        let before = proxy.stored_bytes();
+        let answer = add(&proxy);
+        assert_failure(&answer, 500, "storage_error");
+        assert!(answer.stderr.contains("must belong to the user"), "{}", answer.stderr);
+        assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+        assert_eq!(proxy.stored_bytes(), before);
+        mode(0o700);
+        assert_works(&proxy);
+    }
+}
+
+#[test]
+fn a_lock_file_of_another_user_is_named_and_no_token_is_spent() {
+    let proxy = expired();
+    let name = format!("{}.lock", proxy.stem());
+    proxy.sandbox.write_token_file(&name, "");
+    let path = proxy.sandbox.tokens().join(&name);
+    if is_root() {
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();
+    } else {
+        // Only root can give a file away; to its owner such a file looks the same.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    }
+    let answer = add(&proxy);
+    assert_failure(&answer, 500, "storage_error");
+    assert!(answer.stderr.contains(&name), "{}", answer.stderr);
+    assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+}
+
+#[test]
+fn a_damaged_token_file_is_named_and_never_overwritten() {
+    let proxy = Proxy::installed();
+    let name = format!("{}.json", proxy.stem());
+    for damaged in ["", "{\"access_token\":\"half", "[]", "{}", "\u{0}\u{0}\u{0}"] {
+        proxy.sandbox.write_token_file(&name, damaged);
+        let answer = add(&proxy);
+        assert_failure(&answer, 500, "storage_error");
+        assert!(answer.stderr.contains(&name), "{damaged:?}: {}", answer.stderr);
+        assert_eq!(proxy.stored_bytes().unwrap(), damaged.as_bytes());
+    }
+    assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+}
+
+#[test]
+fn a_token_file_that_others_can_read_is_refused() {
+    let proxy = Proxy::installed();
+    std::fs::set_permissions(proxy.sandbox.tokens(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = proxy.sandbox.tokens().join(format!("{}.json", proxy.stem()));
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let answer = add(&proxy);
+    assert_failure(&answer, 500, "storage_error");
+    assert!(answer.stderr.contains("chmod 600"), "{}", answer.stderr);
+    assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+}
+
+#[test]
+fn a_token_file_with_an_address_that_the_configuration_does_not_name_is_refused_and_not_contacted() {
+    let proxy = Proxy::installed();
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let address = elsewhere.local_addr().unwrap();
+    let endpoint = format!("https://{address}/rest/");
+    for renamed_from in ["", "another.bitrix24.ru", &address.to_string()] {
+        for expires_at in [unix_now() + 3600, 1] {
+            proxy.change_stored(|tokens| {
+                tokens["client_endpoint"] = endpoint.as_str().into();
+                tokens["renamed_from"] = renamed_from.into();
+                tokens["expires_at"] = expires_at.into();
+            });
+            let answer = add(&proxy);
+            assert_failure(&answer, 500, "storage_error");
+            assert!(answer.stderr.contains(&address.to_string()), "{}", answer.stderr);
+        }
+    }
+    assert!(elsewhere.accept().is_err());
+    assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+}
+
+#[test]
+fn a_pair_of_another_bitrix24_does_not_replace_ours() {
+    let proxy = expired();
+    let before = proxy.stored();
+    proxy.portal().set_member_id("another");
+    assert_failure(&add(&proxy), 502, "oauth_server_error");
+    assert_eq!(proxy.stored(), before);
+    assert_eq!(proxy.simulator.ledger().all_calls().count(), 0);
+}
+
+#[test]
+fn a_machine_that_dies_between_answer_and_disk_is_told_as_interrupted_after_one_try() {
+    let proxy = expired().reconfigured("max_wait = 5", "max_wait = 1");
+    let before = proxy.stored_bytes();
+    proxy.simulator.inject(Fault::once(Target::Token, Action::HangAfter));
+    assert_failure(&add(&proxy), 503, "refresh_pending");
+    let found = refreshers(&proxy);
+    assert_eq!(found.len(), 1);
+    kill(found[0]);
+    eventually("the refresher is gone", || refreshers(&proxy).is_empty());
+    proxy.simulator.release();
+    assert_eq!(proxy.stored_bytes(), before, "the last good pair is on disk, whole");
+    for _ in 0..5 {
+        let answer = add(&proxy);
+        assert_failure(&answer, 409, "reinstall_required");
+        let text = answer.json()["error"].as_str().unwrap().to_owned();
+        assert!(text.contains("interrupted"), "{text}");
+        assert!(answer.json()["install_url"].is_string());
+    }
+    let ledger = proxy.simulator.ledger();
+    assert_eq!((ledger.refreshes(), ledger.spent_presented()), (2, 1), "the old token is tried once");
+    assert_eq!(proxy.stored_bytes(), before);
+    assert_tidy(&proxy);
+    // A new installation ends it.
+    proxy.store_pair(&proxy.portal().issue_pair(1));
+    assert_works(&proxy);
+}
+
+#[test]
+fn a_refresher_killed_before_the_oauth_server_executed_costs_nothing() {
+    let proxy = expired().reconfigured("max_wait = 5", "max_wait = 1");
+    // Asked but not executed, and not even reached.
+    for (target, action) in [(Target::Token, Action::Hang), (Target::OauthConnection, Action::Hang)] {
+        proxy.change_stored(|tokens| (tokens["expires_at"], tokens["refreshed_at"]) = (json!(1), json!(0)));
+        proxy.simulator.clear_ledger();
+        proxy.simulator.inject(Fault::once(target, action));
+        assert_failure(&add(&proxy), 503, "refresh_pending");
+        for pid in refreshers(&proxy) {
+            kill(pid);
+        }
+        eventually("the refresher is gone", || refreshers(&proxy).is_empty());
+        assert_works(&proxy);
+        let ledger = proxy.simulator.ledger();
+        let executed = |kind: &Kind| matches!(kind, Kind::Token { outcome, .. } if !outcome.is_empty());
+        assert_eq!(ledger.entries.iter().filter(|entry| executed(&entry.kind)).count(), 1);
+        assert_tidy(&proxy);
+    }
+}
+
+#[test]
+fn waiters_of_a_refresher_that_is_lost_refresh_once_more_and_go_on() {
+    let proxy = expired();
+    proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..6).map(|_| scope.spawn(|| add(&proxy).status)).collect();
+        assert!(proxy.simulator.wait_hanging(1, LONG));
+        eventually("the refresher is there", || !refreshers(&proxy).is_empty());
+        kill(refreshers(&proxy)[0]);
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect()
+    });
+    let worked = statuses.iter().filter(|status| **status == 200).count();
+    assert!(worked >= 5, "only the one that had started it may be told: {statuses:?}");
+    assert_eq!(proxy.simulator.ledger().refreshes(), 2);
+    assert_tidy(&proxy);
+}

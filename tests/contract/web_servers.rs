@@ -1,0 +1,337 @@
+//! The same executable behind real web servers with the shipped configuration: what differs between them must not be
+//! seen by 1C.
+
+use crate::fixture::*;
+use serde_json::json;
+use simulator::{Action, Fault, Target};
+use std::io::Read;
+use std::time::Duration;
+use support::http::{chunk, Answer, Connection, Request};
+use support::webserver::{Kind, WebServer, ALL};
+use support::{cgi::Cgi, eventually};
+
+const PROGRAM: &str = "/cgi-bin/b24proxy";
+const PRODUCT: &str = r#"{"method":"catalog.product.add","params":{"fields":{"iblockId":15,"name":"Стол"}}}"#;
+
+/// Each server with a proxy of its own.
+fn under_each(test: impl Fn(&Proxy, &WebServer)) {
+    under_each_of(&ALL, Proxy::installed, test);
+}
+
+fn under_each_of(kinds: &[Kind], proxy: impl Fn() -> Proxy, test: impl Fn(&Proxy, &WebServer)) {
+    for kind in kinds {
+        let proxy = proxy();
+        let server = WebServer::start(&proxy.sandbox, *kind);
+        test(&proxy, &server);
+    }
+}
+
+fn call(server: &WebServer, body: impl Into<Vec<u8>>) -> Request {
+    server.request("POST", PROGRAM).bearer(TOKEN).json(body)
+}
+
+fn chunked(server: &WebServer, chunks: &[&[u8]]) -> Request {
+    server.request("POST", PROGRAM).bearer(TOKEN).header("Content-Type", "application/json").chunked(chunks)
+}
+
+/// A call whose `sim.echo` answers `size` bytes and more.
+fn echo(size: usize) -> String {
+    json!({"method": "sim.echo", "params": {"text": "я".repeat(size / 2)}}).to_string()
+}
+
+#[track_caller]
+fn assert_failure(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_eq!(answer.json()["error_code"], code);
+    assert_eq!(answer.header("Content-Type"), Some("application/json; charset=utf-8"));
+}
+
+/// Processes of the executable itself, refreshers included.
+fn programs(proxy: &Proxy) -> Vec<u32> {
+    let is_one = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("b24proxy"));
+    proxy.sandbox.processes().into_iter().filter(is_one).collect()
+}
+
+/// Nothing in the log that an administrator would have to look into.
+#[track_caller]
+fn assert_quiet(server: &WebServer) {
+    let log = server.error_log();
+    for noise in ["panick", "internal error", "Broken pipe", "\"level\":\"error\"", "Premature end", "malformed header"]
+    {
+        assert!(!log.contains(noise), "{noise}: {log}");
+    }
+}
+
+#[test]
+fn the_1c_call_creates_its_product_and_is_answered_byte_for_byte() {
+    under_each(|proxy, server| {
+        let answer = call(server, PRODUCT).send();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let ledger = proxy.simulator.ledger();
+        assert_eq!(ledger.executed("catalog.product.add"), 1);
+        let sent = String::from_utf8(ledger.last_call().unwrap().answer.clone()).unwrap();
+        assert_eq!(answer.text(), format!("{{\"success\":true,\"data\":{sent}}}"));
+        assert_eq!(answer.header("Cache-Control"), Some("no-store"));
+        assert_eq!(ledger.last_call().unwrap().call().unwrap().params["fields"]["name"], "Стол");
+        assert_quiet(server);
+    });
+}
+
+#[test]
+fn credentials_are_accepted_as_bearer_as_basic_and_in_the_programs_own_header() {
+    under_each(|_, server| {
+        let basic = "Basic MUM6YS1jbGllbnQtdG9rZW4tZm9yLXRlc3Rz"; // 1C:TOKEN
+        for (name, value) in [
+            ("Authorization", format!("Bearer {TOKEN}")),
+            ("authorization", basic.to_owned()),
+            ("X-B24proxy-Token", TOKEN.to_owned()),
+        ] {
+            let request = server.request("POST", PROGRAM).header(name, &value).json(r#"{"method":"profile"}"#);
+            let answer = request.send();
+            assert_eq!(answer.status, 200, "{name}: {value}: {}", answer.text());
+        }
+        let wrong = server.request("POST", PROGRAM).bearer("wrong").json(PRODUCT).send();
+        assert_failure(&wrong, 401, "unauthorized");
+        assert!(wrong.header("WWW-Authenticate").is_some_and(|both| both.contains("Bearer") && both.contains("Basic")));
+    });
+}
+
+#[test]
+fn a_byte_order_mark_a_missing_content_type_and_a_chunked_body_are_accepted() {
+    under_each(|proxy, server| {
+        assert_eq!(call(server, format!("\u{feff}{PRODUCT}")).send().status, 200);
+        assert_eq!(server.request("POST", PROGRAM).bearer(TOKEN).body(PRODUCT).send().status, 200);
+        let (head, tail) = PRODUCT.as_bytes().split_at(20);
+        assert_eq!(chunked(server, &[head, tail]).send().status, 200);
+        assert_eq!(proxy.simulator.ledger().executed("catalog.product.add"), 3);
+    });
+}
+
+#[test]
+fn a_body_of_3_mb_arrives_whole_with_and_without_a_length() {
+    under_each(|_, server| {
+        let body = echo(3 << 20);
+        let text = "я".repeat((3 << 20) / 2);
+        let answer = call(server, body.as_str()).send();
+        assert_eq!(answer.status, 200, "{:.300}", answer.text());
+        assert!(answer.json()["data"]["result"]["text"] == text, "every byte came back");
+        let chunks: Vec<&[u8]> = body.as_bytes().chunks(64 << 10).collect();
+        let answer = chunked(server, &chunks).send();
+        assert_eq!(answer.status, 200, "{:.300}", answer.text());
+        assert!(answer.json()["data"]["result"]["text"] == text, "every byte came back");
+        assert_quiet(server);
+    });
+}
+
+#[test]
+fn a_refused_big_body_is_answered_with_the_programs_own_answer() {
+    let small = || Proxy::installed().reconfigured("max_wait = 5", "max_wait = 5\nmax_body = \"1 MiB\"");
+    under_each_of(&ALL, small, |proxy, server| {
+        let big = vec![b' '; 3 << 20];
+        assert_failure(&call(server, big.clone()).send(), 413, "body_too_large");
+        assert_failure(&chunked(server, &[&big]).send(), 413, "body_too_large");
+        // Without credentials.
+        assert_failure(&server.request("POST", PROGRAM).json(big.clone()).send(), 401, "unauthorized");
+        assert_failure(&server.request("POST", PROGRAM).bearer("wrong").json(big.clone()).send(), 401, "unauthorized");
+        let form = server.request("POST", PROGRAM).header("Content-Type", "application/x-www-form-urlencoded");
+        assert_failure(&form.body(big.clone()).send(), 413, "body_too_large");
+        // Early answers that have nothing to do with the body.
+        let at = |method: &str, path: &str| server.request(method, &format!("{PROGRAM}{path}")).bearer(TOKEN);
+        assert_failure(&at("POST", "/nothing/here").json(big.clone()).send(), 404, "not_found");
+        assert_failure(&at("PUT", "").json(big.clone()).send(), 405, "method_not_supported");
+        assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+        assert_quiet(server);
+    });
+}
+
+#[test]
+fn a_body_above_the_default_max_body_is_413_and_not_the_servers_own_page() {
+    under_each(|_, server| {
+        let big = vec![b' '; (16 << 20) + 1];
+        assert_failure(&call(server, big).send(), 413, "body_too_large");
+    });
+}
+
+#[test]
+fn head_is_answered_without_a_body_and_paths_are_routes() {
+    under_each(|_, server| {
+        let health = format!("{PROGRAM}/health");
+        let answer = server.request("GET", &health).send();
+        assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"status":"ok"}"#));
+        let answer = server.request("HEAD", &health).send();
+        assert_eq!((answer.status, answer.body.len()), (200, 0));
+        assert_eq!(answer.header("Content-Type"), Some("application/json; charset=utf-8"));
+        let again = server.request("GET", &format!("{health}?x=1")).send();
+        assert_eq!(again.status, 200);
+        assert_failure(&server.request("GET", &format!("{PROGRAM}/x.json")).send(), 404, "not_found");
+        assert_quiet(server);
+    });
+}
+
+#[test]
+fn a_query_of_search_words_is_a_request_and_not_the_command_line() {
+    under_each(|_, server| {
+        for words in ["check+now", "refresher+acme", "version", "--help"] {
+            let answer = server.request("GET", &format!("{PROGRAM}?{words}")).send();
+            assert_failure(&answer, 405, "method_not_supported");
+            let answer = server
+                .request("POST", &format!("{PROGRAM}?{words}"))
+                .bearer(TOKEN)
+                .json(r#"{"method":"profile"}"#)
+                .send();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    });
+}
+
+#[test]
+fn without_path_info_the_route_is_what_follows_the_name_in_the_address() {
+    let proxy = Proxy::installed();
+    let get = |path: &str| Cgi::new(&proxy.sandbox).path(path).without("PATH_INFO").run();
+    assert_eq!(get("/health").status, 200);
+    assert_eq!(get("/nothing").status, 404);
+    let answer = proxy.request(r#"{"method":"profile"}"#).without("PATH_INFO").without("REQUEST_URI").run();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn an_answer_of_5_mb_arrives_whole() {
+    under_each(|proxy, server| {
+        proxy.simulator.inject(Fault::forever(Target::Call, Action::HugeAnswer(5 << 20)));
+        let answer = call(server, r#"{"method":"profile"}"#).send();
+        assert_eq!(answer.status, 200);
+        let expected = format!("{{\"success\":true,\"data\":{{\"result\":\"{}\"}}}}", "x".repeat(5 << 20));
+        assert!(answer.text() == expected, "{} bytes", answer.body.len());
+        assert_quiet(server);
+    });
+}
+
+#[test]
+fn bitrix24s_status_and_the_programs_own_reach_the_caller() {
+    under_each(|proxy, server| {
+        for status in [400, 401, 403, 404, 429, 500, 503] {
+            let params = json!({"method": "sim.fail", "params": {"status": status, "error": "E"}});
+            assert_failure(&call(server, params.to_string()).send(), status, "bitrix24_error");
+        }
+        proxy.portal().stop();
+        assert_failure(&call(server, PRODUCT).send(), 502, "bitrix24_unreachable");
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_in_its_body_leaves_no_noise_and_no_process() {
+    under_each(|proxy, server| {
+        let head = |body: &str| {
+            format!("POST {PROGRAM} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n{body}\r\n\r\n")
+        };
+        for (length, part) in [
+            ("Content-Length: 100000", PRODUCT.as_bytes().to_vec()),
+            ("Transfer-Encoding: chunked", chunk(PRODUCT.as_bytes())),
+        ] {
+            let mut connection = Connection::open(server.address(), Duration::from_secs(10)).unwrap();
+            connection.send(head(length).as_bytes()).unwrap();
+            connection.send(&part).unwrap();
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        eventually("no process is left", || programs(proxy).is_empty());
+        assert_eq!(call(server, r#"{"method":"profile"}"#).send().status, 200, "the next caller is served");
+        assert_quiet(server);
+        let ledger = proxy.simulator.ledger();
+        assert_eq!(ledger.executed("catalog.product.add"), 0, "half a request is not a request");
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_in_its_answer_leaves_no_noise_and_no_process() {
+    under_each(|proxy, server| {
+        proxy.simulator.inject(Fault::forever(Target::Call, Action::HugeAnswer(20 << 20)));
+        for bytes_read in [0, 100_000] {
+            let request = call(server, r#"{"method":"profile"}"#);
+            let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+            std::io::Write::write_all(&mut stream, &request.bytes()).unwrap();
+            let seen = proxy.simulator.ledger().calls("profile");
+            let arrived =
+                proxy.simulator.wait_for(Duration::from_secs(10), |ledger| ledger.calls("profile") > seen || seen > 1);
+            assert!(arrived || bytes_read == 0);
+            let _ = stream.read_exact(&mut vec![0; bytes_read]);
+        }
+        eventually("no process is left", || programs(proxy).is_empty());
+        assert_quiet(server);
+        proxy.simulator.clear_faults();
+        assert_eq!(call(server, r#"{"method":"profile"}"#).send().status, 200, "the next caller is served");
+    });
+}
+
+#[test]
+fn twenty_callers_on_an_expired_token_cause_one_refresh() {
+    let expired = || {
+        let proxy = Proxy::not_installed();
+        proxy.store_expired_pair(&proxy.portal().issue_pair(1));
+        proxy
+    };
+    under_each_of(&ALL, expired, |proxy, server| {
+        std::thread::scope(|scope| {
+            for i in 0..20 {
+                scope.spawn(move || {
+                    let body = json!({"method": "sim.echo", "params": {"i": i}}).to_string();
+                    let answer = call(server, body).send();
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    assert_eq!(answer.json()["data"]["result"]["i"], i);
+                });
+            }
+        });
+        let ledger = proxy.simulator.ledger();
+        assert_eq!((ledger.refreshes(), ledger.spent_presented()), (1, 0));
+        assert_quiet(server);
+    });
+}
+
+#[test]
+fn a_refresh_outlives_the_web_server_that_is_stopped() {
+    for kind in ALL {
+        let proxy = Proxy::not_installed();
+        let pair = proxy.portal().issue_pair(1);
+        proxy.store_expired_pair(&pair);
+        let server = WebServer::start(&proxy.sandbox, kind);
+        proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
+        std::thread::scope(|scope| {
+            let request = call(&server, PRODUCT);
+            scope.spawn(move || request.try_send());
+            assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)), "{kind:?}: the OAuth server is asked");
+            // The request ends with the server, in whatever way; the scope waits for it.
+            for group in server.process_groups() {
+                let _ =
+                    std::process::Command::new("/bin/sh").args(["-c", &format!("kill -s KILL -- -{group}")]).status();
+            }
+        });
+        server.stop();
+        proxy.simulator.release();
+        eventually("the new pair is on disk", || proxy.stored()["refresh_token"] != pair.refresh_token.as_str());
+        assert_eq!(proxy.call("profile", json!({})).status, 200, "{kind:?}");
+        assert_eq!(proxy.simulator.ledger().refreshes(), 1, "{kind:?}");
+    }
+}
+
+#[test]
+fn the_configuration_and_the_tokens_are_not_handed_out() {
+    under_each(|proxy, server| {
+        let secret = proxy.simulator.client_secret();
+        for folder in ["cgi-bin", "htdocs/cgi-bin"] {
+            if proxy.sandbox.path().join(folder).exists() {
+                proxy.sandbox.write(&format!("{folder}/proxy.toml.bak"), 0o644, secret.as_bytes());
+                proxy.sandbox.write(&format!("{folder}/acme.json"), 0o644, secret.as_bytes());
+            }
+        }
+        for path in [
+            "/cgi-bin/proxy.toml.bak",
+            "/cgi-bin/acme.json",
+            "/cgi-bin/../b24proxy/proxy.toml",
+            "/b24proxy/proxy.toml",
+            "/cgi-bin/.htaccess",
+        ] {
+            let answer = server.request("GET", path).send();
+            assert!(matches!(answer.status, 400 | 403 | 404), "{path}: {}", answer.status);
+            assert!(!answer.text().contains(&secret), "{path}");
+        }
+    });
+}
