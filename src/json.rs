@@ -6,21 +6,27 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// How deep Bitrix24's PHP reads (`json_decode`'s default). Deeper, it takes the whole body as no parameters.
-const MAX_DEPTH: usize = 512;
+/// How deep Bitrix24's PHP reads. `json_decode`'s default is 512, and that counts the scalars in the innermost list as
+/// a level (measured with PHP 8.2, empty lists too). Deeper, it takes the whole body as no parameters.
+const MAX_DEPTH: usize = 511;
 
 /// The request body as text: UTF-8, with or without a byte-order mark (1C writes one).
 pub fn text(body: &[u8]) -> Result<&str, String> {
+    if is_utf_16(body) {
+        return Err("the body is UTF-16, not UTF-8: write it with КодировкаТекста.UTF8".into());
+    }
     match std::str::from_utf8(body) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Err(error) => Err(name_encoding(body, error.valid_up_to())),
     }
 }
 
+/// By its byte-order mark, or by the zero byte that every ASCII character has there and no JSON in UTF-8.
+fn is_utf_16(body: &[u8]) -> bool {
+    matches!(body, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..])
+}
+
 fn name_encoding(body: &[u8], at: usize) -> String {
-    if body.starts_with(&[0xff, 0xfe]) || body.starts_with(&[0xfe, 0xff]) {
-        return "the body is UTF-16, not UTF-8: write it with КодировкаТекста.UTF8".into();
-    }
     // In windows-1251 nearly all bytes above ASCII are Cyrillic letters, 0xC0 to 0xFF.
     let high = body.iter().filter(|b| **b >= 0x80).count();
     let letters = body.iter().filter(|b| **b >= 0xc0 || **b == 0xa8 || **b == 0xb8).count();
@@ -32,7 +38,7 @@ fn name_encoding(body: &[u8], at: usize) -> String {
 }
 
 /// Refuses what `serde_json` reads but Bitrix24's PHP does not, because PHP then silently takes the whole body as no
-/// parameters: nesting deeper than 512, and escapes of half a surrogate pair. `json` must be valid JSON otherwise.
+/// parameters: nesting deeper than 511, and escapes of half a surrogate pair. `json` must be valid JSON otherwise.
 pub fn refuse_what_php_cannot_read(json: &str) -> Result<(), String> {
     let bytes = json.as_bytes();
     let (mut depth, mut at) = (0usize, 0usize);
@@ -144,6 +150,8 @@ pub fn describe(error: &serde_json::Error) -> String {
     let place = format!("line {} column {}", error.line(), error.column());
     match error.classify() {
         serde_json::error::Category::Eof => format!("it ends too early, at {place}"),
+        // Here serde_json quotes the value, which may be a secret.
+        serde_json::error::Category::Data => format!("a value of the wrong type, at {place}"),
         _ => {
             let message = error.to_string();
             let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
@@ -176,8 +184,8 @@ mod tests {
         assert!(refuse_what_php_cannot_read(r#"{"a":"\ud83d"}"#).is_err());
         assert!(refuse_what_php_cannot_read(r#"{"a":"\ude00\ud83d"}"#).is_err());
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        assert!(refuse_what_php_cannot_read(&nested(512)).is_ok());
-        assert!(refuse_what_php_cannot_read(&nested(513)).is_err());
+        assert!(refuse_what_php_cannot_read(&nested(511)).is_ok());
+        assert!(refuse_what_php_cannot_read(&nested(512)).is_err());
     }
 
     #[test]
