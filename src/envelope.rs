@@ -35,10 +35,11 @@ impl<'a> Envelope<'a> {
             .map_err(|error| invalid(format!("the body is not a JSON object: {}", json::describe(&error))))?;
         for (i, (key, _)) in fields.iter().enumerate() {
             if fields[..i].iter().any(|(other, _)| other == key) {
-                return Err(invalid(format!("{key:?} is given twice")));
+                return Err(invalid(format!("{} is given twice", shown(key))));
             }
             if !FIELDS.contains(&key.as_ref()) {
-                return Err(invalid(format!("{key:?} is not a field of a request; those are {}", FIELDS.join(", "))));
+                let known = FIELDS.join(", ");
+                return Err(invalid(format!("{} is not a field of a request; those are {known}", shown(key))));
             }
         }
         let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw);
@@ -64,6 +65,13 @@ impl<'a> Envelope<'a> {
         let parameters = Parameters::from_json(raw_params).map_err(|why| invalid(format!("\"params\" {why}")))?;
         Ok(Envelope { domain, method, version, raw_params, parameters })
     }
+}
+
+/// A caller's key in quotes, shortened: it goes into the log, which nobody may flood.
+fn shown(key: &str) -> String {
+    let start: String = key.chars().take(64).collect();
+    let more = if start.len() < key.len() { "…" } else { "" };
+    format!("{start:?}{more}")
 }
 
 fn string(raw: &RawValue, name: &str) -> Result<String> {
