@@ -82,14 +82,15 @@ fn path(environment: &Environment) -> String {
     }
     let uri = environment.text("REQUEST_URI").unwrap_or("");
     let script = environment.text("SCRIPT_NAME").unwrap_or("");
-    let path = uri.split('?').next().unwrap_or("");
+    // Decoded first, because SCRIPT_NAME is decoded and the address may be encoded anywhere (`/%7Euser/cgi-bin/…`).
+    let path = percent_decoded(uri.split('?').next().unwrap_or(""));
     match path.strip_prefix(script) {
-        Some(rest) if !script.is_empty() && (rest.is_empty() || rest.starts_with('/')) => percent_decoded(rest),
+        Some(rest) if !script.is_empty() && (rest.is_empty() || rest.starts_with('/')) => rest.to_owned(),
         _ => String::new(),
     }
 }
 
-/// Percent-decoding as web servers do it for `PATH_INFO`. What is not UTF-8 afterwards matches no route.
+/// Percent-decoding as web servers do it for `PATH_INFO`. What is not UTF-8 is replaced, and then matches no route.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -106,7 +107,7 @@ fn percent_decoded(text: &str) -> String {
             }
         }
     }
-    String::from_utf8(bytes).unwrap_or_else(|_| "/\u{fffd}".into())
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -132,6 +133,8 @@ mod tests {
         let script = ("SCRIPT_NAME", "/cgi-bin/b24proxy");
         assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy/health?x=/install")]), Route::Health);
         assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy/he%61lth")]), Route::Health);
+        assert_eq!(of(&[script, ("REQUEST_URI", "/%63gi-bin/b24proxy/health")]), Route::Health);
+        assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy/%ff")]), Route::Unknown);
         assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy2/health")]), Route::Root);
         assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy")]), Route::Root);
         assert_eq!(of(&[script]), Route::Root);
