@@ -20,11 +20,7 @@ impl Method {
 
     /// The name as Bitrix24 looks it up and allow-lists compare it: lower-cased, without `.json` / `.xml`.
     pub fn canonical(&self) -> String {
-        let lower = self.0.to_ascii_lowercase();
-        match lower.strip_suffix(".json").or_else(|| lower.strip_suffix(".xml")) {
-            Some(bare) => bare.to_owned(),
-            None => lower,
-        }
+        canonical(&self.0)
     }
 
     pub fn is_batch(&self) -> bool {
@@ -34,6 +30,14 @@ impl Method {
     /// Whether the caller asks for the XML form of the answer.
     pub fn wants_xml(&self) -> bool {
         self.0.to_ascii_lowercase().ends_with(".xml")
+    }
+}
+
+fn canonical(name: &str) -> String {
+    let lower = name.to_ascii_lowercase();
+    match lower.strip_suffix(".json").or_else(|| lower.strip_suffix(".xml")) {
+        Some(bare) => bare.to_owned(),
+        None => lower,
     }
 }
 
@@ -48,7 +52,7 @@ impl Pattern {
         if text.is_empty() || !bare.chars().all(valid) {
             return Err(format!("{text:?} is not a method name; write crm.deal.add, or crm.* for all that begin so"));
         }
-        Ok(Pattern(text.to_ascii_lowercase()))
+        Ok(Pattern(canonical(text)))
     }
 
     pub fn matches(&self, canonical: &str) -> bool {
@@ -83,6 +87,7 @@ mod tests {
         assert!(!matches("crmx.deal"));
         assert!(!matches("user.get"));
         assert!(Pattern::parse("crm deal").is_err());
+        assert!(Pattern::parse("crm.deal.add.json").unwrap().matches("crm.deal.add"));
     }
 
     proptest! {
