@@ -71,6 +71,12 @@ pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
         match std::fs::File::open(path) {
             Ok(file) => return read(file, path, surroundings),
             Err(error) if is_absent(&error) && surroundings.named.is_none() => {}
+            Err(error) if is_absent(&error) => {
+                return Err(format!(
+                    "B24PROXY_CONFIG names {}, and there is no such file: mend or remove the variable",
+                    path.display()
+                ))
+            }
             Err(error) => {
                 return Err(format!(
                     "{} cannot be read ({error}); it must belong to the user that runs this program{}: chown {} {}",
