@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 /// The answer to `OPTIONS`.
 pub fn preflight(config: &Config, origin: Option<&str>, allow: &'static str) -> Result<Answer> {
     if config.cors_origins.is_empty() {
-        return Err(Error::MethodNotSupported { allow });
+        // What is just being refused is not offered.
+        return Err(Error::MethodNotSupported { allow: allow.trim_end_matches(", OPTIONS") });
     }
     if !is_allowed(config, origin) {
         return Err(Error::Forbidden(
