@@ -9,6 +9,7 @@ use crate::config::{Config, Portal, Surroundings};
 use crate::cors;
 use crate::envelope::{Envelope, SUCCESS_HEAD, SUCCESS_TAIL};
 use crate::error::{Error, Result};
+use crate::http::{Failure, Http};
 use crate::install::{self, Query};
 use crate::log::{Level, Log};
 use crate::relay::{Call, Session};
@@ -112,6 +113,10 @@ impl Request<'_> {
     }
 
     fn health(&self, config: &Config) -> Answer {
+        if let Err(Failure::Configuration(why)) = Http::for_portals(config) {
+            self.log.error(&why);
+            return unhealthy("configuration_error");
+        }
         match Store::new(&config.token_folder).check() {
             Ok(()) => Answer::json(200, r#"{"status":"ok"}"#),
             Err(why) => {
@@ -151,8 +156,7 @@ impl Request<'_> {
         let Some(credentials) = self.credentials() else {
             return self.form_of_a_stranger(config, body);
         };
-        let client = self.admitted(config, &credentials)?;
-        trace.client = Some(client.name.clone());
+        let client = self.admitted(config, &credentials, trace)?;
         let limit = config.limits.max_body;
         let bytes = body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))?;
         self.relayed(config, client, &bytes, trace)
@@ -167,8 +171,9 @@ impl Request<'_> {
     }
 
     /// The client, once its credentials, its address and the page that made a browser call are right.
-    fn admitted<'c>(&self, config: &'c Config, credentials: &Credentials) -> Result<&'c Client> {
+    fn admitted<'c>(&self, config: &'c Config, credentials: &Credentials, trace: &mut Trace) -> Result<&'c Client> {
         let client = access::authenticate(&config.clients, credentials)?;
+        trace.client = Some(client.name.clone());
         access::check_address(config, client, self.environment.text("REMOTE_ADDR").unwrap_or(""))?;
         let browser = Browser {
             origin: self.environment.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
