@@ -121,7 +121,7 @@ fn shared(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline
             }
         }
         if let Some(lock) = context.store.try_lock(&portal.name).map_err(Error::Storage)? {
-            match decide(&lock, stale, why, unix_now())? {
+            match decide(context, portal, &lock, stale, why)? {
                 Decision::Use(tokens) => return Ok(*tokens),
                 Decision::Share(record) => return Err(refused(context, portal, &record)),
                 Decision::Refresh => {}
@@ -150,13 +150,15 @@ enum Decision {
 }
 
 /// What to do, by what is on disk under the lock.
-fn decide(lock: &Lock, stale: &Tokens, why: Why, now: i64) -> Result<Decision> {
+fn decide(context: &Context, portal: &Portal, lock: &Lock, stale: &Tokens, why: Why) -> Result<Decision> {
     let tokens = match lock.read().map_err(Error::Storage)? {
         Installation::Installed(tokens) => tokens,
-        Installation::NotInstalled => return Err(Error::NotInstalled { install_url: None }),
+        Installation::NotInstalled => {
+            return Err(Error::NotInstalled { install_url: context.config.install_url(&portal.name) })
+        }
         Installation::Broken(why) => return Err(Error::Storage(why)),
     };
-    if tokens.access_token != stale.access_token || (why != Why::Expired && is_quiet(&tokens, now)) {
+    if tokens.access_token != stale.access_token || (why != Why::Expired && is_quiet(&tokens, unix_now())) {
         return Ok(Decision::Use(tokens));
     }
     match lock.record::<Record>() {
