@@ -4,7 +4,7 @@ use crate::fixture::*;
 use serde_json::{json, Value};
 use simulator::{Action, Fault, Kind, Target};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::cgi::Answer;
 use support::eventually;
@@ -282,23 +282,84 @@ fn a_slow_oauth_server_is_waited_for_and_the_call_executed() {
     assert_eq!(proxy.simulator.ledger().refreshes(), 1);
 }
 
+/// The portal's lock, held by another program until this is dropped.
+struct Holder(std::process::Child);
+
+impl Holder {
+    fn of(proxy: &Proxy) -> Holder {
+        let lock = proxy.sandbox.tokens().join(format!("{}.lock", proxy.stem()));
+        // `--no-fork`: the lock lives in one process, which can be ended.
+        let mut command = proxy.sandbox.command("flock");
+        command.arg("--no-fork").arg(lock).args(["/bin/sh", "-c", "echo held; exec sleep 600"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("flock (Debian package util-linux)");
+        let mut word = [0; 5];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word).unwrap();
+        Holder(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn while_somebody_holds_the_portals_lock_nobody_refreshes() {
     let proxy = expired().reconfigured("max_wait = 5", "max_wait = 1");
-    let lock = proxy.sandbox.tokens().join(format!("{}.lock", proxy.stem()));
-    let mut holder = proxy.sandbox.command("flock");
-    holder.arg(&lock).args(["-c", "echo held; exec sleep 600"]).stdout(std::process::Stdio::piped());
-    let mut holder = holder.spawn().unwrap();
-    let mut word = [0; 5];
-    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut word).unwrap();
+    let holder = Holder::of(&proxy);
     assert_failure(&add(&proxy), 503, "refresh_pending");
     assert_eq!(proxy.simulator.ledger().refreshes(), 0);
-    // The holder's child has the lock too.
-    for pid in proxy.sandbox.processes() {
-        kill(pid);
-    }
-    let _ = holder.wait();
+    drop(holder);
     assert_works(&proxy);
+}
+
+#[test]
+fn what_is_on_disk_under_the_lock_decides_and_not_what_was_read_before() {
+    let proxy = expired();
+    let meanwhile = |change: &dyn Fn()| {
+        let holder = Holder::of(&proxy);
+        std::thread::scope(|scope| {
+            let answer = scope.spawn(|| add(&proxy));
+            std::thread::sleep(Duration::from_millis(300));
+            change();
+            drop(holder);
+            answer.join().unwrap()
+        })
+    };
+    // A new installation was finished.
+    let pair = proxy.portal().issue_pair(1);
+    assert_eq!(meanwhile(&|| proxy.store_pair(&pair)).status, 200);
+    // The tokens were removed.
+    proxy.store_expired_pair(&pair);
+    let answer =
+        meanwhile(&|| std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.json", proxy.stem()))).unwrap());
+    assert_failure(&answer, 409, "not_installed");
+    assert!(answer.json()["install_url"].is_string(), "{}", answer.text());
+    // They were damaged.
+    proxy.store_expired_pair(&pair);
+    let answer = meanwhile(&|| proxy.sandbox.write_token_file(&format!("{}.json", proxy.stem()), "{"));
+    assert_failure(&answer, 500, "storage_error");
+    assert_eq!(proxy.stored_bytes().unwrap(), b"{");
+    assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+}
+
+#[test]
+fn who_gets_the_lock_reads_the_pair_again_before_spending_it() {
+    let proxy = expired();
+    // Between looking at the pair and having the lock lie microseconds; here they are most of a second.
+    proxy.run_behind("exec strace -f -qq -o /dev/null -e trace=flock -e inject=flock:delay_enter=900000 {}");
+    let pair = proxy.portal().issue_pair(1);
+    let answer = std::thread::scope(|scope| {
+        let answer = scope.spawn(|| add(&proxy));
+        std::thread::sleep(Duration::from_millis(500));
+        proxy.store_pair(&pair);
+        answer.join().unwrap()
+    });
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+    assert_eq!(proxy.stored()["refresh_token"], pair.refresh_token.as_str());
 }
 
 #[test]
@@ -366,7 +427,7 @@ fn a_lock_file_of_another_user_is_named_and_no_token_is_spent() {
         std::os::unix::fs::chown(&path, Some(0), Some(0)).unwrap();
     } else {
         // Only root can give a file away; to its owner such a file looks the same.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     }
     let answer = add(&proxy);
     assert_failure(&answer, 500, "storage_error");

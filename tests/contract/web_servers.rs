@@ -313,6 +313,30 @@ fn a_refresh_outlives_the_web_server_that_is_stopped() {
 }
 
 #[test]
+fn a_refresh_outlives_the_client_that_goes_away() {
+    let expired = || {
+        let proxy = Proxy::not_installed();
+        proxy.store_expired_pair(&proxy.portal().issue_pair(1));
+        proxy
+    };
+    under_each_of(&ALL, expired, |proxy, server| {
+        let spent = proxy.stored()["refresh_token"].clone();
+        proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
+        let mut connection = Connection::open(server.address(), Duration::from_secs(10)).unwrap();
+        connection.send(&call(server, PRODUCT).bytes()).unwrap();
+        assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)), "the OAuth server is asked");
+        drop(connection);
+        std::thread::sleep(Duration::from_millis(200));
+        proxy.simulator.release();
+        eventually("the new pair is on disk", || proxy.stored()["refresh_token"] != spent);
+        assert_eq!(call(server, r#"{"method":"profile"}"#).send().status, 200);
+        assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+        eventually("no process is left", || programs(proxy).is_empty());
+        assert_quiet(server);
+    });
+}
+
+#[test]
 fn the_configuration_and_the_tokens_are_not_handed_out() {
     under_each(|proxy, server| {
         let secret = proxy.simulator.client_secret();
