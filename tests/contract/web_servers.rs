@@ -313,6 +313,26 @@ fn a_refresh_outlives_the_web_server_that_is_stopped() {
 }
 
 #[test]
+fn the_answer_does_not_wait_for_a_refresher_that_hangs() {
+    let expired = || {
+        let proxy = Proxy::not_installed().reconfigured("max_wait = 5", "max_wait = 1");
+        proxy.store_expired_pair(&proxy.portal().issue_pair(1));
+        proxy
+    };
+    under_each_of(&ALL, expired, |proxy, server| {
+        proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
+        let answer = call(server, PRODUCT).timeout(Duration::from_secs(10)).send();
+        assert_failure(&answer, 503, "refresh_pending");
+        assert!(answer.header("Retry-After").is_some());
+        assert!(answer.elapsed < Duration::from_secs(4), "{:?}", answer.elapsed);
+        proxy.simulator.release();
+        eventually("no process is left", || programs(proxy).is_empty());
+        assert_eq!(call(server, PRODUCT).send().status, 200);
+        assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+    });
+}
+
+#[test]
 fn a_refresh_outlives_the_client_that_goes_away() {
     let expired = || {
         let proxy = Proxy::not_installed();
