@@ -58,12 +58,20 @@ fn install_of_an_unknown_portal_is_404() {
 #[test]
 fn the_way_back_stores_the_pair_with_every_field() {
     let proxy = Proxy::not_installed();
+    // The token folder is made where it is missing, for its owner only.
+    std::fs::remove_dir(proxy.sandbox.tokens()).unwrap();
     let browser = begin(&proxy);
     let code = proxy.portal().issue_code(1);
     let answer = come_back(&proxy, &browser, &code);
     assert_eq!(answer.status, 200, "{} {}", answer.text(), answer.stderr);
     assert_eq!(answer.header("Referrer-Policy"), Some("no-referrer"));
     assert!(answer.header("Content-Security-Policy").is_some_and(|policy| policy.contains("frame-ancestors")));
+
+    let mode = |name: &str| {
+        let metadata = std::fs::metadata(proxy.sandbox.tokens().join(name)).unwrap();
+        std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777
+    };
+    assert_eq!((mode(""), mode(&format!("{}.json", proxy.stem()))), (0o700, 0o600));
 
     let stored = proxy.stored();
     let portal = proxy.portal();

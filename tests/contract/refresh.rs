@@ -62,6 +62,22 @@ fn is_root() -> bool {
 }
 
 #[test]
+fn fifty_callers_on_an_expired_token_cause_one_refresh_and_get_fifty_answers() {
+    let proxy = expired();
+    std::thread::scope(|scope| {
+        for i in 0..50 {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                let answer = proxy.call("sim.echo", json!({ "i": i }));
+                assert_eq!(answer.status, 200, "{} {}", answer.text(), answer.stderr);
+                assert_eq!(answer.json()["data"]["result"]["i"], i);
+            });
+        }
+    });
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+}
+
+#[test]
 fn thirty_processes_that_find_expired_token_cause_one_refresh() {
     let proxy = Proxy::installed();
     proxy.portal().expire_access_tokens();
@@ -202,10 +218,7 @@ fn a_refreshed_pair_has_every_field_and_counts_its_time_from_receipt() {
 #[test]
 fn token_files_are_readable_by_their_owner_only() {
     let proxy = expired();
-    // The folder is made where it is missing.
     let pair = proxy.stored();
-    std::fs::remove_dir_all(proxy.sandbox.tokens()).unwrap();
-    assert_failure(&add(&proxy), 409, "not_installed");
     let proxy = proxy.reconfigured("[log]", "[storage]\npath = \"other/tokens\"\n\n[log]");
     proxy.sandbox.make_folder("b24proxy/other", 0o755);
     proxy.sandbox.make_folder("b24proxy/other/tokens", 0o700);
