@@ -165,9 +165,9 @@ impl Request<'_> {
     fn problem_page(&self, language: Language, problem: &Problem, place: &Place) -> Answer {
         self.log_problem(problem);
         let page = Page::problem(language, problem).answer(problem.status(), place);
-        match problem {
-            Problem::Attempts { retry_after } => page.with("Retry-After", retry_after.to_string()),
-            _ => page,
+        match problem.retry_after() {
+            Some(seconds) => page.with("Retry-After", seconds.to_string()),
+            None => page,
         }
     }
 

@@ -35,7 +35,7 @@ impl Installer<'_> {
         if !self.refresh_is_refused(portal, &tokens)? {
             return Err(Problem::StillWorks);
         }
-        let lock = self.lock(portal)?;
+        let lock = self.lock(portal, self.deadline.at_most(self.config.limits.max_wait))?;
         match lock.read().map_err(Problem::Storage)? {
             // Only what was found refused is removed, not what somebody installed meanwhile.
             Installation::Installed(now) if now.refresh_token == tokens.refresh_token => {

@@ -141,7 +141,7 @@ impl Installer<'_> {
 
     /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.
     fn confirmed(&self, portal: &Portal, application: &Application, grant: &Grant) -> Result<Issued, Problem> {
-        let lock = self.lock(portal)?;
+        let lock = self.lock(portal, self.deadline.at_most(self.config.limits.max_wait))?;
         let now = unix_now();
         let mut notes = lock.notes();
         notes.attempts.retain(|at| (0..60).contains(&(now - at)));
@@ -149,6 +149,11 @@ impl Installer<'_> {
             let oldest = notes.attempts.iter().min().copied().unwrap_or(now);
             return Err(Problem::Attempts { retry_after: u64::try_from(oldest + 60 - now).unwrap_or(60).max(1) });
         }
+        // Nothing is spent for a pair that could not be stored.
+        if let Installation::Broken(why) = lock.read().map_err(Problem::Storage)? {
+            return Err(Problem::Storage(why));
+        }
+        drop(lock.reserve().map_err(Problem::Storage)?);
         notes.attempts.push(now);
         lock.set_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
@@ -162,8 +167,7 @@ impl Installer<'_> {
         })
     }
 
-    fn lock(&self, portal: &Portal) -> Result<Lock, Problem> {
-        let deadline = self.deadline.at_most(self.config.limits.max_wait);
+    fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Lock, Problem> {
         self.store.lock(&portal.name, deadline).map_err(Problem::Storage)?.ok_or(Problem::Busy)
     }
 
@@ -183,7 +187,8 @@ impl Installer<'_> {
             Refused::Malformed | Refused::PlainHttp => Problem::AddressRefused,
         })?;
         let user = self.administrator(&endpoint, &issued.access_token)?;
-        let lock = self.lock(portal)?;
+        // A pair in hand is worth waiting for another's refresh as long as the request may take.
+        let lock = self.lock(portal, self.deadline)?;
         let old = match lock.read().map_err(Problem::Storage)? {
             Installation::Broken(why) => return Err(Problem::Storage(why)),
             Installation::NotInstalled => None,
@@ -248,7 +253,8 @@ impl Installer<'_> {
         let call = Call { version: Version::V2, method: &profile, parameters: Parameters::from_members(&[]) };
         match session.call(portal, &call, b"") {
             Ok((_, None)) => Ok(Stored::Work),
-            Ok((_, Some(upstream))) if upstream.status == 401 => Ok(Stored::DoNotWork),
+            // 403: the one who installed may not use the application any more, has left for example.
+            Ok((_, Some(upstream))) if matches!(upstream.status, 401 | 403) => Ok(Stored::DoNotWork),
             Ok((_, Some(upstream))) => Err(Problem::Portal { why: format!("it answered {}", upstream.error) }),
             Err(Error::NotInstalled { .. } | Error::ReinstallRequired { .. }) => Ok(Stored::DoNotWork),
             Err(Error::Storage(why)) => Err(Problem::Storage(why)),

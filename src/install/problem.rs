@@ -2,6 +2,9 @@
 
 use crate::error::{Error, Executed};
 
+/// Seconds to wait for whoever holds a portal's lock.
+const BUSY: u64 = 5;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// The portal is not configured.
@@ -73,6 +76,15 @@ impl Problem {
         }
     }
 
+    /// Seconds after which trying again makes sense.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Problem::Attempts { retry_after } => Some(*retry_after),
+            Problem::Busy => Some(BUSY),
+            _ => None,
+        }
+    }
+
     /// As Bitrix24's server hears it, in answer to an event. `text`: the page's words.
     pub fn to_error(&self, text: String) -> Error {
         match self {
@@ -81,7 +93,7 @@ impl Problem {
             Problem::Mismatch { .. } => Error::MemberMismatch(text),
             Problem::StillWorks => Error::StillInstalled,
             Problem::Attempts { retry_after } => Error::RateLimited { why: text, retry_after: *retry_after },
-            Problem::Busy => Error::RefreshPending { retry_after: 5 },
+            Problem::Busy => Error::RefreshPending { retry_after: BUSY },
             Problem::Portal { why } => Error::Unreachable { why: why.clone(), executed: Executed::No },
             Problem::Oauth { why } => Error::OauthServer { why: why.clone(), retry_after: None },
             Problem::Storage(why) => Error::Storage(why.clone()),
