@@ -97,6 +97,8 @@ pub struct Page {
     /// `good`, `bad` or empty: the heading's mark.
     tone: &'static str,
     paragraphs: Vec<String>,
+    /// What must not be overlooked although all went well.
+    warning: String,
     sections: Vec<Section>,
     form: Option<Form>,
     /// Whether Bitrix24 is told that the installation is finished.
@@ -111,6 +113,7 @@ impl Page {
             title: title.into(),
             tone,
             paragraphs: Vec::new(),
+            warning: String::new(),
             sections: Vec::new(),
             form: None,
             in_frame: false,
@@ -129,7 +132,8 @@ impl Page {
 
     pub fn installed(language: Language, installed: &Installed, config: &Config) -> Page {
         let mut page = Page::new(language, "good", language.pick("b24proxy установлен", "b24proxy is installed"));
-        page.paragraphs = texts::installed(language, installed);
+        page.paragraphs = vec![texts::installed(language).into()];
+        page.warning = texts::rights_not_granted(language, &installed.missing);
         let user = match installed.user.name.as_str() {
             "" => installed.user.id.to_string(),
             name => format!("{name} (ID {})", installed.user.id),

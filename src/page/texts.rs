@@ -2,7 +2,7 @@
 
 use super::Language;
 use crate::config::Config;
-use crate::install::{Installed, Problem};
+use crate::install::Problem;
 use crate::portal::split_address;
 
 pub struct Start {
@@ -37,27 +37,29 @@ pub fn start(language: Language) -> Start {
     )
 }
 
-pub fn installed(language: Language, installed: &Installed) -> Vec<String> {
-    let mut paragraphs = vec![language
-        .pick(
-            "Токены получены и сохранены. Эту страницу можно закрыть.",
-            "The tokens have been received and stored. You can close this page.",
-        )
-        .to_owned()];
-    if !installed.missing.is_empty() {
-        let missing = installed.missing.join(", ");
-        paragraphs.push(language.pick(
-            format!(
-                "Не выданы права: {missing}. Отметьте их в настройках локального приложения в Битрикс24 и установите ещё \
-                 раз; без них такие методы ответят insufficient_scope."
-            ),
-            format!(
-                "Rights that were not granted: {missing}. Tick them in the local application's settings in Bitrix24 and \
-                 install again; without them such methods answer insufficient_scope."
-            ),
-        ));
+pub fn installed(language: Language) -> &'static str {
+    language.pick(
+        "Токены получены и сохранены. Эту страницу можно закрыть.",
+        "The tokens have been received and stored. You can close this page.",
+    )
+}
+
+/// Empty where every configured right was granted.
+pub fn rights_not_granted(language: Language, missing: &[String]) -> String {
+    if missing.is_empty() {
+        return String::new();
     }
-    paragraphs
+    let missing = missing.join(", ");
+    language.pick(
+        format!(
+            "Не выданы права: {missing}. Отметьте их в настройках локального приложения в Битрикс24 и установите ещё раз; \
+             без них такие методы ответят insufficient_scope."
+        ),
+        format!(
+            "Rights that were not granted: {missing}. Tick them in the local application's settings in Bitrix24 and install \
+             again; without them such methods answer insufficient_scope."
+        ),
+    )
 }
 
 pub fn works_already(language: Language) -> &'static str {
