@@ -148,7 +148,7 @@ impl Request<'_> {
                 let action = config.bitrix24.redirect_uri.as_ref().map(|uri| format!("{uri}/install"));
                 Page::start(language, action.unwrap_or_default()).answer(200, &Place::Tab)
             }
-            Err(problem) => self.problem_page(language, &problem, &Place::Tab),
+            Err(problem) => self.problem_page(config, language, &problem, &Place::Tab),
         }
     }
 
@@ -158,13 +158,17 @@ impl Request<'_> {
             Ok(installed) => Page::installed(language, &installed, config)
                 .answer(200, &Place::Tab)
                 .with("Set-Cookie", install::browser::forget_cookie(config)),
-            Err(problem) => self.problem_page(language, &problem, &Place::Tab),
+            Err(problem) => self.problem_page(config, language, &problem, &Place::Tab),
         }
     }
 
-    fn problem_page(&self, language: Language, problem: &Problem, place: &Place) -> Answer {
+    fn problem_page(&self, config: &Config, language: Language, problem: &Problem, place: &Place) -> Answer {
         self.log_problem(problem);
-        let page = Page::problem(language, problem).answer(problem.status(), place);
+        let mut page = Page::problem(language, problem);
+        if matches!(place, Place::Tab) && problem.can_begin_again() {
+            page = page.with_beginning(config);
+        }
+        let page = page.answer(problem.status(), place);
         match problem.retry_after() {
             Some(seconds) => page.with("Retry-After", seconds.to_string()),
             None => page,
@@ -272,7 +276,7 @@ impl Request<'_> {
         let place = installer.origin(domain).map_or(Place::Tab, Place::Frame);
         match installer.opened(domain, form) {
             Ok(opened) => Page::opened(language, &opened, config).answer(200, &place),
-            Err(problem) => self.problem_page(language, &problem, &place),
+            Err(problem) => self.problem_page(config, language, &problem, &place),
         }
     }
 

@@ -85,6 +85,33 @@ impl Problem {
         }
     }
 
+    /// Whether the one who installs can mend it by beginning again, now or later; other things are the server
+    /// administrator's.
+    pub fn can_begin_again(&self) -> bool {
+        match self {
+            Problem::UnknownPortal
+            | Problem::NoPortalNamed
+            | Problem::State
+            | Problem::Denied
+            | Problem::CodeSpent
+            | Problem::TokenRefused
+            | Problem::NotAdministrator
+            | Problem::OtherPortal { .. }
+            | Problem::Attempts { .. }
+            | Problem::Busy
+            | Problem::Portal { .. }
+            | Problem::Oauth { .. } => true,
+            Problem::Webhook
+            | Problem::AddressRefused
+            | Problem::Mismatch { .. }
+            | Problem::StillWorks
+            | Problem::NotOurs
+            | Problem::NotInstalled
+            | Problem::Storage(_)
+            | Problem::Configuration(_) => false,
+        }
+    }
+
     /// As Bitrix24's server hears it, in answer to an event. `text`: the page's words.
     pub fn to_error(&self, text: String) -> Error {
         match self {

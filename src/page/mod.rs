@@ -101,6 +101,8 @@ pub struct Page {
     warning: String,
     sections: Vec<Section>,
     form: Option<Form>,
+    /// Where to begin again; empty = not from here.
+    beginning: String,
     /// Whether Bitrix24 is told that the installation is finished.
     in_frame: bool,
     nonce: String,
@@ -116,6 +118,7 @@ impl Page {
             warning: String::new(),
             sections: Vec::new(),
             form: None,
+            beginning: String::new(),
             in_frame: false,
             nonce: random_hex::<16>(),
         }
@@ -176,6 +179,20 @@ impl Page {
         let mut page = Page::new(language, "bad", title);
         page.paragraphs = paragraphs;
         page
+    }
+
+    /// With a link to where an installation begins: the portal's own page where there is but one.
+    pub fn with_beginning(mut self, config: &Config) -> Page {
+        self.beginning = match (config.portals.as_slice(), &config.bitrix24.redirect_uri) {
+            (_, None) => String::new(),
+            ([only], Some(_)) => config.install_url(&only.name).unwrap_or_default(),
+            (_, Some(uri)) => format!("{uri}/install"),
+        };
+        self
+    }
+
+    fn begin_again(&self) -> &'static str {
+        self.language.pick("Начать заново", "Begin again")
     }
 
     /// A table for each portal.
