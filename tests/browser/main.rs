@@ -174,6 +174,10 @@ fn an_employee_is_told_in_russian_who_can_install() {
     stage.look("employee-ru");
     let console: Vec<String> = stage.console().into_iter().filter(|line| !line.contains("403")).collect();
     assert!(console.is_empty(), "{console:#?}");
+
+    stage.browser.click("a");
+    stage.browser.click("#administrator");
+    stage.browser.wait_for_text("h1", "b24proxy установлен");
 }
 
 #[test]

@@ -369,9 +369,8 @@ fn markup_in_an_address_comes_back_on_no_page_and_in_no_header() {
             ];
             for answer in answers {
                 let shown = format!("{:?} {}", answer.headers, answer.text());
-                for trace in ["alert(1)", "evil=1", "49", "svg/onload"] {
-                    let nonce_free = shown.split("nonce-").map(|part| part.get(32..).unwrap_or("")).collect::<String>();
-                    assert!(trace == "49" || !nonce_free.contains(trace), "{trace} of {markup}: {shown}");
+                for trace in ["alert(1)", "evil=1", "svg/onload", "7*7"] {
+                    assert!(!shown.contains(trace), "{trace} of {markup}: {shown}");
                 }
                 assert!(answer.status >= 400 || answer.text() == "{\"status\":\"ok\"}", "{}", answer.text());
             }
@@ -431,24 +430,35 @@ fn a_page_of_another_site_cannot_use_the_credentials_that_a_browser_remembers() 
     });
 }
 
-#[test]
-fn a_refresh_that_ends_after_an_installation_began_leaves_a_live_and_whole_pair() {
-    let proxy = Proxy::not_installed();
+/// An installation has its code exchanged, and before it can store the pair, a refresh takes the lock and holds it for so long.
+fn refresh_between_exchange_and_storing(proxy: &Proxy, held: Duration) {
     proxy.store_expired_pair(&proxy.portal().issue_pair(1));
-    // The installation's exchange is under way when a call finds the token expired.
-    proxy.simulator.inject(Fault::once(Target::Token, Action::DelayAnswer(Duration::from_millis(700))));
+    proxy.simulator.inject(Fault::once(Target::Token, Action::HangAfter));
     std::thread::scope(|scope| {
         let installation = scope.spawn(|| proxy.install_in_browser(1));
-        assert!(proxy.simulator.wait_for(Duration::from_secs(5), |ledger| ledger.exchanges() == 1));
-        proxy.simulator.inject(Fault::once(Target::Token, Action::DelayAnswer(Duration::from_millis(1500))));
-        let call = scope.spawn(|| proxy.call("profile", json!({})));
+        assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
+        proxy.simulator.inject(Fault::once(Target::Token, Action::DelayAnswer(held)));
+        scope.spawn(|| proxy.call("profile", json!({})));
+        assert!(proxy.simulator.wait_for(Duration::from_secs(10), |ledger| ledger.refreshes() == 1));
+        proxy.simulator.release();
         page(&installation.join().unwrap(), 200);
-        assert_eq!(call.join().unwrap().status, 200);
     });
-    assert_eq!((proxy.simulator.ledger().refreshes(), proxy.simulator.ledger().spent_presented()), (1, 0));
+    let ledger = proxy.simulator.ledger();
+    assert_eq!((ledger.exchanges(), ledger.refreshes(), ledger.spent_presented()), (1, 1, 0));
     assert!(proxy.portal().is_live(proxy.stored()["refresh_token"].as_str().unwrap()));
     assert_eq!(proxy.stored()["refreshed_at"], 0, "the installation's pair is the last");
     assert_eq!(proxy.call("profile", json!({})).status, 200);
+}
+
+#[test]
+fn a_refresh_that_overtakes_an_installation_leaves_a_live_and_whole_pair() {
+    refresh_between_exchange_and_storing(&Proxy::not_installed(), Duration::from_millis(800));
+}
+
+#[test]
+fn a_pair_in_hand_is_stored_even_if_a_refresh_holds_the_lock_for_longer_than_max_wait() {
+    let proxy = Proxy::not_installed().reconfigured("max_wait = 5", "max_wait = 1");
+    refresh_between_exchange_and_storing(&proxy, Duration::from_secs(3));
 }
 
 #[test]
@@ -466,22 +476,6 @@ fn an_installation_that_comes_while_a_refresh_is_under_way_leaves_a_live_and_who
     assert_eq!(proxy.stored()["refreshed_at"], 0, "the installation's pair is the last");
     assert_eq!(proxy.call("profile", json!({})).status, 200);
     assert_eq!(proxy.simulator.ledger().spent_presented(), 0);
-}
-
-#[test]
-fn a_pair_in_hand_is_stored_even_if_a_refresh_holds_the_lock_for_longer_than_max_wait() {
-    let proxy = Proxy::not_installed().reconfigured("max_wait = 5", "max_wait = 1");
-    proxy.store_expired_pair(&proxy.portal().issue_pair(1));
-    proxy.simulator.inject(Fault::once(Target::Token, Action::DelayAnswer(Duration::from_millis(300))));
-    std::thread::scope(|scope| {
-        let installation = scope.spawn(|| proxy.install_in_browser(1));
-        assert!(proxy.simulator.wait_for(Duration::from_secs(5), |ledger| ledger.exchanges() == 1));
-        proxy.simulator.inject(Fault::once(Target::Token, Action::DelayAnswer(Duration::from_secs(3))));
-        scope.spawn(|| proxy.call("profile", json!({})));
-        page(&installation.join().unwrap(), 200);
-    });
-    assert!(proxy.portal().is_live(proxy.stored()["refresh_token"].as_str().unwrap()));
-    assert_eq!(proxy.stored()["refreshed_at"], 0, "the installation's pair is the last");
 }
 
 #[test]

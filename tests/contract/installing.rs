@@ -269,6 +269,7 @@ fn an_employee_cannot_install_in_any_way() {
     let answer = proxy.open_as(2);
     let text = page(&answer, 403);
     assert_says(&text, &["Нужен администратор портала"]);
+    assert!(!text.contains("<a href"), "in a frame the application is opened again instead");
     assert!(!text.contains("installFinish"), "a failed installation is not finished");
     assert!(policy(&answer).ends_with(&format!("frame-ancestors {}", proxy.portal().url())));
     assert_failure(&proxy.post_event(&proxy.portal().event_form_of("ONAPPINSTALL", 2)), 403, "forbidden");
@@ -289,7 +290,9 @@ fn a_state_is_needed_and_checked_before_the_code_is_spent() {
         (begun.query(&code), Some("other=1")),
     ] {
         let text = page(&proxy.callback(&query, cookie), 403);
-        assert_says(&text, &["This link is no longer valid", "/install?portal="]);
+        let again =
+            format!("<a href=\"https://www.example.com/cgi-bin/b24proxy/install?portal={}\">", proxy.portal().name());
+        assert_says(&text, &["This link is no longer valid", "/install?portal=", &again]);
     }
     assert_eq!(proxy.simulator.ledger().exchanges(), 0);
     page(&proxy.come_back(&begun, &code), 200);
