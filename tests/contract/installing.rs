@@ -548,7 +548,7 @@ fn pages_are_in_the_language_of_lang_or_the_browser() {
 }
 
 #[test]
-fn every_problem_has_words_in_both_languages() {
+fn a_problem_is_told_in_the_browsers_language_and_logged_in_english() {
     let proxy = Proxy::not_installed();
     for (language, words) in [("ru", "Ссылка больше не действует"), ("en", "This link is no longer valid")]
     {
