@@ -78,9 +78,10 @@ impl Answer {
             self = self.with("Retry-After", seconds.to_string());
         }
         match error {
-            // One header that names both schemes (RFC 9110, section 11.6.1).
+            // One header that names both schemes (RFC 9110, section 11.6.1). Chromium knows only the first of a header, and
+            // asks for a password only where that is Basic.
             Error::Unauthorized => {
-                self.with("WWW-Authenticate", "Bearer realm=\"b24proxy\", Basic realm=\"b24proxy\", charset=\"UTF-8\"")
+                self.with("WWW-Authenticate", "Basic realm=\"b24proxy\", charset=\"UTF-8\", Bearer realm=\"b24proxy\"")
             }
             Error::MethodNotSupported { allow } => self.with("Allow", *allow),
             _ => self,

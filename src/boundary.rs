@@ -142,7 +142,7 @@ impl Body {
         Ok(bytes)
     }
 
-    /// Reads and forgets what is left: at most `limit` bytes and ten seconds.
+    /// Reads and forgets what is left: at most `limit` bytes in all and ten seconds.
     pub fn drain(&mut self, limit: u64) {
         let deadline = Deadline::after(DRAIN_TIME);
         let announced = match self.length {

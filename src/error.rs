@@ -40,6 +40,8 @@ pub enum Error {
         install_url: Option<String>,
     },
     MemberMismatch(String),
+    /// A removal while the stored tokens work.
+    StillInstalled,
     BodyTooLarge {
         limit: u64,
     },
@@ -86,6 +88,7 @@ impl Error {
             Error::NotInstalled { .. } => (409, "not_installed"),
             Error::ReinstallRequired { .. } => (409, "reinstall_required"),
             Error::MemberMismatch(_) => (409, "member_mismatch"),
+            Error::StillInstalled => (409, "still_installed"),
             Error::BodyTooLarge { .. } => (413, "body_too_large"),
             Error::RateLimited { .. } => (429, "rate_limited"),
             Error::Configuration(_) => (500, "configuration_error"),
@@ -125,6 +128,7 @@ impl Error {
             Error::ReinstallRequired { why, install_url } => {
                 format!("Bitrix24 no longer accepts the stored tokens ({why}): {}", open_as_administrator(install_url))
             }
+            Error::StillInstalled => "Bitrix24 still accepts the stored tokens, so nothing was removed.".into(),
             Error::BodyTooLarge { limit } => format!(
                 "The request body is larger than {limit} bytes: send less at once, or raise max_body under \
                  [limits] in proxy.toml."

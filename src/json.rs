@@ -126,6 +126,22 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
+/// For a number that some write as a text; 0 where it is neither.
+pub fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+        Nothing(()),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Number(number) => number,
+        Written::Text(text) => text.parse().unwrap_or(0),
+        Written::Nothing(()) => 0,
+    })
+}
+
 /// A name and a JSON value as text, of an object that is built here in an order that matters.
 pub type Member = (String, String);
 

@@ -5,8 +5,8 @@ use crate::clock::{unix_now, Deadline};
 use crate::config::{Application, Config};
 use crate::error::Executed;
 use crate::http::{Failure, Http, Post};
+use crate::json::number_or_text;
 use crate::secret::Secret;
-use crate::store::number_or_text;
 use serde::{Deserialize, Serialize};
 
 /// Longest answer of the OAuth server that is read; real ones are below 2 KiB. A pair always fits the space that

@@ -11,9 +11,9 @@
 //! 3. The refresher takes the disk space for the new pair, notes in the lock file that it begins, asks the OAuth server,
 //!    and replaces the pair. The starter waits like everybody else, at most `max_wait`.
 //!
-//! States of the record in the lock file, with the pair that it speaks of (by a fingerprint of its refresh token):
+//! States of the note in the lock file, with the pair that it speaks of (by a fingerprint of its refresh token):
 //!
-//! | record | meaning | who finds it under the lock |
+//! | note | meaning | who finds it under the lock |
 //! |---|---|---|
 //! | none, or of another pair | nothing is known of this pair | refreshes |
 //! | `begun` | a refresher was killed between asking and storing | refreshes once more; a refusal then says so |
@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::log::{Level, Log};
 use crate::oauth::{self, Grant, Refusal};
 use crate::portal::{Endpoint, PortalName};
-use crate::store::{Installation, Lock, Store, Tokens, POLL};
+use crate::store::{Installation, LastRefresh, Lock, Store, Tokens, POLL};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -62,20 +62,6 @@ pub fn is_due(tokens: &Tokens, now: i64) -> bool {
 
 fn is_quiet(tokens: &Tokens, now: i64) -> bool {
     tokens.refreshed_at != 0 && (now - tokens.refreshed_at).abs() < QUIET_SECONDS
-}
-
-/// What the lock file says of the last refresh.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    /// Fingerprint of the refresh token that is or was spent.
-    spent: String,
-    /// Milliseconds since 1970.
-    at: i64,
-    /// `None` = begun, nothing known yet.
-    failure: Option<Refusal>,
-    /// The refresh before this one was interrupted between asking and storing.
-    #[serde(default)]
-    interrupted: bool,
 }
 
 /// What the refresher tells its starter.
@@ -123,7 +109,7 @@ fn shared(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline
         if let Some(lock) = context.store.try_lock(&portal.name).map_err(Error::Storage)? {
             match decide(context, portal, &lock, stale, why)? {
                 Decision::Use(tokens) => return Ok(*tokens),
-                Decision::Share(record) => return Err(refused(context, portal, &record)),
+                Decision::Share(last) => return Err(refused(context, portal, &last)),
                 Decision::Refresh => {}
             }
             // Under the lock and nothing new: a refresher of ours that has ended could not store.
@@ -145,7 +131,7 @@ fn shared(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline
 
 enum Decision {
     Use(Box<Tokens>),
-    Share(Record),
+    Share(LastRefresh),
     Refresh,
 }
 
@@ -161,35 +147,29 @@ fn decide(context: &Context, portal: &Portal, lock: &Lock, stale: &Tokens, why: 
     if tokens.access_token != stale.access_token || (why != Why::Expired && is_quiet(&tokens, unix_now())) {
         return Ok(Decision::Use(tokens));
     }
-    match lock.record::<Record>() {
-        Some(record) if record.is_fresh_failure_of(&tokens, unix_now_ms()) => Ok(Decision::Share(record)),
+    match lock.notes().refresh {
+        Some(last) if is_fresh_failure(&last, &tokens, unix_now_ms()) => Ok(Decision::Share(last)),
         _ => Ok(Decision::Refresh),
     }
 }
 
-impl Record {
-    fn speaks_of(&self, tokens: &Tokens) -> bool {
-        self.spent == tokens.refresh_token.fingerprint()
-    }
+fn is_fresh_failure(last: &LastRefresh, tokens: &Tokens, now_ms: i64) -> bool {
+    let age = now_ms.abs_diff(last.at);
+    last.failure.is_some() && last.speaks_of(tokens) && u128::from(age) < SHARE_FAILURE.as_millis()
+}
 
-    fn is_fresh_failure_of(&self, tokens: &Tokens, now_ms: i64) -> bool {
-        let age = now_ms.abs_diff(self.at);
-        self.failure.is_some() && self.speaks_of(tokens) && u128::from(age) < SHARE_FAILURE.as_millis()
-    }
-
-    /// Whole seconds until the OAuth server may be asked again.
-    fn seconds_left(&self) -> u64 {
-        let age = unix_now_ms().abs_diff(self.at);
-        (SHARE_FAILURE.as_millis() as u64).saturating_sub(age).div_ceil(1000).max(1)
-    }
+/// Whole seconds until the OAuth server may be asked again.
+fn seconds_left(last: &LastRefresh) -> u64 {
+    let age = unix_now_ms().abs_diff(last.at);
+    (SHARE_FAILURE.as_millis() as u64).saturating_sub(age).div_ceil(1000).max(1)
 }
 
 /// The refusal as the caller hears it.
-fn refused(context: &Context, portal: &Portal, record: &Record) -> Error {
+fn refused(context: &Context, portal: &Portal, last: &LastRefresh) -> Error {
     let host = context.config.bitrix24.oauth_server.host();
-    match &record.failure {
+    match &last.failure {
         Some(Refusal::InvalidGrant { description }) => {
-            let mut why = match record.interrupted {
+            let mut why = match last.interrupted {
                 true => "a refresh was interrupted before its result was stored, so the new tokens are lost".to_owned(),
                 false => "invalid_grant: the refresh token is spent, expired or revoked".to_owned(),
             };
@@ -199,7 +179,7 @@ fn refused(context: &Context, portal: &Portal, record: &Record) -> Error {
             Error::ReinstallRequired { why, install_url: context.config.install_url(&portal.name) }
         }
         Some(Refusal::Configuration { why }) => Error::Configuration(why.clone()),
-        Some(refusal) => Error::OauthServer { why: refusal.text(host), retry_after: Some(record.seconds_left()) },
+        Some(refusal) => Error::OauthServer { why: refusal.text(host), retry_after: Some(seconds_left(last)) },
         None => Error::RefreshPending { retry_after: 5 },
     }
 }
@@ -278,11 +258,13 @@ fn refresh(context: &Context, portal: &Portal, lock: &Lock) -> std::result::Resu
         return Err("the tokens are gone".into());
     };
     let spent = old.refresh_token.fingerprint();
-    let before = lock.record::<Record>().filter(|record| record.speaks_of(&old));
-    let interrupted = before.is_some_and(|record| record.failure.is_none() || record.interrupted);
+    let mut notes = lock.notes();
+    let before = notes.refresh.filter(|last| last.speaks_of(&old));
+    let interrupted = before.is_some_and(|last| last.failure.is_none() || last.interrupted);
     let reserved = lock.reserve()?;
-    let mut record = Record { spent, at: unix_now_ms(), failure: None, interrupted };
-    lock.set_record(Some(&record))?;
+    let mut last = LastRefresh { spent, at: unix_now_ms(), failure: None, interrupted };
+    notes.refresh = Some(last.clone());
+    lock.set_notes(&notes)?;
 
     let answer = oauth::request(
         context.config,
@@ -294,15 +276,17 @@ fn refresh(context: &Context, portal: &Portal, lock: &Lock) -> std::result::Resu
         Ok(issued) => {
             let tokens = renewed(context, portal, &old, issued);
             reserved.commit(&tokens)?;
-            // The record speaks of the old pair, so it means nothing any more; this is tidying.
-            let _ = lock.set_record::<Record>(None);
+            // The notes speak of the old pair, so they mean nothing any more; this is tidying.
+            notes.refresh = None;
+            let _ = lock.set_notes(&notes);
             Ok(Report::Refreshed)
         }
         Err(refusal) => {
-            record.at = unix_now_ms();
-            record.failure = Some(refusal);
+            last.at = unix_now_ms();
+            last.failure = Some(refusal);
+            notes.refresh = Some(last);
             drop(reserved);
-            lock.set_record(Some(&record))?;
+            lock.set_notes(&notes)?;
             Ok(Report::Refused)
         }
     }
@@ -387,16 +371,16 @@ mod tests {
     #[test]
     fn a_failure_is_shared_for_ten_seconds_and_for_its_own_pair_only() {
         let pair = tokens(0, 0);
-        let record = Record {
+        let last = LastRefresh {
             spent: pair.refresh_token.fingerprint(),
             at: 1_000_000,
             failure: Some(Refusal::PortalDeleted),
             interrupted: false,
         };
-        assert!(record.is_fresh_failure_of(&pair, 1_009_999));
-        assert!(!record.is_fresh_failure_of(&pair, 1_010_000));
-        assert!(!record.is_fresh_failure_of(&pair, 900_000), "a clock set back frees it");
+        assert!(is_fresh_failure(&last, &pair, 1_009_999));
+        assert!(!is_fresh_failure(&last, &pair, 1_010_000));
+        assert!(!is_fresh_failure(&last, &pair, 900_000), "a clock set back frees it");
         let other = Tokens { refresh_token: Secret::new("other"), ..pair };
-        assert!(!record.is_fresh_failure_of(&other, 1_000_001));
+        assert!(!is_fresh_failure(&last, &other, 1_000_001));
     }
 }

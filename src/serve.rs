@@ -9,12 +9,16 @@ use crate::config::{Config, Portal, Surroundings};
 use crate::cors;
 use crate::envelope::{Envelope, SUCCESS_HEAD, SUCCESS_TAIL};
 use crate::error::{Error, Result};
+use crate::form::Form;
 use crate::http::{Failure, Http};
-use crate::install::{self, Query};
+use crate::install::browser::Query;
+use crate::install::{self, Installer, Problem};
 use crate::log::{Level, Log};
+use crate::page::{Language, Page, Place};
 use crate::relay::{Call, Session};
 use crate::route::Route;
 use crate::secret::random_hex;
+use crate::status;
 use crate::store::Store;
 use serde_json::Value;
 use std::sync::Arc;
@@ -104,11 +108,12 @@ impl Request<'_> {
         }
         match route {
             Route::Health => Ok(self.health(config)),
-            Route::Install => self.install(config, &Query::of(self.environment)),
+            Route::Install => Ok(self.install(config, &Query::of(self.environment))),
             Route::Callback => Ok(self.callback(config, &Query::of(self.environment))),
+            Route::Status => self.status(config, trace),
             Route::Root if method == "GET" => self.root_page(config, route),
             Route::Root => self.posted(config, body, trace),
-            Route::Status | Route::Webhook(_) | Route::Unknown => Err(Error::NotFound),
+            Route::Webhook(_) | Route::Unknown => Err(Error::NotFound),
         }
     }
 
@@ -133,18 +138,63 @@ impl Request<'_> {
             return Ok(self.callback(config, &query));
         }
         if query.portal.is_some() {
-            return self.install(config, &query);
+            return Ok(self.install(config, &query));
         }
         Err(Error::MethodNotSupported { allow: route.allow() })
     }
 
-    fn install(&self, config: &Config, query: &Query) -> Result<Answer> {
-        let named = query.portal.as_deref().unwrap_or("");
-        install::begin(config, find_portal(config, Some(named).filter(|name| !name.is_empty()))?)
+    fn installer<'c>(&'c self, config: &'c Config) -> Installer<'c> {
+        Installer { config, log: self.log, store: Store::new(&config.token_folder), deadline: self.deadline(config) }
+    }
+
+    fn install(&self, config: &Config, query: &Query) -> Answer {
+        let language = Language::of(self.environment, query.lang.as_deref());
+        match self.installer(config).begin(query) {
+            Ok(redirect) => redirect,
+            Err(Problem::NoPortalNamed) if query.portal.is_none() => {
+                let action = config.bitrix24.redirect_uri.as_ref().map(|uri| format!("{uri}/install"));
+                Page::start(language, action.unwrap_or_default()).answer(200, &Place::Tab)
+            }
+            Err(problem) => self.problem_page(config, language, &problem, &Place::Tab),
+        }
     }
 
     fn callback(&self, config: &Config, query: &Query) -> Answer {
-        install::finish(config, self.log, self.environment, query, self.deadline(config))
+        let language = Language::of(self.environment, query.lang.as_deref());
+        match self.installer(config).finish(query, self.environment.text("HTTP_COOKIE")) {
+            Ok(installed) => Page::installed(language, &installed, config)
+                .answer(200, &Place::Tab)
+                .with("Set-Cookie", install::browser::forget_cookie(config)),
+            Err(problem) => self.problem_page(config, language, &problem, &Place::Tab),
+        }
+    }
+
+    fn problem_page(&self, config: &Config, language: Language, problem: &Problem, place: &Place) -> Answer {
+        self.log_problem(problem);
+        let mut page = Page::problem(language, problem);
+        if matches!(place, Place::Tab) && problem.can_begin_again() {
+            page = page.with_beginning(config);
+        }
+        let page = page.answer(problem.status(), place);
+        match problem.retry_after() {
+            Some(seconds) => page.with("Retry-After", seconds.to_string()),
+            None => page,
+        }
+    }
+
+    fn log_problem(&self, problem: &Problem) {
+        let level = if problem.status() >= 500 { Level::Error } else { Level::Warn };
+        let message = Page::problem(Language::English, problem).text();
+        self.log.line(level, problem.detail().unwrap_or(&message), &[("status", problem.status().into())]);
+    }
+
+    /// `GET /status`, for a client; a page where the caller prefers one.
+    fn status(&self, config: &Config, trace: &mut Trace) -> Result<Answer> {
+        let credentials = self.credentials().ok_or(Error::Unauthorized)?;
+        let client = self.admitted(config, &credentials, trace)?;
+        let wants_page = self.environment.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
+        let language = wants_page.then(|| Language::of(self.environment, Query::of(self.environment).lang.as_deref()));
+        Ok(status::answer(config, client, language))
     }
 
     fn deadline(&self, config: &Config) -> Deadline {
@@ -193,15 +243,46 @@ impl Request<'_> {
         let bytes = body
             .read(MAX_STRANGER_BODY, self.deadline(config))
             .map_err(|error| body_error(error, MAX_STRANGER_BODY))?;
-        let fields: Vec<(String, String)> = serde_urlencoded::from_bytes(&bytes).unwrap_or_default();
-        match fields.iter().find(|(name, _)| name == "event" || name == "AUTH_ID") {
-            Some((name, event)) if name == "event" => {
-                let event: String = event.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
+        let form = Form::parse(&bytes);
+        if form.has("event") {
+            self.event(config, &form)
+        } else if form.has("AUTH_ID") {
+            Ok(self.opened(config, &form))
+        } else {
+            Err(Error::Unauthorized)
+        }
+    }
+
+    /// What Bitrix24's server posts. Events other than installation and removal are none of ours.
+    fn event(&self, config: &Config, form: &Form) -> Result<Answer> {
+        let event: String =
+            form.text("event").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
+        let installer = self.installer(config);
+        let outcome = match event.to_ascii_uppercase().as_str() {
+            "ONAPPINSTALL" => installer.installed_by_event(form).map(|_| ()),
+            "ONAPPUNINSTALL" => installer.removed_by_event(form),
+            _ => Ok(()),
+        };
+        match outcome {
+            Ok(()) => {
                 self.log.line(Level::Info, "event", &[("event", event.into())]);
                 Ok(Answer::json(200, r#"{"status":"ok"}"#))
             }
-            Some(_) => Err(Error::NotFound),
-            None => Err(Error::Unauthorized),
+            Err(problem) => Err(problem.to_error(Page::problem(Language::English, &problem).text())),
+        }
+    }
+
+    /// The application opened in a frame of Bitrix24.
+    fn opened(&self, config: &Config, form: &Form) -> Answer {
+        let query = Form::parse(self.environment.bytes("QUERY_STRING"));
+        let lang = Some(query.text("LANG")).filter(|lang| !lang.is_empty());
+        let language = Language::of(self.environment, lang);
+        let installer = self.installer(config);
+        let domain = query.text("DOMAIN");
+        let place = installer.origin(domain).map_or(Place::Tab, Place::Frame);
+        match installer.opened(domain, form) {
+            Ok(opened) => Page::opened(language, &opened, config).answer(200, &place),
+            Err(problem) => self.problem_page(config, language, &problem, &place),
         }
     }
 

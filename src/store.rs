@@ -3,17 +3,19 @@
 //! ```text
 //! tokens/acme.bitrix24.ru.json       the pair; read without a lock, always whole because it is replaced by rename
 //! tokens/acme.bitrix24.ru.json.new   the next pair while it is being written; its space is taken before it is needed
-//! tokens/acme.bitrix24.ru.lock       flock by whoever writes; holds the record of the last refresh; never unlinked
+//! tokens/acme.bitrix24.ru.lock       flock by whoever writes; holds the notes of the last refresh; never unlinked
 //! ```
 //!
 //! A path to write to can be had only from a [`Lock`], so that unlocked writing cannot be written by accident.
 //! On NFS, `flock` works where the server supports locks (Linux maps it to byte-range locks).
 
 use crate::clock::Deadline;
+use crate::json::number_or_text;
+use crate::oauth::Refusal;
 use crate::portal::PortalName;
 use crate::secret::Secret;
 use fs2::FileExt;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -58,21 +60,6 @@ pub struct Tokens {
     pub renamed_from: String,
 }
 
-pub fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Number(u64),
-        Text(String),
-        Nothing(()),
-    }
-    Ok(match Written::deserialize(deserializer)? {
-        Written::Number(number) => number,
-        Written::Text(text) => text.parse().unwrap_or(0),
-        Written::Nothing(()) => 0,
-    })
-}
-
 /// What is stored for a portal.
 #[derive(Debug)]
 pub enum Installation {
@@ -80,6 +67,35 @@ pub enum Installation {
     Installed(Box<Tokens>),
     /// The file is there but is not a pair of tokens: why. It is never overwritten.
     Broken(String),
+}
+
+/// What is known of a portal beside its tokens; kept in the lock file, because whoever holds the lock decides by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Notes {
+    pub refresh: Option<LastRefresh>,
+    /// When the OAuth server was asked for an installation, in Unix seconds; those of the last minute.
+    pub attempts: Vec<i64>,
+}
+
+/// What is known of the last refresh that did not end with a stored pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRefresh {
+    /// Fingerprint of the refresh token that is or was spent.
+    pub spent: String,
+    /// Milliseconds since 1970.
+    pub at: i64,
+    /// `None` = begun, nothing known yet.
+    pub failure: Option<Refusal>,
+    /// The refresh before this one was interrupted between asking and storing.
+    #[serde(default)]
+    pub interrupted: bool,
+}
+
+impl LastRefresh {
+    pub fn speaks_of(&self, tokens: &Tokens) -> bool {
+        self.spent == tokens.refresh_token.fingerprint()
+    }
 }
 
 /// Why the store cannot be used, for the administrator's log.
@@ -115,6 +131,12 @@ impl Store {
                 path.display()
             )),
         })
+    }
+
+    /// The notes of a portal, for showing; without the lock they may be those of a moment ago, or none.
+    pub fn notes(&self, portal: &PortalName) -> Notes {
+        let path = self.folder.join(format!("{}.lock", portal.file_stem()));
+        File::open(path).map(|file| read_notes(&file)).unwrap_or_default()
     }
 
     /// The lock of a portal if nobody holds it.
@@ -235,6 +257,12 @@ fn parse(bytes: &[u8]) -> Result<Tokens, String> {
     Ok(tokens)
 }
 
+fn read_notes(mut file: &File) -> Notes {
+    let mut bytes = Vec::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(RESERVED as u64).read_to_end(&mut bytes));
+    read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
 fn open_lock(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -330,20 +358,13 @@ impl Lock {
             .map_err(|e| explain(&e, "rename", &self.json))
     }
 
-    /// The record kept in the lock file: what is known of the last refresh.
-    pub fn record<T: for<'de> Deserialize<'de>>(&self) -> Option<T> {
-        let mut bytes = Vec::new();
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(0)).ok()?;
-        file.take(RESERVED as u64).read_to_end(&mut bytes).ok()?;
-        serde_json::from_slice(&bytes).ok()
+    /// The notes kept in the lock file.
+    pub fn notes(&self) -> Notes {
+        read_notes(&self.file)
     }
 
-    pub fn set_record<T: Serialize>(&self, record: Option<&T>) -> Result<(), Reason> {
-        let bytes = match record {
-            Some(record) => serde_json::to_vec(record).expect("plain data serializes"),
-            None => Vec::new(),
-        };
+    pub fn set_notes(&self, notes: &Notes) -> Result<(), Reason> {
+        let bytes = serde_json::to_vec(notes).expect("plain data serializes");
         let mut file = &self.file;
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.write_all(&bytes))
@@ -451,15 +472,16 @@ mod tests {
     }
 
     #[test]
-    fn the_record_in_the_lock_file_is_replaced_whole() {
+    fn the_notes_in_the_lock_file_are_replaced_whole() {
         let (folder, store, portal) = temporary();
         let lock = store.try_lock(&portal).unwrap().unwrap();
-        assert_eq!(lock.record::<Vec<u64>>(), None);
-        lock.set_record(Some(&vec![1u64, 2, 3])).unwrap();
-        lock.set_record(Some(&vec![4u64])).unwrap();
-        assert_eq!(lock.record::<Vec<u64>>(), Some(vec![4]));
-        lock.set_record::<()>(None).unwrap();
-        assert_eq!(lock.record::<Vec<u64>>(), None);
+        assert_eq!(lock.notes(), Notes::default());
+        let long = Notes { attempts: vec![1_000_000; 6], refresh: None };
+        lock.set_notes(&long).unwrap();
+        let short = Notes { attempts: vec![4], refresh: None };
+        lock.set_notes(&short).unwrap();
+        assert_eq!(lock.notes(), short);
+        assert_eq!(store.notes(&portal), short);
         std::fs::remove_dir_all(folder).unwrap();
     }
 

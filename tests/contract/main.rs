@@ -2,13 +2,19 @@
 //! The names of the tests are the sentences.
 
 mod access;
+mod attacks;
 mod configuration;
 #[allow(dead_code)]
 mod fixture;
 mod footprint;
 mod installation;
+mod installing;
 mod logging;
 mod refresh;
 mod relay;
 mod requests;
+mod status_page;
+mod uninstalling;
+#[allow(dead_code)]
+mod visitor;
 mod web_servers;

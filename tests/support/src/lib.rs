@@ -19,6 +19,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub mod browser;
 pub mod cgi;
 mod executable;
 pub mod http;

@@ -1,0 +1,83 @@
+//! Installation by a browser: to the portal's authorization page, and back with a code.
+
+use super::{Installed, Installer, Problem};
+use crate::answer::Answer;
+use crate::boundary::Environment;
+use crate::clock::unix_now;
+use crate::config::{Config, Portal};
+use crate::oauth::Grant;
+use crate::secret::{random_hex, Secret};
+use crate::state;
+
+/// What a browser sends along in the address.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+pub struct Query {
+    pub portal: Option<String>,
+    pub code: Option<String>,
+    pub state: Option<String>,
+    pub error: Option<String>,
+    #[serde(rename = "LANG")]
+    pub lang: Option<String>,
+}
+
+impl Query {
+    pub fn of(environment: &Environment) -> Query {
+        serde_urlencoded::from_bytes(environment.bytes("QUERY_STRING")).unwrap_or_default()
+    }
+}
+
+impl Installer<'_> {
+    /// `GET /install?portal=NAME`: to the portal's authorization page, with a state and its cookie.
+    pub fn begin(&self, query: &Query) -> Result<Answer, Problem> {
+        let named = query.portal.as_deref().map(str::trim).filter(|name| !name.is_empty());
+        let domain = match (named, self.config.portals.as_slice()) {
+            (Some(name), _) => name,
+            (None, [only]) if query.portal.is_some() => only.name.as_str(),
+            (None, _) => return Err(Problem::NoPortalNamed),
+        };
+        let (portal, application) = self.portal(domain)?;
+        let cookie = random_hex::<16>();
+        let state = state::issue(application, portal.name.as_str(), &cookie, unix_now());
+        let query = serde_urlencoded::to_string([("client_id", application.client_id.as_str()), ("state", &state)])
+            .expect("pairs of texts serialize");
+        let address = format!("{}://{}/oauth/authorize/?{query}", self.scheme(portal).as_str(), portal.name);
+        Ok(Answer::redirect(address)
+            .with("Set-Cookie", cookie_header(self.config, &cookie, state::LIFETIME))
+            .with("Referrer-Policy", "no-referrer"))
+    }
+
+    /// `GET /?code=…&state=…`: the way back.
+    pub fn finish(&self, query: &Query, cookies: Option<&str>) -> Result<Installed, Problem> {
+        let text = query.state.as_deref().unwrap_or("");
+        let portal = self.portal_of_state(text).ok_or(Problem::State)?;
+        let application = portal.application().ok_or(Problem::State)?;
+        let cookie = cookies.and_then(state::cookie_value).unwrap_or("");
+        if !state::verify(application, portal.name.as_str(), cookie, text, unix_now()) {
+            return Err(Problem::State);
+        }
+        let Some(code) = query.code.as_deref().filter(|code| !code.is_empty()) else {
+            return Err(if query.error.is_some() { Problem::Denied } else { Problem::CodeSpent });
+        };
+        let issued = self.confirmed(portal, application, &Grant::AuthorizationCode(code))?;
+        self.store(portal, application, issued, Secret::default())
+    }
+
+    fn portal_of_state(&self, state: &str) -> Option<&Portal> {
+        let name = state::claimed_portal(state)?;
+        self.config.portals.iter().find(|portal| portal.name.as_str() == name)
+    }
+}
+
+/// Takes the cookie back: the state is used.
+pub fn forget_cookie(config: &Config) -> String {
+    cookie_header(config, "", 0)
+}
+
+fn cookie_header(config: &Config, value: &str, seconds: i64) -> String {
+    let secure = match &config.bitrix24.redirect_uri {
+        Some(address) if address.starts_with("http://") => "",
+        _ => "; Secure",
+    };
+    format!("{}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", state::COOKIE)
+}

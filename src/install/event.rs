@@ -1,0 +1,47 @@
+//! What Bitrix24's server posts: the installation and removal of an application without interface, and other events.
+
+use super::{Installed, Installer, Problem, Stored};
+use crate::form::Form;
+use crate::oauth::Grant;
+use crate::store::Installation;
+use subtle::ConstantTimeEq;
+
+impl Installer<'_> {
+    /// `event=ONAPPINSTALL`. The posted pair proves nothing by itself: it is tried at the portal, then exchanged at the
+    /// OAuth server for one that is ours.
+    pub fn installed_by_event(&self, form: &Form) -> Result<Installed, Problem> {
+        let (portal, application) = self.portal(form.text("auth[domain]"))?;
+        self.administrator(&self.presumed_endpoint(portal)?, &form.secret("auth[access_token]"))?;
+        let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("auth[refresh_token]")))?;
+        self.store(portal, application, issued, form.secret("auth[application_token]"))
+    }
+
+    /// `event=ONAPPUNINSTALL`: needs the stored `application_token`, and Bitrix24's refusal of the stored tokens.
+    pub fn removed_by_event(&self, form: &Form) -> Result<(), Problem> {
+        let (portal, _) = self.portal(form.text("auth[domain]"))?;
+        let tokens = match self.store.read(&portal.name).map_err(Problem::Storage)? {
+            Installation::Installed(tokens) => tokens,
+            Installation::NotInstalled => return Err(Problem::NotInstalled),
+            Installation::Broken(why) => return Err(Problem::Storage(why)),
+        };
+        let stored = tokens.application_token.expose().as_bytes();
+        let posted = form.text("auth[application_token]").as_bytes();
+        if stored.is_empty() || !bool::from(stored.ct_eq(posted)) {
+            return Err(Problem::NotOurs);
+        }
+        if let Stored::Work = self.stored(portal)? {
+            return Err(Problem::StillWorks);
+        }
+        if !self.refresh_is_refused(portal, &tokens)? {
+            return Err(Problem::StillWorks);
+        }
+        let lock = self.lock(portal, self.deadline.at_most(self.config.limits.max_wait))?;
+        match lock.read().map_err(Problem::Storage)? {
+            // Only what was found refused is removed, not what somebody installed meanwhile.
+            Installation::Installed(now) if now.refresh_token == tokens.refresh_token => {
+                lock.remove().map_err(Problem::Storage)
+            }
+            _ => Err(Problem::StillWorks),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The application opened in Bitrix24: the browser posts a form into a frame of the portal.
+//!
+//! Everybody in the portal may open it, and everybody on the internet may post such a form. So the posted token is tried at
+//! the configured portal first; while the stored tokens work nothing changes; and what is stored in the end is a pair that
+//! the OAuth server gave us for the posted refresh token, of an administrator.
+
+use super::{Installed, Installer, Problem, Stored};
+use crate::form::Form;
+use crate::oauth::Grant;
+
+/// What opening the application ended with.
+#[derive(Debug)]
+pub enum Opened {
+    Installed(Installed),
+    /// The stored tokens work; nothing was changed.
+    WorksAlready,
+}
+
+impl Installer<'_> {
+    /// `domain`: the query's `DOMAIN`.
+    pub fn opened(&self, domain: &str, form: &Form) -> Result<Opened, Problem> {
+        let (portal, application) = self.portal(domain)?;
+        let access_token = form.secret("AUTH_ID");
+        let person = self.person(&self.presumed_endpoint(portal)?, &access_token)?;
+        if let Stored::Work = self.stored(portal)? {
+            return Ok(Opened::WorksAlready);
+        }
+        if !person.administrator {
+            return Err(Problem::NotAdministrator);
+        }
+        let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("REFRESH_ID")))?;
+        let installed = self.store(portal, application, issued, form.secret("APPLICATION_TOKEN"))?;
+        Ok(Opened::Installed(installed))
+    }
+}

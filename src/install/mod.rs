@@ -1,0 +1,292 @@
+//! Installation: how a portal's tokens come to be stored, and how they are removed.
+//!
+//! Four ways in, one verification. [`browser`]: `/install` and the way back with a code. [`frame`]: the application opened
+//! in Bitrix24. [`event`]: what Bitrix24's server posts. Whatever they bring, a pair is stored only when the OAuth server
+//! gave it to us for our client secret, for the configured portal, of the `member_id` that is stored, and for an
+//! administrator ([`Installer::store`]).
+
+pub mod browser;
+pub mod event;
+pub mod frame;
+mod problem;
+
+pub use problem::Problem;
+
+use crate::clock::{unix_now, Deadline};
+use crate::config::{Application, Config, Portal};
+use crate::error::{Error, Executed};
+use crate::http::{Failure, Http, Post};
+use crate::log::{Level, Log};
+use crate::method::Method;
+use crate::oauth::{self, Grant, Issued, Refusal};
+use crate::portal::{Endpoint, Refused, Scheme, Target, Version};
+use crate::refresh::{self, Why};
+use crate::relay::{judge, Call, Parameters, Session, Verdict};
+use crate::secret::Secret;
+use crate::store::{Installation, Lock, Store, Tokens};
+
+/// Attempts at the OAuth server that strangers may cause for a portal in a minute.
+const ATTEMPTS_A_MINUTE: usize = 6;
+
+/// What an installation works with.
+pub struct Installer<'a> {
+    pub config: &'a Config,
+    pub log: &'a Log,
+    pub store: Store,
+    pub deadline: Deadline,
+}
+
+/// What an installation ended with, for its page.
+#[derive(Debug)]
+pub struct Installed {
+    pub portal: String,
+    pub user: Person,
+    pub rights: Vec<String>,
+    /// Configured rights that were not granted.
+    pub missing: Vec<String>,
+}
+
+/// Whose token it is, as `profile` says.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub id: u64,
+    pub name: String,
+    administrator: bool,
+}
+
+/// What Bitrix24 thinks of the stored tokens.
+enum Stored {
+    Work,
+    /// There are none, or Bitrix24 refuses them.
+    DoNotWork,
+}
+
+impl Installer<'_> {
+    fn portal(&self, domain: &str) -> Result<(&Portal, &Application), Problem> {
+        let portal = self.config.portal(domain).ok_or(Problem::UnknownPortal)?;
+        Ok((portal, portal.application().ok_or(Problem::Webhook)?))
+    }
+
+    /// A portal is reached by https, unless its stored address, or on a closed network the OAuth server's, is plain http.
+    fn scheme(&self, portal: &Portal) -> Scheme {
+        if !self.config.bitrix24.allow_http {
+            return Scheme::Https;
+        }
+        match self.store.read(&portal.name) {
+            Ok(Installation::Installed(tokens)) if tokens.client_endpoint.starts_with("https:") => Scheme::Https,
+            Ok(Installation::Installed(_)) => Scheme::Http,
+            _ => self.config.bitrix24.oauth_server.scheme(),
+        }
+    }
+
+    /// `https://acme.bitrix24.ru`, of a configured portal: where its frames come from.
+    pub fn origin(&self, domain: &str) -> Option<String> {
+        let portal = self.config.portal(domain)?;
+        Some(format!("{}://{}", self.scheme(portal).as_str(), portal.name))
+    }
+
+    /// The address that the configuration alone gives a portal.
+    fn presumed_endpoint(&self, portal: &Portal) -> Result<Endpoint, Problem> {
+        let address = format!("{}://{}/rest/", self.scheme(portal).as_str(), portal.name);
+        portal.endpoint(&address, self.config.bitrix24.allow_http).map_err(|_| Problem::AddressRefused)
+    }
+
+    /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
+    fn person(&self, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
+        if access_token.is_empty() {
+            return Err(Problem::TokenRefused);
+        }
+        let http = Http::for_portals(self.config).map_err(unreachable)?;
+        let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
+        let reply = http
+            .post(&Post {
+                url: &Target::OAuth(endpoint.clone()).url(Version::V2, "profile"),
+                content_type: "application/json",
+                headers: &[],
+                parts: &[body.as_bytes()],
+                deadline: self.deadline,
+                max_response: 1 << 20,
+                prefix: b"",
+            })
+            .map_err(unreachable)?;
+        match judge(reply.status, reply.answer()) {
+            Verdict::Success => {}
+            Verdict::Error(upstream) if upstream.status == 401 || upstream.status == 403 => {
+                return Err(Problem::TokenRefused)
+            }
+            Verdict::Error(upstream) => {
+                return Err(Problem::Portal { why: format!("it answered status {}", upstream.status) })
+            }
+            Verdict::Moved => return Err(Problem::Portal { why: "it has moved to another address".into() }),
+            Verdict::Unusable(why) => return Err(Problem::Portal { why }),
+        }
+        let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
+        let text = |name: &str| answer["result"][name].as_str().unwrap_or("").trim().to_owned();
+        let id = &answer["result"]["ID"];
+        Ok(Person {
+            id: id.as_u64().or_else(|| id.as_str()?.parse().ok()).unwrap_or(0),
+            name: format!("{} {}", text("NAME"), text("LAST_NAME")).trim().to_owned(),
+            administrator: answer["result"]["ADMIN"] == true,
+        })
+    }
+
+    fn administrator(&self, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
+        let person = self.person(endpoint, access_token)?;
+        if person.administrator {
+            Ok(person)
+        } else {
+            Err(Problem::NotAdministrator)
+        }
+    }
+
+    /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.
+    fn confirmed(&self, portal: &Portal, application: &Application, grant: &Grant) -> Result<Issued, Problem> {
+        let lock = self.lock(portal, self.deadline.at_most(self.config.limits.max_wait))?;
+        let now = unix_now();
+        let mut notes = lock.notes();
+        notes.attempts.retain(|at| (0..60).contains(&(now - at)));
+        if notes.attempts.len() >= ATTEMPTS_A_MINUTE {
+            let oldest = notes.attempts.iter().min().copied().unwrap_or(now);
+            return Err(Problem::Attempts { retry_after: u64::try_from(oldest + 60 - now).unwrap_or(60).max(1) });
+        }
+        // Nothing is spent for a pair that could not be stored.
+        if let Installation::Broken(why) = lock.read().map_err(Problem::Storage)? {
+            return Err(Problem::Storage(why));
+        }
+        drop(lock.reserve().map_err(Problem::Storage)?);
+        notes.attempts.push(now);
+        lock.set_notes(&notes).map_err(Problem::Storage)?;
+        drop(lock);
+        oauth::request(self.config, application, grant, self.deadline).map_err(|refusal| match refusal {
+            Refusal::InvalidGrant { .. } => match grant {
+                Grant::AuthorizationCode(_) => Problem::CodeSpent,
+                Grant::RefreshToken(_) => Problem::TokenRefused,
+            },
+            Refusal::Configuration { why } => Problem::Configuration(why),
+            refusal => Problem::Oauth { why: refusal.text(self.config.bitrix24.oauth_server.host()) },
+        })
+    }
+
+    fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Lock, Problem> {
+        self.store.lock(&portal.name, deadline).map_err(Problem::Storage)?.ok_or(Problem::Busy)
+    }
+
+    /// Stores a pair that the OAuth server gave, once it is the configured portal's and an administrator's.
+    fn store(
+        &self,
+        portal: &Portal,
+        application: &Application,
+        issued: Issued,
+        application_token: Secret,
+    ) -> Result<Installed, Problem> {
+        let allow_http = self.config.bitrix24.allow_http;
+        let endpoint = portal.endpoint(&issued.client_endpoint, allow_http).map_err(|refused| match refused {
+            Refused::OtherPortal(name) => {
+                Problem::OtherPortal { wanted: portal.name.to_string(), got: name.to_string() }
+            }
+            Refused::Malformed | Refused::PlainHttp => Problem::AddressRefused,
+        })?;
+        let user = self.administrator(&endpoint, &issued.access_token)?;
+        // A pair in hand is worth waiting for another's refresh as long as the request may take.
+        let lock = self.lock(portal, self.deadline)?;
+        let old = match lock.read().map_err(Problem::Storage)? {
+            Installation::Broken(why) => return Err(Problem::Storage(why)),
+            Installation::NotInstalled => None,
+            Installation::Installed(old) => Some(old),
+        };
+        if old.as_ref().is_some_and(|old| !old.member_id.is_empty() && old.member_id != issued.member_id) {
+            return Err(Problem::Mismatch {
+                portal: portal.name.to_string(),
+                file: format!("{}.json", portal.name.file_stem()),
+            });
+        }
+        let kept = old.map(|old| old.application_token).unwrap_or_default();
+        let tokens = Tokens {
+            member_id: issued.member_id,
+            domain: issued.domain,
+            client_endpoint: endpoint.to_client_endpoint(),
+            server_endpoint: issued.server_endpoint,
+            access_token: issued.access_token,
+            refresh_token: issued.refresh_token,
+            expires_at: issued.expires_at,
+            scope: issued.scope,
+            user_id: if issued.user_id == 0 { user.id } else { issued.user_id },
+            application_token: if application_token.is_empty() { kept } else { application_token },
+            client_id: application.client_id.clone(),
+            installed_at: unix_now(),
+            refreshed_at: 0,
+            renamed_from: String::new(),
+        };
+        lock.reserve().and_then(|reserved| reserved.commit(&tokens)).map_err(Problem::Storage)?;
+        let installed = self.describe(portal, &tokens, user);
+        self.log.line(
+            if installed.missing.is_empty() { Level::Info } else { Level::Warn },
+            "installed",
+            &[
+                ("portal", installed.portal.as_str().into()),
+                ("user_id", installed.user.id.into()),
+                ("rights", tokens.scope.as_str().into()),
+                ("rights_not_granted", installed.missing.clone().into()),
+            ],
+        );
+        Ok(installed)
+    }
+
+    fn describe(&self, portal: &Portal, tokens: &Tokens, user: Person) -> Installed {
+        let rights: Vec<String> =
+            tokens.scope.split(',').map(|s| s.trim().to_ascii_lowercase()).filter(|s| !s.is_empty()).collect();
+        let missing = self.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
+        Installed { portal: portal.name.to_string(), user, rights, missing }
+    }
+
+    /// Whether Bitrix24 accepts the stored tokens, refreshed if need be. An answer that tells neither is a problem.
+    fn stored(&self, portal: &Portal) -> Result<Stored, Problem> {
+        let mut session = Session {
+            config: self.config,
+            store: self.store.clone(),
+            log: self.log,
+            deadline: self.deadline,
+            max_wait: self.config.limits.max_wait,
+            repeated: Vec::new(),
+        };
+        let profile = Method::parse("profile").expect("a method name");
+        let call = Call { version: Version::V2, method: &profile, parameters: Parameters::from_members(&[]) };
+        match session.call(portal, &call, b"") {
+            Ok((_, None)) => Ok(Stored::Work),
+            // 403: the one who installed may not use the application any more, has left for example.
+            Ok((_, Some(upstream))) if matches!(upstream.status, 401 | 403) => Ok(Stored::DoNotWork),
+            Ok((_, Some(upstream))) => Err(Problem::Portal { why: format!("it answered {}", upstream.error) }),
+            Err(Error::NotInstalled { .. } | Error::ReinstallRequired { .. }) => Ok(Stored::DoNotWork),
+            Err(Error::Storage(why)) => Err(Problem::Storage(why)),
+            Err(Error::Configuration(why)) => Err(Problem::Configuration(why)),
+            Err(Error::OauthServer { why, .. }) => Err(Problem::Oauth { why }),
+            Err(Error::RefreshPending { .. }) => Err(Problem::Busy),
+            Err(other) => Err(Problem::Portal { why: other.text() }),
+        }
+    }
+
+    /// Whether a refresh of the stored tokens, asked for now, answers `invalid_grant`.
+    fn refresh_is_refused(&self, portal: &Portal, tokens: &Tokens) -> Result<bool, Problem> {
+        let context = refresh::Context { config: self.config, store: &self.store, log: self.log };
+        let deadline = self.deadline.at_most(self.config.limits.max_wait);
+        match refresh::refreshed(&context, portal, tokens, Why::Expired, deadline) {
+            Ok(_) => Ok(false),
+            Err(Error::ReinstallRequired { .. }) => Ok(true),
+            Err(Error::Storage(why)) => Err(Problem::Storage(why)),
+            Err(Error::RefreshPending { .. }) => Err(Problem::Busy),
+            Err(other) => Err(Problem::Oauth { why: other.text() }),
+        }
+    }
+}
+
+fn unreachable(failure: Failure) -> Problem {
+    Problem::Portal {
+        why: match failure {
+            Failure::NotSent { why, .. } | Failure::Lost { why } => why,
+            Failure::Timeout(Executed::No) => "it did not accept a connection in time".into(),
+            Failure::Timeout(Executed::Unknown) => "it did not answer in time".into(),
+            Failure::TooLarge => "its answer is too long".into(),
+            Failure::Configuration(why) => return Problem::Configuration(why),
+        },
+    }
+}

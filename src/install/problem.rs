@@ -1,0 +1,140 @@
+//! Why an installation did not happen.
+
+use crate::error::{Error, Executed};
+
+/// Seconds to wait for whoever holds a portal's lock.
+const BUSY: u64 = 5;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The portal is not configured.
+    UnknownPortal,
+    /// Several portals are configured and none was named.
+    NoPortalNamed,
+    /// The portal is used through an incoming webhook.
+    Webhook,
+    /// The state does not belong to this browser, is too old, or was used.
+    State,
+    /// The administrator said no on Bitrix24's page.
+    Denied,
+    /// The code was used, or is older than 30 seconds.
+    CodeSpent,
+    /// Bitrix24 does not accept the tokens that were posted.
+    TokenRefused,
+    NotAdministrator,
+    /// The application was authorized on another portal.
+    OtherPortal {
+        wanted: String,
+        got: String,
+    },
+    /// The OAuth server gave an address that may not be used.
+    AddressRefused,
+    /// Another Bitrix24 is installed under this name.
+    Mismatch {
+        portal: String,
+        file: String,
+    },
+    /// The stored tokens work, so nothing is removed.
+    StillWorks,
+    /// `application_token` is not the stored one.
+    NotOurs,
+    NotInstalled,
+    Attempts {
+        retry_after: u64,
+    },
+    /// Another process holds the portal's lock.
+    Busy,
+    Portal {
+        why: String,
+    },
+    Oauth {
+        why: String,
+    },
+    /// For the log.
+    Storage(String),
+    /// For the log.
+    Configuration(String),
+}
+
+impl Problem {
+    /// The same statuses as the envelope's.
+    pub fn status(&self) -> u16 {
+        match self {
+            Problem::NoPortalNamed | Problem::Webhook | Problem::Denied | Problem::CodeSpent => 400,
+            Problem::State
+            | Problem::TokenRefused
+            | Problem::NotAdministrator
+            | Problem::OtherPortal { .. }
+            | Problem::AddressRefused
+            | Problem::NotOurs => 403,
+            Problem::UnknownPortal => 404,
+            Problem::Mismatch { .. } | Problem::StillWorks | Problem::NotInstalled => 409,
+            Problem::Attempts { .. } => 429,
+            Problem::Storage(_) | Problem::Configuration(_) => 500,
+            Problem::Portal { .. } | Problem::Oauth { .. } => 502,
+            Problem::Busy => 503,
+        }
+    }
+
+    /// Seconds after which trying again makes sense.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Problem::Attempts { retry_after } => Some(*retry_after),
+            Problem::Busy => Some(BUSY),
+            _ => None,
+        }
+    }
+
+    /// Whether the one who installs can mend it by beginning again, now or later; other things are the server
+    /// administrator's.
+    pub fn can_begin_again(&self) -> bool {
+        match self {
+            Problem::UnknownPortal
+            | Problem::NoPortalNamed
+            | Problem::State
+            | Problem::Denied
+            | Problem::CodeSpent
+            | Problem::TokenRefused
+            | Problem::NotAdministrator
+            | Problem::OtherPortal { .. }
+            | Problem::Attempts { .. }
+            | Problem::Busy
+            | Problem::Portal { .. }
+            | Problem::Oauth { .. } => true,
+            Problem::Webhook
+            | Problem::AddressRefused
+            | Problem::Mismatch { .. }
+            | Problem::StillWorks
+            | Problem::NotOurs
+            | Problem::NotInstalled
+            | Problem::Storage(_)
+            | Problem::Configuration(_) => false,
+        }
+    }
+
+    /// As Bitrix24's server hears it, in answer to an event. `text`: the page's words.
+    pub fn to_error(&self, text: String) -> Error {
+        match self {
+            Problem::UnknownPortal => Error::UnknownPortal,
+            Problem::NotInstalled => Error::NotInstalled { install_url: None },
+            Problem::Mismatch { .. } => Error::MemberMismatch(text),
+            Problem::StillWorks => Error::StillInstalled,
+            Problem::Attempts { retry_after } => Error::RateLimited { why: text, retry_after: *retry_after },
+            Problem::Busy => Error::RefreshPending { retry_after: BUSY },
+            Problem::Portal { why } => Error::Unreachable { why: why.clone(), executed: Executed::No },
+            Problem::Oauth { why } => Error::OauthServer { why: why.clone(), retry_after: None },
+            Problem::Storage(why) => Error::Storage(why.clone()),
+            Problem::Configuration(why) => Error::Configuration(why.clone()),
+            _ if self.status() == 403 => Error::Forbidden(text),
+            _ => Error::InvalidRequest(text),
+        }
+    }
+
+    /// What only the log may say.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Problem::Storage(why) | Problem::Configuration(why) => Some(why),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The pages as people see them: in Chromium, behind Apache, with the simulator's authorization and frame pages around
+//! them. With `B24PROXY_SHOTS=folder` each test leaves pictures there, to be looked at.
+
+#[allow(dead_code)]
+#[path = "../contract/fixture.rs"]
+mod fixture;
+
+use base64::prelude::{Engine, BASE64_STANDARD};
+use fixture::*;
+use simulator::{Options, PortalOptions};
+use std::time::Duration;
+use support::browser::Browser;
+use support::webserver::{Kind, WebServer};
+
+/// A proxy behind Apache, a portal that asks before it agrees, and a browser.
+struct Stage {
+    // In the order in which they are to end.
+    browser: Browser,
+    server: WebServer,
+    proxy: Proxy,
+}
+
+impl Stage {
+    fn new(language: &str) -> Stage {
+        Stage::with(language, Options::default())
+    }
+
+    fn with(language: &str, options: Options) -> Stage {
+        let proxy = Proxy::with(Options { auto_agree: false, ..options });
+        let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
+        let address = server.url("/cgi-bin/b24proxy");
+        let proxy = proxy.reconfigured("https://www.example.com/cgi-bin/b24proxy", &address);
+        proxy.simulator.set_redirect_uri(&address);
+        proxy.simulator.set_handler(&address);
+        let script = format!("api.bitrix24.com:443 {}", proxy.portal().name());
+        let browser = Browser::start(&proxy.sandbox, language, &[script]);
+        Stage { browser, server, proxy }
+    }
+
+    fn url(&self, path: &str) -> String {
+        self.server.url(&format!("/cgi-bin/b24proxy{path}"))
+    }
+
+    fn begin(&self) {
+        self.browser.open(&self.url(&format!("/install?portal={}", self.proxy.portal().name())));
+    }
+
+    /// The page that Bitrix24 puts around the application, opened by this user.
+    fn open_application(&self, user: u32) {
+        self.browser.open(&format!("{}/marketplace/app/?user={user}", self.proxy.portal().url()));
+        self.browser.enter_frame("#application");
+    }
+
+    /// `/status`, with credentials that the browser remembers from then on.
+    fn log_in(&self) {
+        self.browser.open(&self.url("/status").replace("http://", &format!("http://1c:{TOKEN}@")));
+        self.browser.requests();
+        self.browser.open(&self.url("/status"));
+        assert!(self.browser.text("table").contains(&self.proxy.portal().name()));
+    }
+
+    /// Looks at the page in a narrow and a wide window, light and dark.
+    fn look(&self, name: &str) {
+        for (width, height) in [(360, 740), (1280, 900)] {
+            self.browser.resize(width, height);
+            for dark in [false, true] {
+                self.browser.prefer_dark(dark);
+                let scheme = if dark { "dark" } else { "light" };
+                self.picture(&format!("{name}-{width}-{scheme}"));
+                self.assert_readable(dark);
+            }
+        }
+        self.browser.prefer_dark(false);
+    }
+
+    /// Nothing is wider than the window, and ink and paper differ enough (WCAG 2.2, 1.4.3: 4.5 to 1).
+    fn assert_readable(&self, dark: bool) {
+        let widths = self.browser.run("return [document.documentElement.scrollWidth, window.innerWidth]");
+        let width = |i: usize| widths[i].as_u64().expect("a number");
+        assert!(width(0) <= width(1), "{} px wide in a window of {} px", width(0), width(1));
+        let contrasts = self.browser.run(CONTRASTS);
+        for found in contrasts.as_array().expect("a list") {
+            let ratio = found["ratio"].as_f64().expect("a number");
+            assert!(ratio >= 4.5, "{found} (dark: {dark})");
+        }
+        assert!(!contrasts.as_array().unwrap().is_empty());
+        let paper = self.browser.run("return getComputedStyle(document.body).backgroundColor");
+        let is_dark = paper != "rgb(255, 255, 255)";
+        assert_eq!(is_dark, dark, "the page's background is {paper}");
+    }
+
+    fn picture(&self, name: &str) {
+        if let Some(folder) = std::env::var_os("B24PROXY_SHOTS") {
+            let png = BASE64_STANDARD.decode(self.browser.screenshot()).expect("base64");
+            std::fs::write(std::path::Path::new(&folder).join(format!("{name}.png")), png).expect("a folder");
+        }
+    }
+
+    /// What the console says, but for the portal's missing icon.
+    fn console(&self) -> Vec<String> {
+        let icon = format!("{}/favicon.ico", self.proxy.portal().url());
+        self.browser.console().into_iter().filter(|line| !line.starts_with(&icon)).collect()
+    }
+
+    /// The console is empty, and nobody was asked but this proxy, the portal and, for its script, Bitrix24.
+    fn assert_quiet(&self) {
+        let console = self.console();
+        assert!(console.is_empty(), "{console:#?}");
+        let requests = self.browser.requests();
+        assert!(!requests.is_empty());
+        for url in requests {
+            let known = [self.server.url("/cgi-bin/b24proxy"), self.proxy.portal().url()];
+            let known = known.iter().any(|prefix| url.starts_with(prefix.as_str()));
+            assert!(known || url == "https://api.bitrix24.com/api/v1/", "a request to {url}");
+        }
+    }
+
+    fn assert_installed(&self) {
+        let tokens = self.proxy.stored();
+        assert_eq!(tokens["user_id"], 1);
+        assert!(self.proxy.portal().is_live(tokens["refresh_token"].as_str().unwrap()));
+    }
+}
+
+/// The contrast of every text with what is behind it.
+const CONTRASTS: &str = r#"
+const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : Math.pow((v + 0.055) / 1.055, 2.4);
+const light = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
+const parts = text => text.match(/[\d.]+/g).map(Number);
+const behind = e => {
+  for (; e; e = e.parentElement) {
+    const c = parts(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) { return c; }
+  }
+  return [255, 255, 255];
+};
+const texts = [...document.querySelectorAll("h1, h2, p, th, td, pre, label, button, a")].filter(e => e.offsetWidth);
+return texts.map(e => {
+  const [a, b] = [light(parts(getComputedStyle(e).color)), light(behind(e))];
+  return {text: e.textContent.slice(0, 30), ratio: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)};
+});
+"#;
+
+#[test]
+fn an_administrator_installs_in_a_browser_from_the_address_to_the_last_page() {
+    let stage = Stage::new("en-US");
+    stage.begin();
+    stage.browser.wait_for_text("h1", "Bitrix24");
+    stage.browser.click("#administrator");
+    stage.browser.wait_for_text("h1", "b24proxy is installed");
+    assert_eq!(stage.browser.run("return document.documentElement.lang"), "en");
+    assert!(stage.browser.text("table").contains("Анна Ёлкина/Петрова (ID 1)"));
+    assert!(stage.browser.text("pre").contains("HTTPСоединение"));
+    assert!(stage.browser.cookies().is_empty(), "the cookie was taken back");
+    stage.assert_installed();
+    stage.look("installed-en");
+    stage.assert_quiet();
+
+    // Back and forward: the state is used up.
+    stage.browser.open(&stage.browser.url());
+    stage.browser.wait_for_text("h1", "This link is no longer valid");
+    stage.look("state-en");
+    stage.assert_installed();
+}
+
+#[test]
+fn an_employee_is_told_in_russian_who_can_install() {
+    let stage = Stage::new("ru-RU");
+    stage.begin();
+    stage.browser.click("#employee");
+    stage.browser.wait_for_text("h1", "Нужен администратор портала");
+    assert_eq!(stage.browser.run("return document.documentElement.lang"), "ru");
+    assert_eq!(stage.proxy.stored_bytes(), None);
+    stage.look("employee-ru");
+    let console: Vec<String> = stage.console().into_iter().filter(|line| !line.contains("403")).collect();
+    assert!(console.is_empty(), "{console:#?}");
+
+    stage.browser.click("a");
+    stage.browser.click("#administrator");
+    stage.browser.wait_for_text("h1", "b24proxy установлен");
+}
+
+#[test]
+fn the_form_of_the_first_page_leads_to_the_portal_and_back() {
+    for (language, title, done) in
+        [("ru", "Установка b24proxy", "b24proxy установлен"), ("en", "Install b24proxy", "b24proxy is installed")]
+    {
+        let stage = Stage::new(language);
+        stage.browser.open(&stage.url("/install"));
+        stage.browser.wait_for_text("h1", title);
+        stage.look(&format!("start-{language}"));
+        stage.browser.write("#portal", &format!("https://{}/", stage.proxy.portal().name()));
+        stage.browser.click("button");
+        stage.browser.click("#administrator");
+        stage.browser.wait_for_text("h1", done);
+        stage.look(&format!("installed-form-{language}"));
+        stage.assert_installed();
+        stage.assert_quiet();
+    }
+}
+
+#[test]
+fn the_application_opened_in_bitrix24_installs_itself_in_the_frame_and_ends_the_installation() {
+    let stage = Stage::new("en-US");
+    stage.open_application(1);
+    // In the language of the portal (LANG), not of the browser.
+    stage.browser.wait_for_text("h1", "b24proxy установлен");
+    let finished = |ledger: &simulator::Ledger| ledger.install_finished() == 1;
+    assert!(stage.proxy.simulator.wait_for(Duration::from_secs(10), finished), "{:?}", stage.browser.console());
+    stage.assert_installed();
+    stage.picture("frame-installed");
+    stage.assert_quiet();
+
+    stage.open_application(2);
+    stage.browser.wait_for_text("h1", "b24proxy уже установлен и работает");
+    let widths = stage.browser.run("return document.documentElement.scrollWidth <= window.innerWidth");
+    assert_eq!(widths, true);
+    stage.assert_installed();
+    stage.picture("frame-works-already");
+    let finished = |ledger: &simulator::Ledger| ledger.install_finished() == 2;
+    assert!(stage.proxy.simulator.wait_for(Duration::from_secs(10), finished));
+    stage.assert_quiet();
+}
+
+#[test]
+fn an_employee_in_the_frame_is_told_so_and_the_installation_goes_on() {
+    let stage = Stage::new("ru");
+    stage.open_application(2);
+    stage.browser.wait_for_text("h1", "Нужен администратор портала");
+    assert_eq!(stage.browser.run("return document.scripts.length"), 0);
+    stage.picture("frame-employee");
+    assert_eq!(stage.proxy.simulator.ledger().install_finished(), 0);
+    assert_eq!(stage.proxy.stored_bytes(), None);
+}
+
+#[test]
+fn no_other_site_can_put_a_page_into_a_frame() {
+    let stage = Stage::new("en");
+    stage.proxy.sandbox.write(
+        "htdocs/evil.html",
+        0o644,
+        format!("<!doctype html><iframe id=f src=\"{}\"></iframe>", stage.url("/install")).as_bytes(),
+    );
+    stage.browser.open(&stage.server.url("/evil.html"));
+    stage.browser.enter_frame("#f");
+    assert_ne!(stage.browser.run("return document.title"), "Install b24proxy · b24proxy");
+    stage.browser.leave_frame();
+    let console = stage.browser.console().join("\n");
+    assert!(console.contains("frame-ancestors"), "{console}");
+}
+
+#[test]
+fn a_right_that_was_not_granted_is_seen_at_first_sight() {
+    let portal = PortalOptions { scope: Some("crm".into()), ..PortalOptions::default() };
+    let stage = Stage::with("ru", Options { portal, ..Options::default() });
+    stage.begin();
+    stage.browser.click("#administrator");
+    assert!(stage.browser.text("p.warning").contains("Не выданы права: catalog."));
+    stage.look("missing-right-ru");
+    stage.assert_quiet();
+}
+
+#[test]
+fn the_state_of_the_portals_is_a_page_for_whoever_knows_the_token() {
+    let stage = Stage::new("ru");
+    stage.proxy.store_pair(&stage.proxy.portal().issue_pair(1));
+    stage.log_in();
+    stage.browser.wait_for_text("h1", "Состояние b24proxy");
+    assert!(stage.browser.text("table").contains("установлено"));
+    stage.look("status-ru");
+    stage.assert_quiet();
+}
+
+#[test]
+fn a_page_of_another_site_cannot_use_the_credentials_that_the_browser_remembers() {
+    let stage = Stage::new("en");
+    stage.proxy.store_pair(&stage.proxy.portal().issue_pair(1));
+    let before = stage.proxy.stored_bytes();
+    stage.log_in();
+    let evil = WebServer::start(&stage.proxy.sandbox, Kind::ApacheCgid);
+    stage.proxy.sandbox.write("htdocs/evil.html", 0o644, b"<!doctype html><title>evil</title>");
+    stage.browser.open(&evil.url("/evil.html"));
+    let call = r#"{"method":"crm.deal.add","params":{"fields":{"TITLE":"evil"}}}"#;
+    stage.browser.run(&format!(
+        "const how = {{mode: 'no-cors', credentials: 'include'}};
+         return Promise.all([
+             fetch('{status}', how),
+             fetch('{root}', {{...how, method: 'POST', headers: {{'Content-Type': 'text/plain'}}, body: '{call}'}}),
+         ]).then(() => 'sent')",
+        status = stage.url("/status"),
+        root = stage.url(""),
+    ));
+    let log = stage.server.access_log();
+    let refused = log.lines().filter(|line| line.contains("\" 403 ")).count();
+    assert_eq!(refused, 2, "with credentials (not 401), and refused:\n{log}");
+    assert_eq!(stage.proxy.simulator.ledger().calls("crm.deal.add"), 0);
+    assert_eq!(stage.proxy.stored_bytes(), before);
+}

@@ -1,0 +1,148 @@
+//! Who comes to install: a browser that keeps its cookie, a frame of Bitrix24, Bitrix24's own server, and strangers.
+
+use crate::fixture::*;
+use simulator::FrameForm;
+use support::cgi::{Answer, Cgi};
+
+/// An authorization that a browser has begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Where it was sent to.
+    pub location: String,
+    /// As it stands in the address, encoded.
+    pub state: String,
+    /// `b24proxy_install=…`
+    pub cookie: String,
+    pub set_cookie: String,
+}
+
+impl Begun {
+    /// The way back with this code and, unless changed, the right state and cookie.
+    pub fn query(&self, code: &str) -> String {
+        format!("code={code}&state={}&domain=ignored.example&member_id=ignored&scope=crm", self.state)
+    }
+}
+
+impl Proxy {
+    pub fn begin(&self) -> Begun {
+        self.begin_at(&self.portal().name())
+    }
+
+    pub fn begin_at(&self, portal: &str) -> Begun {
+        let answer = self.get("/install").query(&format!("portal={portal}")).run();
+        assert_eq!(answer.status, 302, "{}", answer.text());
+        let location = answer.header("Location").expect("Location").to_owned();
+        let state = location.split("state=").nth(1).expect("a state").split('&').next().unwrap_or("").to_owned();
+        let set_cookie = answer.header("Set-Cookie").expect("Set-Cookie").to_owned();
+        let cookie = set_cookie.split(';').next().unwrap_or("").to_owned();
+        Begun { location, state, cookie, set_cookie }
+    }
+
+    pub fn come_back(&self, begun: &Begun, code: &str) -> Answer {
+        self.callback(&begun.query(code), Some(&begun.cookie))
+    }
+
+    pub fn callback(&self, query: &str, cookie: Option<&str>) -> Answer {
+        let request = self.get("/callback").query(query);
+        match cookie {
+            Some(cookie) => request.header("Cookie", cookie).run(),
+            None => request.run(),
+        }
+    }
+
+    /// The whole of it: `/install`, agreed to by this user, and back.
+    pub fn install_in_browser(&self, user: u32) -> Answer {
+        let begun = self.begin();
+        self.come_back(&begun, &self.portal().issue_code(user))
+    }
+
+    /// The application opened in Bitrix24.
+    pub fn opening(&self, form: &FrameForm) -> Cgi<'_> {
+        Cgi::new(&self.sandbox).query(&form.query).form(&form.body)
+    }
+
+    pub fn open_as(&self, user: u32) -> Answer {
+        self.opening(&self.portal().frame_form(user)).run()
+    }
+
+    pub fn post_event(&self, form: &str) -> Answer {
+        Cgi::new(&self.sandbox).form(form).run()
+    }
+
+    /// Forgets the attempts of the last minute, for tests that make more than six.
+    pub fn a_minute_passes(&self) {
+        self.sandbox.write_token_file(&format!("{}.lock", self.stem()), "");
+    }
+
+    /// Requests for tokens that reached the OAuth server.
+    pub fn asked_oauth(&self) -> usize {
+        let ledger = self.simulator.ledger();
+        ledger.exchanges() + ledger.refreshes()
+    }
+
+    /// Nothing that must be secret stands in this answer, nor in what was logged for it.
+    #[track_caller]
+    pub fn assert_no_secret(&self, answer: &Answer) {
+        let shown = format!("{:?} {}\n{}", answer.headers, answer.text(), answer.stderr);
+        for secret in self.simulator.secrets().iter().chain([&TOKEN.to_owned()]) {
+            assert!(!shown.contains(secret.as_str()), "{secret} is shown: {shown}");
+        }
+    }
+}
+
+/// The text of a page with this status, the headers of every page checked on the way.
+#[track_caller]
+pub fn page(answer: &Answer, status: u16) -> String {
+    let text = answer.text();
+    assert_eq!(answer.status, status, "{text}\n{}", answer.stderr);
+    assert_eq!(answer.header("Content-Type"), Some("text/html; charset=utf-8"), "{text}");
+    assert_eq!(answer.header("Cache-Control"), Some("no-store"));
+    assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"));
+    assert_eq!(answer.header("Referrer-Policy"), Some("no-referrer"));
+    let policy = policy(answer);
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors "), "{policy}");
+    assert!(!policy.contains("unsafe-inline") && !policy.contains('*'), "{policy}");
+    assert!(answer.header("X-Request-Id").is_some());
+    assert!(text.starts_with("<!doctype html>"), "{text}");
+    assert!(!text.contains("url(") && !text.contains("@import"), "an external resource: {text}");
+    for tag in text.split('<').skip(1).filter_map(|tag| tag.split('>').next()) {
+        if tag.starts_with("a href=\"https://www.example.com/cgi-bin/b24proxy/install") {
+            continue;
+        }
+        for loading in ["src=", "href=", "srcset=", "data="] {
+            let address = tag.split(loading).nth(1);
+            assert!(address.is_none_or(|a| a == "\"https://api.bitrix24.com/api/v1/\""), "an external resource: {tag}");
+        }
+    }
+    text
+}
+
+pub fn policy(answer: &Answer) -> &str {
+    answer.header("Content-Security-Policy").unwrap_or_default()
+}
+
+#[track_caller]
+pub fn assert_says(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in {text}");
+    }
+}
+
+/// The application's key pair of a portal, as the program itself holds it.
+pub fn application(pair: &simulator::KeyPair) -> b24proxy::config::Application {
+    b24proxy::config::Application {
+        client_id: pair.client_id.clone(),
+        client_secret: b24proxy::secret::Secret::new(pair.client_secret.as_str()),
+    }
+}
+
+/// A state that this program itself would have issued `age` seconds ago.
+pub fn state_of_age(proxy: &Proxy, cookie: &str, age: i64) -> String {
+    let state = b24proxy::state::issue(
+        &application(&proxy.portal().key_pair()),
+        &proxy.portal().name(),
+        cookie,
+        unix_now() - age,
+    );
+    state.replace('~', "%7E")
+}
