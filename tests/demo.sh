@@ -97,7 +97,7 @@ tr -d '\r' <"$work/headers" |
     sed -n -e 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' \
         -e 's/^[Ll]ocation: \([^?]*\).*/    -> \1/p'
 status=$(sed -n 's/^HTTP[^ ]* \([0-9]*\).*/\1/p' "$work/headers" | tail -n 1)
-sed -e 's/<title>.*<\/title>//' -e 's/<style.*<\/style>//' -e 's/<[^>]*>/ /g' \
+sed -e '/<style/,/<\/style>/d' -e '/<title>/d' -e 's/<[^>]*>/ /g' -e 's/&#34;/"/g' \
     -e '/^[[:space:]]*$/d' "$work/page"
 echo
 [ "$status" = 200 ] || fail "the installation ended with $status"
