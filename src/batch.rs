@@ -11,6 +11,7 @@ use crate::json::{self, Member};
 use crate::method::Method;
 use crate::portal::Version;
 use crate::relay::Parameters;
+use serde_json::Value;
 
 /// Checks a batch's JSON parameters and gives those to send instead.
 pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Parameters<'static>> {
@@ -25,7 +26,7 @@ pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Pa
 pub struct Commands {
     /// Names and commands in order; `None` where there was no `cmd` at all.
     commands: Option<Vec<(String, String)>>,
-    halt: bool,
+    halt: Option<bool>,
 }
 
 impl Commands {
@@ -38,9 +39,9 @@ impl Commands {
                         let command = serde_json::from_str(raw);
                         Ok((name, command.map_err(|_| forbidden("a batch command that is not a string"))?))
                     });
-                    found.merge(Commands { commands: Some(commands.collect::<Result<_>>()?), halt: false })?;
+                    found.merge(Commands { commands: Some(commands.collect::<Result<_>>()?), halt: None })?;
                 }
-                "halt" => found.halt = !is_false(raw.get()),
+                "halt" => found.halt = Some(!is_false(raw.get())),
                 _ => {}
             }
         }
@@ -50,21 +51,26 @@ impl Commands {
     /// From the fields of a query or form: `cmd[name]=command`, `cmd[]=command`.
     pub fn from_fields(fields: Vec<(String, String)>) -> Result<Commands> {
         let mut found = Commands::default();
+        let mut spelling = None;
+        // `cmd[]` counts from the largest number so far.
+        let mut next = 0;
         for (name, value) in fields {
-            let name = name.trim_start();
-            let (base, key) = match name.split_once('[') {
-                Some((base, rest)) => (base, rest.strip_suffix(']')),
-                None => (name, None),
-            };
+            let base = String::from_utf8_lossy(&form::variable(name.as_bytes())).into_owned();
+            let index = name.split('\0').next().and_then(|name| name.split_once('[')).map(|(_, rest)| rest);
             match base.to_ascii_lowercase().as_str() {
-                "halt" => found.halt = !is_false(&value),
+                "halt" => found.halt = Some(index.is_some() || !matches!(value.as_str(), "" | "0")),
                 "cmd" => {
-                    let key = key.filter(|key| !key.contains(['[', ']']));
+                    let key = index.and_then(|rest| rest.strip_suffix(']')).filter(|key| !key.contains(['[', ']']));
                     let key = key.ok_or_else(|| forbidden("a batch whose cmd is neither a list nor a map"))?;
-                    let commands = found.commands.get_or_insert_default();
-                    // PHP counts `cmd[]` from the largest number so far; such lists are not mixed with names here.
-                    let key = if key.is_empty() { commands.len().to_string() } else { key.to_owned() };
-                    commands.push((key, value));
+                    // To PHP, `cmd[…]` and `CMD[…]` are two arrays, of which one counts.
+                    if *spelling.get_or_insert_with(|| base.clone()) != base {
+                        return Err(forbidden("a batch with cmd given twice"));
+                    }
+                    let key = if key.is_empty() { next.to_string() } else { key.to_owned() };
+                    if let Some(number) = key.parse().ok().filter(|number: &i64| number.to_string() == key) {
+                        next = next.max(number.saturating_add(1));
+                    }
+                    found.commands.get_or_insert_default().push((key, value));
                 }
                 _ => {}
             }
@@ -72,13 +78,13 @@ impl Commands {
         Ok(found)
     }
 
-    /// Together with those of another place. `cmd` in two places is more than can be judged.
+    /// Together with those of a place that counts more. `cmd` in two places is more than can be judged.
     pub fn merge(&mut self, other: Commands) -> Result<()> {
         if self.commands.is_some() && other.commands.is_some() {
             return Err(forbidden("a batch with cmd given twice"));
         }
         self.commands = self.commands.take().or(other.commands);
-        self.halt |= other.halt;
+        self.halt = other.halt.or(self.halt);
         Ok(())
     }
 
@@ -90,7 +96,7 @@ impl Commands {
         }
         let members: Vec<Member> = commands.into_iter().map(|(name, command)| (name, json::quoted(&command))).collect();
         refuse_double_names(&members)?;
-        let halt = u8::from(self.halt).to_string();
+        let halt = u8::from(self.halt.unwrap_or(false)).to_string();
         Ok(Parameters::from_members(&[("halt".into(), halt), ("cmd".into(), json::object(&members))]))
     }
 }
@@ -149,6 +155,7 @@ fn checked_v3(client: &Client, parameters: &str) -> Result<Parameters<'static>> 
 }
 
 fn list_or_map(raw: &str) -> Result<Vec<(String, &str)>> {
+    let raw = raw.trim_ascii_start();
     if raw.starts_with('[') {
         let list: Vec<&serde_json::value::RawValue> = serde_json::from_str(raw).map_err(invalid)?;
         return Ok(list.into_iter().enumerate().map(|(i, value)| (i.to_string(), value.get())).collect());
@@ -157,9 +164,16 @@ fn list_or_map(raw: &str) -> Result<Vec<(String, &str)>> {
     Ok(entries.into_iter().map(|(key, value)| (key.into_owned(), value.get())).collect())
 }
 
-/// PHP's idea of a false value, of JSON or of a form.
+/// PHP's idea of a false value in JSON.
 fn is_false(raw: &str) -> bool {
-    matches!(raw, "" | "0" | "\"0\"" | "false" | "null" | "\"\"" | "[]" | "{}")
+    match serde_json::from_str(raw).unwrap_or(Value::Bool(true)) {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => matches!(text.as_str(), "" | "0"),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
 }
 
 fn forbidden(what: &str) -> Error {
@@ -230,6 +244,7 @@ mod tests {
     fn the_list_of_rest_3_is_checked_too() {
         let v3 = |text: &str| checked(&client(), Version::V3, text);
         assert!(v3(r#"{"0":{"method":"crm.item.get","query":{"id":1},"as":"a"}}"#).is_ok());
+        assert_eq!(v3("\n [{\"method\":\"crm.a\"}]").unwrap().as_str(), r#""0":{"method":"crm.a"}"#);
         for bad in [
             r#"{"0":{"method":"user.get"}}"#,
             r#"{"0":{"method":"crm.item.get","method":"user.get"}}"#,
@@ -253,9 +268,17 @@ mod tests {
             let refused = form(bad).and_then(|commands| commands.checked(&client()));
             assert!(matches!(refused, Err(Error::Forbidden(_))), "{bad}");
         }
-        for bad in ["cmd=crm.a", "cmd[a][b]=crm.a", "cmd[a=crm.a"] {
+        assert_eq!(form("cmd[a=user.get").unwrap().checked(&client()).unwrap().as_str(), r#""halt":0,"cmd":{}"#);
+        for bad in ["cmd=crm.a", "cmd[a][b]=crm.a"] {
             assert!(matches!(form(bad), Err(Error::Forbidden(_))), "{bad}");
         }
+        assert!(form("cmd[a]=crm.a&CMD[b]=crm.b").is_err());
+        assert!(form("cmd%00[a]=crm.a").is_err());
+        let sent = form("cmd[7]=crm.a&cmd[]=crm.b&cmd[x]=crm.c&halt=false").unwrap().checked(&client()).unwrap();
+        assert_eq!(sent.as_str(), r#""halt":1,"cmd":{"7":"crm.a","8":"crm.b","x":"crm.c"}"#);
+        let mut found = form("cmd[a]=crm.a&halt=1").unwrap();
+        found.merge(Commands::from_json(r#"{"halt":0.0}"#).unwrap()).unwrap();
+        assert_eq!(found.checked(&client()).unwrap().as_str(), r#""halt":0,"cmd":{"a":"crm.a"}"#);
         let mut found = form("cmd[a]=crm.a").unwrap();
         assert!(found.merge(Commands::from_json(r#"{"Cmd":["crm.b"]}"#).unwrap()).is_err());
     }

@@ -29,12 +29,23 @@ pub fn fields(bytes: &[u8]) -> Vec<(String, String)> {
     serde_urlencoded::from_bytes(bytes).unwrap_or_default()
 }
 
-/// Whether PHP reads this decoded name as `auth` or `access_token`, or as an element of such an array: it ignores leading
-/// spaces and cuts at a bracket.
+/// Whether PHP reads this decoded name as `auth` or `access_token`, or as an element of such an array.
 pub fn is_authorization(name: &[u8]) -> bool {
-    let name = name.trim_ascii_start();
-    let base = name.split(|b| *b == b'[').next().unwrap_or(name);
-    base == b"auth" || base == b"access_token" || base == b"access.token" || base == b"access token"
+    let variable = variable(name);
+    variable == b"auth" || variable == b"access_token"
+}
+
+/// The variable that PHP makes of a field's decoded name: without leading spaces, up to a NUL or the bracket of an array;
+/// spaces, dots and a bracket that is never closed become `_`.
+pub fn variable(name: &[u8]) -> Vec<u8> {
+    let name = name.split(|b| *b == 0).next().unwrap_or(name);
+    let start = name.iter().position(|b| *b != b' ').unwrap_or(name.len());
+    let name = &name[start..];
+    let end = match name.iter().position(|b| *b == b'[') {
+        Some(at) if name[at..].contains(&b']') => at,
+        _ => name.len(),
+    };
+    name[..end].iter().map(|b| if matches!(b, b' ' | b'.' | b'[') { b'_' } else { *b }).collect()
 }
 
 /// The text without the fields that carry an authorization; every other byte as it is.
@@ -110,6 +121,7 @@ mod tests {
         assert_eq!(without("a=1&auth=X"), "a=1");
         assert_eq!(without("a=1&%20auth%5Bx%5D=X&b"), "a=1&b");
         assert_eq!(without("authors=1&AUTH=2&fields[auth]=3"), "authors=1&AUTH=2&fields[auth]=3");
+        assert_eq!(without("auth%00x=1&access.token=2&access+token[]=3&access[token=4&auth[5=6"), "auth[5=6");
     }
 
     proptest! {

@@ -25,7 +25,13 @@ impl<'a> Multipart<'a> {
             }
             rest = rest.strip_prefix(b"\r\n")?;
             let end = find(rest, between.as_bytes())?;
-            parts.push(&rest[..end]);
+            let part = &rest[..end];
+            // PHP ends lines at a bare line feed too, and would see other parts than we do.
+            let (head, content) = head_and_content(part)?;
+            if has_bare_line_feed(head) || find(content, &between.as_bytes()[1..]).is_some() {
+                return None;
+            }
+            parts.push(part);
             rest = &rest[end + between.len()..];
         }
     }
@@ -43,12 +49,11 @@ impl<'a> Multipart<'a> {
     /// Names and values of the parts that are not files.
     pub fn fields(&self) -> Vec<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let is_field = |part: &&&[u8]| parameter(part, "filename").is_none();
         self.parts
             .iter()
-            .filter_map(|part| {
-                let value = &part[find(part, b"\r\n\r\n")? + 4..];
-                Some((text(&name(part)?), text(value)))
-            })
+            .filter(is_field)
+            .filter_map(|part| Some((text(&name(part)?), text(head_and_content(part)?.1))))
             .collect()
     }
 
@@ -82,14 +87,60 @@ fn boundary(content_type: &str) -> Option<String> {
     ((1..=70).contains(&value.len()) && value.bytes().all(valid)).then(|| value.to_owned())
 }
 
+/// A part's headers and what follows the empty line after them.
+fn head_and_content(part: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = find(part, b"\r\n\r\n")?;
+    Some((&part[..end], &part[end + 4..]))
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    head.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+}
+
 /// The field name that a part's headers give.
 fn name(part: &[u8]) -> Option<Vec<u8>> {
-    let head = String::from_utf8_lossy(&part[..find(part, b"\r\n\r\n")?]).into_owned();
+    parameter(part, "name")
+}
+
+/// A parameter of a part's `Content-Disposition` as PHP reads it: in quotes of either kind, with backslashes, the last
+/// of those given.
+fn parameter(part: &[u8], wanted: &str) -> Option<Vec<u8>> {
+    let (head, _) = head_and_content(part)?;
+    // A line that begins with a space goes on with the one before.
+    let head = String::from_utf8_lossy(head).replace("\r\n ", " ").replace("\r\n\t", " ");
     let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"))?;
-    line.split(';').find_map(|parameter| {
-        let (key, value) = parameter.split_once('=')?;
-        key.trim().eq_ignore_ascii_case("name").then(|| value.trim().trim_matches('"').as_bytes().to_vec())
-    })
+    let mut found = None;
+    let mut rest = line;
+    while let Some(at) = rest.find(';') {
+        let Some((key, value)) = rest[at + 1..].split_once('=') else { break };
+        let (value, after) = word(value.trim_start());
+        if key.trim().eq_ignore_ascii_case(wanted) {
+            found = Some(value.into_bytes());
+        }
+        rest = after;
+    }
+    found
+}
+
+/// A value, quoted or up to the next semicolon, and what follows it.
+fn word(text: &str) -> (String, &str) {
+    let Some(quote) = text.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
+        let end = text.find(';').unwrap_or(text.len());
+        return (text[..end].trim_end().to_owned(), &text[end..]);
+    };
+    let mut value = String::new();
+    let mut characters = text.char_indices().skip(1).peekable();
+    while let Some((at, character)) = characters.next() {
+        match (character, characters.peek()) {
+            ('\\', Some((_, next))) if *next == quote || *next == '\\' => {
+                value.push(*next);
+                characters.next();
+            }
+            _ if character == quote => return (value, &text[at + 1..]),
+            _ => value.push(character),
+        }
+    }
+    (value, "")
 }
 
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
@@ -118,6 +169,33 @@ mod tests {
         assert_eq!(Multipart::parse(TYPE, &BODY.as_bytes()[..BODY.len() - 10]), None);
         assert_eq!(Multipart::parse("multipart/form-data", BODY.as_bytes()), None);
         assert_eq!(Multipart::parse(TYPE, b""), None);
+    }
+
+    #[test]
+    fn names_are_those_that_php_reads() {
+        let read = |disposition: &str| {
+            let part = format!("X: y\r\nContent-Disposition: {disposition}\r\n\r\nvalue");
+            name(part.as_bytes()).map(|name| String::from_utf8(name).unwrap())
+        };
+        assert_eq!(read("form-data; name=\"a;b\"").as_deref(), Some("a;b"));
+        assert_eq!(read("form-data; name='auth'").as_deref(), Some("auth"));
+        assert_eq!(read("form-data; NAME=auth ; x=y").as_deref(), Some("auth"));
+        assert_eq!(read("form-data; name=\"x\"; name=\"auth\"").as_deref(), Some("auth"));
+        assert_eq!(read("form-data;\r\n name=\"a\\\"b\"").as_deref(), Some("a\"b"));
+        assert_eq!(read("form-data"), None);
+    }
+
+    #[test]
+    fn what_php_would_see_as_other_parts_is_refused() {
+        for bad in [
+            "--xyz\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\n--xyz\nX: y\n\n2\r\n--xyz--\r\n",
+            "--xyz\r\nX: y\n\nz\r\n\r\n1\r\n--xyz--\r\n",
+            "--xyz\r\nX: y\r\n--xyz--\r\n",
+        ] {
+            assert_eq!(Multipart::parse(TYPE, bad.as_bytes()), None, "{bad}");
+        }
+        let file = BODY.replace("name=\"a\"", "name=\"cmd[a]\"; filename=\"x\"");
+        assert_eq!(Multipart::parse(TYPE, file.as_bytes()).unwrap().fields(), [("auth".to_owned(), "X".to_owned())]);
     }
 
     proptest! {

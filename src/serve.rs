@@ -342,7 +342,7 @@ impl Request<'_> {
         };
         let outgoing = match webhook::must_be_checked(client, &method) {
             true => sent.checked_batch(client, path.version)?,
-            false => sent.passed_on()?,
+            false => sent.passed_on(path.version)?,
         };
         let mut headers = Vec::new();
         // REST 2 ignores the header; only REST 3.0 knows it.

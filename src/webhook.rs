@@ -39,13 +39,22 @@ pub struct Outgoing<'a> {
 
 impl<'a> Sent<'a> {
     /// Everything as it was sent, without the caller's authorization.
-    pub fn passed_on(&self) -> Result<Outgoing<'a>> {
+    pub fn passed_on(&self, version: Version) -> Result<Outgoing<'a>> {
         let query = form::for_address(&form::without_authorization(self.query));
-        Ok(Outgoing { query, payload: self.payload()? })
+        Ok(Outgoing { query, payload: self.payload(version)? })
     }
 
-    fn payload(&self) -> Result<Payload<'a>> {
+    fn payload(&self, version: Version) -> Result<Payload<'a>> {
         Ok(match self.kind() {
+            // REST 3.0 finds `auth` in JSON only.
+            Kind::Form | Kind::Multipart | Kind::Other if version == Version::V3 && self.body.is_empty() => {
+                Payload::Json(Parameters::from_members(&[]))
+            }
+            Kind::Form | Kind::Multipart | Kind::Other if version == Version::V3 => {
+                return Err(Error::InvalidRequest(
+                    "REST 3.0 reads JSON only: send the parameters with Content-Type: application/json".into(),
+                ))
+            }
             Kind::Json => Payload::Json(self.json_parameters()?),
             Kind::Form => Payload::Form(form::without_authorization(self.body)),
             Kind::Multipart => Payload::Multipart(self.multipart()?.without_authorization()),
@@ -169,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_get_becomes_a_post_with_the_query_unchanged_and_auth_in_the_body() {
-        let outgoing = sent("fields%5BNAME%5D=%D0%90&a=b&", "", "").passed_on().unwrap();
+        let outgoing = sent("fields%5BNAME%5D=%D0%90&a=b&", "", "").passed_on(Version::V2).unwrap();
         assert_eq!(outgoing.query, "fields%5BNAME%5D=%D0%90&a=b&");
         assert_eq!(body(&outgoing), "auth=T");
     }
@@ -177,23 +186,32 @@ mod tests {
     #[test]
     fn the_callers_auth_is_dropped_in_whatever_form_it_comes() {
         let form = "application/x-www-form-urlencoded";
-        let outgoing = sent("auth=X&a=1&%61uth=Y&auth%5B%5D=Z", form, "b=2&+auth=X&auth[x]=Y").passed_on().unwrap();
+        let outgoing =
+            sent("auth=X&a=1&%61uth=Y&auth%5B%5D=Z", form, "b=2&+auth=X&auth[x]=Y").passed_on(Version::V2).unwrap();
         assert_eq!(outgoing.query, "a=1");
         assert_eq!(body(&outgoing), "b=2&auth=T");
-        let outgoing =
-            sent("", "application/json; charset=utf-8", r#"{"auth":"X","a":1.0,"\u0061uth":"Y"}"#).passed_on();
+        let outgoing = sent("", "application/json; charset=utf-8", r#"{"auth":"X","a":1.0,"\u0061uth":"Y"}"#)
+            .passed_on(Version::V2);
         assert_eq!(body(&outgoing.unwrap()), r#"{"auth":"T","a":1.0}"#);
     }
 
     #[test]
     fn a_json_list_becomes_a_map_and_broken_json_an_error() {
         assert_eq!(
-            body(&sent("", "application/json", "[1,{\"a\":null}]").passed_on().unwrap()),
+            body(&sent("", "application/json", "[1,{\"a\":null}]").passed_on(Version::V2).unwrap()),
             r#"{"auth":"T","0":1,"1":{"a":null}}"#
         );
-        assert_eq!(body(&sent("", "application/json", "").passed_on().unwrap()), r#"{"auth":"T"}"#);
-        assert!(sent("", "application/json", "{\"a\":").passed_on().is_err());
-        assert_eq!(body(&sent("", "text/plain", "{\"a\":1}").passed_on().unwrap()), "auth=T");
+        assert_eq!(body(&sent("", "application/json", "").passed_on(Version::V2).unwrap()), r#"{"auth":"T"}"#);
+        assert!(sent("", "application/json", "{\"a\":").passed_on(Version::V2).is_err());
+        assert_eq!(body(&sent("", "text/plain", "{\"a\":1}").passed_on(Version::V2).unwrap()), "auth=T");
+    }
+
+    #[test]
+    fn rest_3_gets_json_or_nothing() {
+        let v3 = |content_type, body| sent("a=1", content_type, body).passed_on(Version::V3);
+        assert_eq!(body(&v3("", "").unwrap()), r#"{"auth":"T"}"#);
+        assert_eq!(v3("application/x-www-form-urlencoded", "").unwrap().query, "a=1");
+        assert!(v3("application/x-www-form-urlencoded", "a=1").is_err());
     }
 
     #[test]
