@@ -5,4 +5,5 @@ mod allow_list;
 #[allow(dead_code)]
 mod fixture;
 mod relay;
+mod root;
 mod webhook;
