@@ -3,16 +3,12 @@
 //
 // What surprises in this client (2.2.0):
 // - It accepts a webhook at the root of an https host only: /rest/1/TOKEN/.
-// - It posts to …/METHOD.json? with a query of its own (bx24_request_id, …).
+// - It posts to an address with a query of its own, bx24_request_id and others,
+//   which are parameters like all others to the portal.
 // - An error within a batch of REST 2 is answered in place; a failed call throws.
 // - A 503 is repeated (three attempts) after 1.5 s and more; 4xx never are.
 // - An unknown method of REST 3.0 is no exception: the answer is an error.
-import { createRequire } from 'node:module'
-import { pathToFileURL } from 'node:url'
-
-// The package lies where the test has installed it.
-const require = createRequire(process.env.CLIENTS + '/')
-const { B24Hook } = await import(pathToFileURL(require.resolve('@bitrix24/b24jssdk')))
+import { B24Hook } from '@bitrix24/b24jssdk'
 
 const b24 = B24Hook.fromWebhookUrl(process.env.WEBHOOK)
 b24.offClientSideWarning()

@@ -113,7 +113,11 @@ fn the_shipped_configuration_keeps_tokens_out_of_every_log() {
             for log in [server.access_log(), server.masked_log(), server.error_log()] {
                 assert!(!log.contains(TOKEN) && !log.contains("QUERY-SECRET"), "{kind:?} {masked_log}: {log}");
             }
-            assert!(server.error_log().contains("\"client\""), "the program's own log is there: {}", server.error_log());
+            assert!(
+                server.error_log().contains("\"client\""),
+                "the program's own log is there: {}",
+                server.error_log()
+            );
         }
     }
 }
