@@ -77,7 +77,7 @@ impl Place {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::null())
             .output()
-            .expect("the client can be started");
+            .unwrap_or_else(|error| panic!("{command:?} cannot be started ({error}): see tests/packages.sh"));
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{:?} {scenario}: {}\n{out}\n{err}", self.client, output.status);
         let last = out.trim().lines().last().unwrap_or("");
