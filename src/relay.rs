@@ -7,6 +7,7 @@ use crate::http::{Failure, Http, Post, Reply};
 use crate::json;
 use crate::log::Log;
 use crate::method::Method;
+use crate::multipart::Multipart;
 use crate::portal::{Endpoint, Refused, Target, Version};
 use crate::refresh::{self, Why};
 use crate::store::{Installation, Store, Tokens};
@@ -35,7 +36,43 @@ pub struct Session<'a> {
 pub struct Call<'a> {
     pub version: Version,
     pub method: &'a Method,
-    pub parameters: Parameters<'a>,
+    /// Of characters that may stand in an address; empty for none.
+    pub query: &'a str,
+    pub payload: Payload<'a>,
+    pub headers: Vec<(&'static str, &'a str)>,
+}
+
+/// The body of a call, without the authorization, which is added last.
+#[derive(Clone, Debug)]
+pub enum Payload<'a> {
+    Json(Parameters<'a>),
+    /// `application/x-www-form-urlencoded`
+    Form(Vec<u8>),
+    Multipart(Multipart<'a>),
+}
+
+impl Payload<'_> {
+    /// Content type, and the parts of the body one after another. PHP keeps the last of a name in a form, so that ours
+    /// counts; in JSON there is no other.
+    pub fn with_auth(&self, access_token: Option<&str>) -> (Cow<'static, str>, [Cow<'_, [u8]>; 3]) {
+        match self {
+            Payload::Json(parameters) => ("application/json".into(), parameters.with_auth(access_token)),
+            Payload::Form(fields) => {
+                let ampersand = if fields.is_empty() || fields.ends_with(b"&") { "" } else { "&" };
+                let auth = access_token.map(|token| {
+                    let pair = serde_urlencoded::to_string([("auth", token)]).expect("a pair of texts serializes");
+                    format!("{ampersand}{pair}").into_bytes()
+                });
+                let parts =
+                    [Cow::Borrowed(fields.as_slice()), auth.unwrap_or_default().into(), Cow::Borrowed(&b""[..])];
+                ("application/x-www-form-urlencoded".into(), parts)
+            }
+            Payload::Multipart(form) => {
+                let written = form.written_with(access_token.map(|token| ("auth", token)));
+                (form.content_type().into(), [Cow::Owned(written), Cow::Borrowed(&b""[..]), Cow::Borrowed(&b""[..])])
+            }
+        }
+    }
 }
 
 /// A call's parameters: the inside of a JSON object, as the caller wrote it.
@@ -45,17 +82,39 @@ pub struct Parameters<'a>(Cow<'a, str>);
 impl<'a> Parameters<'a> {
     /// From `params`. An object is kept byte for byte; an array, for positional methods, becomes `{"0":…,"1":…}`.
     pub fn from_json(raw: &'a str) -> std::result::Result<Parameters<'a>, String> {
+        let own = |key: &str| Err(format!("must not contain {key:?}: the proxy adds the authorization itself"));
+        Self::read(raw, own)
+    }
+
+    /// From the body of a webhook call: the caller's own authorization is dropped.
+    pub fn of_webhook(raw: &'a str) -> std::result::Result<Parameters<'a>, String> {
+        Self::read(raw, |_| Ok(()))
+    }
+
+    /// `on_authorization` decides what a top-level `auth` or `access_token` means: an error, or to be left out.
+    fn read(
+        raw: &'a str,
+        on_authorization: impl Fn(&str) -> std::result::Result<(), String>,
+    ) -> std::result::Result<Parameters<'a>, String> {
+        const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
         json::refuse_what_php_cannot_read(raw)?;
-        let trimmed = raw.trim_matches([' ', '\t', '\r', '\n']);
+        let trimmed = raw.trim_matches(SPACE);
         if let Some(inside) = trimmed.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            for (key, _) in json::entries(trimmed).map_err(|e| json::describe(&e))? {
-                if key == "auth" || key == "access_token" {
-                    return Err(format!("must not contain {key:?}: the proxy adds the authorization itself"));
-                }
-            }
-            return Ok(Parameters(Cow::Borrowed(inside.trim_matches([' ', '\t', '\r', '\n']))));
+            let entries = json::entries(trimmed).map_err(|error| format!("is not JSON: {}", json::describe(&error)))?;
+            let is_authorization = |key: &str| key == "auth" || key == "access_token";
+            let Some((key, _)) = entries.iter().find(|(key, _)| is_authorization(key)) else {
+                return Ok(Parameters(Cow::Borrowed(inside.trim_matches(SPACE))));
+            };
+            on_authorization(key)?;
+            let others: Vec<json::Member> = entries
+                .iter()
+                .filter(|(key, _)| !is_authorization(key))
+                .map(|(key, value)| (key.to_string(), value.get().to_owned()))
+                .collect();
+            return Ok(Parameters::from_members(&others));
         }
-        let list: Vec<&RawValue> = serde_json::from_str(trimmed).map_err(|_| "must be a JSON object".to_owned())?;
+        let list: Vec<&RawValue> =
+            serde_json::from_str(trimmed).map_err(|_| "must be a JSON object or list".to_owned())?;
         let entries: Vec<String> = list.iter().enumerate().map(|(i, value)| format!("\"{i}\":{value}")).collect();
         Ok(Parameters(Cow::Owned(entries.join(","))))
     }
@@ -97,7 +156,11 @@ pub fn judge(status: u16, body: &[u8]) -> Verdict {
     if (300..400).contains(&status) {
         return Verdict::Moved;
     }
-    let text = std::str::from_utf8(body).ok().filter(|text| text.trim_start().starts_with('{'));
+    let text = std::str::from_utf8(body).ok();
+    if let Some(xml) = text.map(str::trim_start).filter(|text| text.starts_with("<?xml")) {
+        return judge_xml(status, xml);
+    }
+    let text = text.filter(|text| text.trim_start().starts_with('{'));
     let Some(fields) = text.and_then(|text| json::entries(text).ok()) else {
         let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
         return Verdict::Unusable(format!("it is {what} (status {status})"));
@@ -112,6 +175,22 @@ pub fn judge(status: u16, body: &[u8]) -> Verdict {
         raw => (raw.map(text_of).unwrap_or_default(), field("error_description").map(text_of).unwrap_or_default()),
     };
     Verdict::Error(Upstream { status, error, error_description })
+}
+
+/// The XML form of an answer, `<response><error>…`: only whether it is an error, and which.
+fn judge_xml(status: u16, xml: &str) -> Verdict {
+    let element = |name: &str| {
+        let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+        Some(rest.split('<').next().unwrap_or("").to_owned())
+    };
+    match element("error") {
+        Some(error) if status >= 400 => {
+            let error_description = element("error_description").unwrap_or_default();
+            Verdict::Error(Upstream { status, error, error_description })
+        }
+        None if status >= 400 => Verdict::Error(Upstream { status, ..Upstream::default() }),
+        _ => Verdict::Success,
+    }
 }
 
 /// A string without its quotes; anything else (an error may be a number) as it stands.
@@ -262,11 +341,15 @@ impl<'a> Session<'a> {
         prefix: &[u8],
     ) -> std::result::Result<Reply, Failure> {
         let token = authorization.tokens.as_ref().map(|tokens| tokens.access_token.expose());
-        let parts = call.parameters.with_auth(token);
+        let (content_type, parts) = call.payload.with_auth(token);
+        let mut url = authorization.target.url(call.version, call.method.as_str());
+        if !call.query.is_empty() {
+            url = format!("{url}?{}", call.query);
+        }
         http.post(&Post {
-            url: &authorization.target.url(call.version, call.method.as_str()),
-            content_type: "application/json",
-            headers: &[("Accept", "application/json")],
+            url: &url,
+            content_type: &content_type,
+            headers: &call.headers,
             parts: &parts.each_ref().map(|part| part.as_ref()),
             deadline: self.deadline,
             max_response: self.config.limits.max_response,

@@ -8,21 +8,24 @@ use crate::clock::Deadline;
 use crate::config::{Config, Portal, Surroundings};
 use crate::cors;
 use crate::envelope::{Envelope, SUCCESS_HEAD, SUCCESS_TAIL};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Upstream};
 use crate::form::Form;
-use crate::http::{Failure, Http};
+use crate::http::{Failure, Http, Reply};
 use crate::install::browser::Query;
 use crate::install::{self, Installer, Problem};
 use crate::log::{Level, Log};
+use crate::method::Method;
 use crate::page::{Language, Page, Place};
-use crate::relay::{Call, Session};
-use crate::route::Route;
+use crate::portal::Version;
+use crate::relay::{Call, Payload, Session};
+use crate::route::{Route, WebhookPath};
 use crate::secret::random_hex;
 use crate::status;
 use crate::store::Store;
+use crate::webhook::{self, Sent};
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most that is read from somebody without credentials.
 const MAX_STRANGER_BODY: u64 = 64 << 10;
@@ -64,6 +67,8 @@ struct Trace {
     client: Option<String>,
     portal: Option<String>,
     method: Option<String>,
+    /// Bitrix24's own error code.
+    bitrix24: Option<String>,
     repeated: Vec<&'static str>,
 }
 
@@ -86,7 +91,10 @@ impl Request<'_> {
             Err(why) => (Err(Error::Configuration(why.clone())), None),
         };
         let origin = self.environment.text("HTTP_ORIGIN");
-        let answer = outcome.as_ref().err().map(|error| Answer::failure(error, &self.log.request_id));
+        let answer = outcome.as_ref().err().map(|error| match &route {
+            Route::Webhook(path) => webhook::failure(error, path.version),
+            _ => Answer::failure(error, &self.log.request_id),
+        });
         self.log_outcome(&trace, &outcome);
         let answer = answer.or(outcome.ok()).expect("an outcome is one of the two");
         match config {
@@ -113,7 +121,8 @@ impl Request<'_> {
             Route::Status => self.status(config, trace),
             Route::Root if method == "GET" => self.root_page(config, route),
             Route::Root => self.posted(config, body, trace),
-            Route::Webhook(_) | Route::Unknown => Err(Error::NotFound),
+            Route::Webhook(path) => self.webhook(config, path, body, trace),
+            Route::Unknown => Err(Error::NotFound),
         }
     }
 
@@ -224,13 +233,21 @@ impl Request<'_> {
     fn admitted<'c>(&self, config: &'c Config, credentials: &Credentials, trace: &mut Trace) -> Result<&'c Client> {
         let client = access::authenticate(&config.clients, credentials)?;
         trace.client = Some(client.name.clone());
+        self.admit(config, client, true)?;
+        Ok(client)
+    }
+
+    /// `by_header`: whether the request carries credentials that a browser could have remembered.
+    fn admit(&self, config: &Config, client: &Client, by_header: bool) -> Result<()> {
         access::check_address(config, client, self.environment.text("REMOTE_ADDR").unwrap_or(""))?;
+        if !by_header {
+            return Ok(());
+        }
         let browser = Browser {
             origin: self.environment.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
             sec_fetch_site: self.environment.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
         };
-        access::check_origin(config, &browser)?;
-        Ok(client)
+        access::check_origin(config, &browser)
     }
 
     /// Without credentials only a short form is read: Bitrix24's events and the application opened in it.
@@ -297,18 +314,14 @@ impl Request<'_> {
         if client.methods.is_some() && envelope.method.is_batch() {
             envelope.parameters = batch::checked(client, envelope.version, envelope.raw_params)?;
         }
-        let mut session = Session {
-            config,
-            store: Store::new(&config.token_folder),
-            log: self.log,
-            deadline: self.deadline(config),
-            max_wait: config.limits.max_wait,
-            repeated: Vec::new(),
+        let call = Call {
+            version: envelope.version,
+            method: &envelope.method,
+            query: "",
+            payload: Payload::Json(envelope.parameters),
+            headers: vec![("Accept", "application/json")],
         };
-        let call = Call { version: envelope.version, method: &envelope.method, parameters: envelope.parameters };
-        let outcome = session.call(portal, &call, SUCCESS_HEAD);
-        trace.repeated = session.repeated;
-        match outcome? {
+        match self.call(config, portal, &call, config.limits.max_wait, SUCCESS_HEAD, trace)? {
             (_, Some(upstream)) => Err(Error::Bitrix24(upstream)),
             (reply, None) => {
                 let mut body = reply.body;
@@ -318,9 +331,72 @@ impl Request<'_> {
         }
     }
 
+    /// A call to a webhook address, answered as Bitrix24 answers it.
+    fn webhook(&self, config: &Config, path: &WebhookPath, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+        let client = access::authenticate(&config.clients, &Credentials::Token(path.token.clone().into_bytes()))?;
+        trace.client = Some(client.name.clone());
+        self.admit(config, client, self.credentials().is_some())?;
+        let limit = config.limits.max_body;
+        let bytes = body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))?;
+        let portal = portal_of_webhook(config, client, path.portal.as_deref())?;
+        trace.portal = Some(portal.name.to_string());
+        let method = Method::parse(&path.method)
+            .ok_or_else(|| Error::InvalidRequest("the address does not end in a method name".into()))?;
+        trace.method = Some(method.as_str().to_owned());
+        client.check_method(&method)?;
+        let sent = Sent {
+            query: self.environment.bytes("QUERY_STRING"),
+            content_type: self.environment.text("CONTENT_TYPE").unwrap_or(""),
+            body: &bytes,
+        };
+        let outgoing = match webhook::must_be_checked(client, &method) {
+            true => sent.checked_batch(client, path.version)?,
+            false => sent.passed_on(path.version)?,
+        };
+        let mut headers = Vec::new();
+        // REST 2 ignores the header; only REST 3.0 knows it.
+        let key = self.environment.text("HTTP_IDEMPOTENCY_KEY").filter(|_| path.version == Version::V3);
+        headers.extend(key.map(|key| ("Idempotency-Key", key)));
+        let call =
+            Call { version: path.version, method: &method, query: &outgoing.query, payload: outgoing.payload, headers };
+        let max_wait = config.limits.max_wait.min(webhook::MAX_WAIT);
+        let (reply, _) = self.call(config, portal, &call, max_wait, b"", trace)?;
+        Ok(webhook::pass_through(reply))
+    }
+
+    fn call(
+        &self,
+        config: &Config,
+        portal: &Portal,
+        call: &Call,
+        max_wait: Duration,
+        prefix: &[u8],
+        trace: &mut Trace,
+    ) -> Result<(Reply, Option<Upstream>)> {
+        let mut session = Session {
+            config,
+            store: Store::new(&config.token_folder),
+            log: self.log,
+            deadline: self.deadline(config),
+            max_wait,
+            repeated: Vec::new(),
+        };
+        let outcome = session.call(portal, call, prefix);
+        trace.repeated = session.repeated;
+        if let Ok((_, Some(upstream))) = &outcome {
+            trace.bitrix24 = Some(upstream.error.chars().take(64).collect());
+        }
+        outcome
+    }
+
     fn log_outcome(&self, trace: &Trace, outcome: &Result<Answer>) {
         let mut fields: Vec<(&str, Value)> = Vec::new();
-        for (name, value) in [("client", &trace.client), ("portal", &trace.portal), ("method", &trace.method)] {
+        for (name, value) in [
+            ("client", &trace.client),
+            ("portal", &trace.portal),
+            ("method", &trace.method),
+            ("bitrix24", &trace.bitrix24),
+        ] {
             if let Some(value) = value {
                 fields.push((name, value.as_str().into()));
             }
@@ -330,9 +406,6 @@ impl Request<'_> {
             Err(error) => {
                 let (status, code) = error.status_and_code();
                 fields.push(("error_code", code.into()));
-                if let Some(upstream) = error.upstream().filter(|upstream| !upstream.error.is_empty()) {
-                    fields.push(("bitrix24", upstream.error.chars().take(64).collect::<String>().into()));
-                }
                 let level = if status >= 500 { Level::Error } else { Level::Warn };
                 (level, error.detail().map_or_else(|| error.text(), str::to_owned), status)
             }
@@ -357,6 +430,24 @@ fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Porta
         (Some(domain), _) => config.portal(domain).ok_or(Error::UnknownPortal),
         (None, [only]) => Ok(only),
         (None, _) => Err(Error::InvalidRequest("\"domain\" is missing: several portals are configured".into())),
+    }
+}
+
+/// The portal in a webhook's path, or else the only one that this client may use.
+fn portal_of_webhook<'c>(config: &'c Config, client: &Client, named: Option<&str>) -> Result<&'c Portal> {
+    if let Some(name) = named {
+        let portal = config.portal(name).ok_or(Error::UnknownPortal)?;
+        client.check_portal(&portal.name)?;
+        return Ok(portal);
+    }
+    let mut usable = config.portals.iter().filter(|portal| client.may_use(&portal.name));
+    match (usable.next(), usable.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Error::UnknownPortal),
+        (Some(_), Some(_)) => Err(Error::InvalidRequest(
+            "This client may use several portals: put the portal's name before /rest/, as in /acme.bitrix24.ru/rest/…"
+                .into(),
+        )),
     }
 }
 

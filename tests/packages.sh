@@ -31,6 +31,9 @@ strace           strace
 php-cgi          php-cgi
 chromium         chromium
 chromium-driver  chromedriver
+python3-venv     python3:ensurepip
+nodejs           node
+npm              npm
 END
 }
 
@@ -43,6 +46,7 @@ esac
 is_there() {
     case $1 in
     /*) [ -e "$1" ] ;;
+    python3:*) python3 -c "import ${1#python3:}" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
     esac
 }

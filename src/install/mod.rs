@@ -21,7 +21,7 @@ use crate::method::Method;
 use crate::oauth::{self, Grant, Issued, Refusal};
 use crate::portal::{Endpoint, Refused, Scheme, Target, Version};
 use crate::refresh::{self, Why};
-use crate::relay::{judge, Call, Parameters, Session, Verdict};
+use crate::relay::{judge, Call, Parameters, Payload, Session, Verdict};
 use crate::secret::Secret;
 use crate::store::{Installation, Lock, Store, Tokens};
 
@@ -250,7 +250,8 @@ impl Installer<'_> {
             repeated: Vec::new(),
         };
         let profile = Method::parse("profile").expect("a method name");
-        let call = Call { version: Version::V2, method: &profile, parameters: Parameters::from_members(&[]) };
+        let payload = Payload::Json(Parameters::from_members(&[]));
+        let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };
         match session.call(portal, &call, b"") {
             Ok((_, None)) => Ok(Stored::Work),
             // 403: the one who installed may not use the application any more, has left for example.

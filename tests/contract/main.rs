@@ -2,6 +2,7 @@
 //! The names of the tests are the sentences.
 
 mod access;
+mod allow_list;
 mod attacks;
 mod configuration;
 #[allow(dead_code)]
@@ -13,8 +14,10 @@ mod logging;
 mod refresh;
 mod relay;
 mod requests;
+mod root;
 mod status_page;
 mod uninstalling;
 #[allow(dead_code)]
 mod visitor;
 mod web_servers;
+mod webhook;

@@ -1,10 +1,12 @@
 //! `batch` of REST 2.
 
+use crate::http::Request;
 use crate::ledger::Command;
 use crate::methods::{self, Answer, Caller, Failure, Outcome};
-use crate::params::parse_query;
-use crate::php::{Array, Php};
+use crate::params::{of_request, parse_query};
+use crate::php::{Array, Key, Php};
 use crate::rest::time;
+use crate::rest3;
 use crate::state::Shared;
 
 const MOST: usize = 50;
@@ -13,17 +15,10 @@ const MOST: usize = 50;
 pub(crate) fn run(shared: &Shared, caller: &Caller, params: &Array, ran: &mut Vec<Command>) -> Outcome {
     methods::admit(shared, caller, "batch")?;
     let mut lists = Lists::default();
-    let halt = last_in_any_case(params, "halt").is_some_and(Php::is_truthy);
-    let commands = match last_in_any_case(params, "cmd") {
-        Some(Php::Array(commands)) => commands.clone(),
-        _ => Array::new(),
-    };
-    for (id, command) in commands.iter().take(MOST) {
-        let Php::Str(command) = command else {
-            continue;
-        };
+    let halt = halts(params);
+    for (id, command) in commands(params) {
         let started = shared.clock.now();
-        let (method, query) = split_command(command);
+        let (method, query) = split_command(&command);
         let params = resolve_all(&parse_query(query.as_bytes()), &lists.result);
         let outcome = match method.as_str() {
             "batch" | "download" | "upload" => {
@@ -51,6 +46,64 @@ pub(crate) fn run(shared: &Shared, caller: &Caller, params: &Array, ran: &mut Ve
         }
     }
     Ok(lists.answer().into())
+}
+
+fn halts(params: &Array) -> bool {
+    last_in_any_case(params, "halt").is_some_and(Php::is_truthy)
+}
+
+/// The commands that count, with their names.
+fn commands(params: &Array) -> Vec<(Key, String)> {
+    let Some(Php::Array(commands)) = last_in_any_case(params, "cmd") else {
+        return Vec::new();
+    };
+    let texts = commands.iter().take(MOST).filter_map(|(id, command)| match command {
+        Php::Str(command) => Some((id.clone(), command.clone())),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// How a portal reads a batch that is posted to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BatchReading {
+    /// Name, method (lower-case) and query of each command, in order.
+    pub commands: Vec<(String, String, String)>,
+    pub halt: bool,
+}
+
+impl BatchReading {
+    /// REST 2.
+    pub fn of(query: &str, content_type: &str, body: &[u8]) -> BatchReading {
+        let params = of_request(&posted(query, content_type, body));
+        let split = |(id, command): (Key, String)| {
+            let (method, query) = split_command(&command);
+            (id.to_string(), method, query.to_owned())
+        };
+        BatchReading { commands: commands(&params).into_iter().map(split).collect(), halt: halts(&params) }
+    }
+
+    /// REST 3.0, the commands' queries as JSON.
+    pub fn of_rest3(query: &str, content_type: &str, body: &[u8]) -> BatchReading {
+        let mut params = rest3::params(&posted(query, content_type, body));
+        params.remove("auth");
+        let commands = params.iter().filter_map(|(id, command)| {
+            let command = command.as_array()?;
+            let method = command.get("method")?.to_text().to_lowercase();
+            Some((id.to_string(), method, command.get("query").map(Php::encode).unwrap_or_default()))
+        });
+        BatchReading { commands: commands.collect(), halt: false }
+    }
+}
+
+fn posted(query: &str, content_type: &str, body: &[u8]) -> Request {
+    Request {
+        method: "POST".to_owned(),
+        query: query.to_owned(),
+        headers: vec![("Content-Type".to_owned(), content_type.to_owned())],
+        body: body.to_vec(),
+        ..Request::default()
+    }
 }
 
 /// `array_change_key_case`: of `cmd` and `CMD`, the last is taken.

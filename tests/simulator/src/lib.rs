@@ -41,6 +41,7 @@ mod state;
 mod tls;
 mod xml;
 
+pub use batch::BatchReading;
 pub use client::HttpAnswer;
 pub use control::HELP as CONTROL_HELP;
 pub use faults::{Action, Fault, Target};

@@ -186,12 +186,14 @@ fn parse_multipart(body: &[u8], boundary: &str) -> Array {
     params
 }
 
+/// Quotes of either kind; of a name given twice the last, as in PHP.
 fn attribute(head: &str, name: &str) -> Option<String> {
     let disposition = head.lines().find(|l| l.to_ascii_lowercase().starts_with("content-disposition:"))?;
-    disposition.split(';').skip(1).find_map(|part| {
+    let found = disposition.split(';').skip(1).filter_map(|part| {
         let (key, value) = part.split_once('=')?;
-        key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"').to_owned())
-    })
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches(['"', '\'']).to_owned())
+    });
+    found.last()
 }
 
 fn find_all(text: &[u8], what: &[u8]) -> Vec<usize> {

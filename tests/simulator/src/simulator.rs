@@ -147,6 +147,12 @@ impl Simulator {
         self.shared.tls.ca_pem.clone()
     }
 
+    /// Certificate and private key (PEM) for 127.0.0.1 and localhost, by that authority: for another server that a test
+    /// needs.
+    pub fn certificate_pem(&self) -> (String, String) {
+        self.shared.tls.pair_pem.clone()
+    }
+
     pub fn client_id(&self) -> String {
         self.shared.state().oauth.application.client_id.clone()
     }

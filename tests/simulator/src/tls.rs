@@ -10,6 +10,8 @@ use rustls::ServerConfig;
 
 pub(crate) struct Tls {
     pub(crate) ca_pem: String,
+    /// Certificate and private key.
+    pub(crate) pair_pem: (String, String),
     pub(crate) config: Arc<ServerConfig>,
 }
 
@@ -37,5 +39,6 @@ pub(crate) fn create() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> 
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)?;
-    Ok(Tls { ca_pem, config: Arc::new(config) })
+    let pair_pem = (certificate.pem(), leaf_key.serialize_pem());
+    Ok(Tls { ca_pem, pair_pem, config: Arc::new(config) })
 }

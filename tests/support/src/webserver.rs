@@ -51,11 +51,31 @@ pub struct Setup {
     pub directives: String,
     /// How many requests fcgiwrap runs at once.
     pub fcgiwrap_workers: usize,
+    /// Listens with TLS on a second port.
+    pub https: Option<Certificate>,
+    /// With the shipped rules that put `/rest/` at the root of the host.
+    pub root: bool,
+    /// With the shipped way to log requests without the tokens in their addresses.
+    pub masked_log: bool,
+}
+
+/// A server's certificate and private key, PEM.
+#[derive(Clone)]
+pub struct Certificate {
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { port: None, directives: String::new(), fcgiwrap_workers: 8 }
+        Setup {
+            port: None,
+            directives: String::new(),
+            fcgiwrap_workers: 8,
+            https: None,
+            root: false,
+            masked_log: false,
+        }
     }
 }
 
@@ -63,6 +83,7 @@ impl Default for Setup {
 pub struct WebServer {
     kind: Kind,
     address: SocketAddr,
+    https_port: Option<u16>,
     folder: PathBuf,
     /// In the order in which they are to end.
     groups: Vec<Group>,
@@ -86,17 +107,27 @@ impl WebServer {
 
     /// `None` where the port is taken.
     fn try_start(sandbox: &Sandbox, kind: Kind, setup: &Setup) -> Option<WebServer> {
-        let layout = Layout::new(sandbox, setup.port.unwrap_or_else(free_port));
+        let mut layout = Layout::new(sandbox, setup.port.unwrap_or_else(free_port));
+        if let Some(certificate) = &setup.https {
+            layout.https_port = Some(free_port());
+            layout.write("certificate.pem", &certificate.certificate);
+            layout.write("key.pem", &certificate.key);
+        }
         let groups = match kind {
             Kind::Nginx => start_nginx(&layout, setup),
             _ => start_apache(&layout, kind, setup),
         };
-        let mut server =
-            WebServer { kind, address: (Ipv4Addr::LOCALHOST, layout.port).into(), folder: layout.folder, groups };
+        let mut server = WebServer {
+            kind,
+            address: (Ipv4Addr::LOCALHOST, layout.port).into(),
+            https_port: layout.https_port,
+            folder: layout.folder,
+            groups,
+        };
         let begun = Instant::now();
         while !server.answers_with(&layout.marker) {
             let log = server.error_log();
-            if log.contains("Address already in use") && setup.port.is_none() {
+            if log.contains("ddress already in use") && setup.port.is_none() {
                 server.stop_all();
                 return None;
             }
@@ -135,6 +166,12 @@ impl WebServer {
         format!("http://{}{path}", self.address)
     }
 
+    /// The same over TLS, by a name and address that the certificate must be valid for.
+    pub fn https_url(&self, path: &str) -> String {
+        let port = self.https_port.expect("this server was started with a certificate");
+        format!("https://127.0.0.1:{port}{path}")
+    }
+
     /// A request to this server.
     pub fn request(&self, method: &str, path: &str) -> Request {
         Request::new(self.address, method, path)
@@ -151,7 +188,16 @@ impl WebServer {
 
     /// The log of requests.
     pub fn access_log(&self) -> String {
-        let bytes = fs::read(self.folder.join("access.log")).unwrap_or_default();
+        self.log("access.log")
+    }
+
+    /// The log of requests that the shipped configuration writes without tokens.
+    pub fn masked_log(&self) -> String {
+        self.log("b24proxy.log")
+    }
+
+    fn log(&self, name: &str) -> String {
+        let bytes = fs::read(self.folder.join(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -185,6 +231,7 @@ struct Layout<'a> {
     /// Configuration, logs, sockets.
     folder: PathBuf,
     port: u16,
+    https_port: Option<u16>,
     /// What [`MARKER`] answers.
     marker: String,
 }
@@ -196,7 +243,7 @@ impl<'a> Layout<'a> {
         let name = format!("run/web-{number}");
         sandbox.make_folder(&name, 0o755);
         let folder = sandbox.path().join(name);
-        Layout { sandbox, marker: folder.display().to_string(), folder, port }
+        Layout { sandbox, marker: folder.display().to_string(), folder, port, https_port: None }
     }
 
     fn file(&self, name: &str) -> String {
@@ -262,8 +309,12 @@ fn start_apache(layout: &Layout, kind: Kind, setup: &Setup) -> Vec<Group> {
         sandbox.place(&sandbox.executable(), &program);
         let htaccess = shipped("apache/htaccess");
         sandbox.write("htdocs/cgi-bin/.htaccess", 0o644, htaccess.as_bytes());
+        if setup.root {
+            sandbox.write("htdocs/.htaccess", 0o644, shipped("apache/htaccess-root").as_bytes());
+        }
     } else {
         layout.write("b24proxy.conf", &shipped("apache/b24proxy.conf"));
+        layout.write("b24proxy-root.conf", &shipped("apache/b24proxy-root.conf"));
     }
     layout.write("marker", &layout.marker);
     layout.write("apache.conf", &apache_config(layout, kind, setup));
@@ -297,6 +348,9 @@ fn apache_config(layout: &Layout, kind: Kind, setup: &Setup) -> String {
     ] {
         let _ = writeln!(config, "LoadModule {module}_module \"{APACHE_MODULES}/mod_{module}.so\"");
     }
+    if setup.https.is_some() {
+        let _ = writeln!(config, "LoadModule ssl_module \"{APACHE_MODULES}/mod_ssl.so\"");
+    }
     let htdocs = layout.sandbox.path().join("htdocs");
     let _ = write!(
         config,
@@ -305,7 +359,7 @@ ServerRoot "{folder}"
 DefaultRuntimeDir "{folder}"
 PidFile "{folder}/apache.pid"
 ErrorLog "{folder}/error.log"
-CustomLog "{folder}/access.log" "%h %l %u %t \"%r\" %>s %O"
+{access_log}
 ServerName localhost
 Listen 127.0.0.1:{port}
 Timeout 300
@@ -343,6 +397,10 @@ Alias "{MARKER}" "{folder}/marker"
     </Files>
 </Directory>
 "#,
+        access_log = match setup.masked_log {
+            true => String::new(),
+            false => format!("CustomLog \"{}\" \"%h %l %u %t \\\"%r\\\" %>s %O\"", layout.file("access.log")),
+        },
         folder = layout.folder.display(),
         port = layout.port,
         htdocs = htdocs.display(),
@@ -355,10 +413,40 @@ Alias "{MARKER}" "{folder}/marker"
             layout.sandbox.path().join("cgi-bin").display(),
             layout.file("b24proxy.conf"),
         );
+        if setup.root {
+            let _ = writeln!(config, "Include \"{}\"", layout.file("b24proxy-root.conf"));
+        }
+        if setup.masked_log {
+            config.push_str(&apache_masked_log(layout));
+        }
     }
     config.push_str(&setup.directives);
     config.push('\n');
+    if let Some(port) = layout.https_port {
+        let _ = write!(
+            config,
+            r#"Listen 127.0.0.1:{port}
+<VirtualHost 127.0.0.1:{port}>
+    SSLEngine on
+    SSLCertificateFile "{certificate}"
+    SSLCertificateKeyFile "{key}"
+</VirtualHost>
+"#,
+            certificate = layout.file("certificate.pem"),
+            key = layout.file("key.pem"),
+        );
+    }
     config
+}
+
+/// The lines for a `<VirtualHost>` that stand as a comment in the shipped file, with the test's folder for logs.
+fn apache_masked_log(layout: &Layout) -> String {
+    let shipped = shipped("apache/b24proxy.conf");
+    let lines = shipped.lines().filter_map(|line| line.strip_prefix("#   CustomLog "));
+    let lines: String = lines.map(|line| format!("CustomLog {line}\n")).collect();
+    assert_eq!(lines.lines().count(), 2, "deploy/apache/b24proxy.conf shows two CustomLog lines");
+    format!("LogFormat \"%h %l %u %t \\\"%r\\\" %>s %O\" combined\n{lines}")
+        .replace("${APACHE_LOG_DIR}", &layout.folder.display().to_string())
 }
 
 const NGINX: &str = "/usr/sbin/nginx";
@@ -368,12 +456,13 @@ fn start_nginx(layout: &Layout, setup: &Setup) -> Vec<Group> {
     require(NGINX, "nginx-light");
     require(FCGIWRAP, "fcgiwrap");
     let socket = layout.file("fcgiwrap.socket");
-    layout.write("b24proxy.conf", &nginx_location(layout, &socket));
+    layout.write("b24proxy.conf", &nginx_location(layout, &socket, setup));
+    layout.write("b24proxy-root.conf", &shipped("nginx/b24proxy-root.conf"));
+    layout.write("b24proxy-log.conf", &shipped("nginx/b24proxy-log.conf"));
     layout.write("nginx.conf", &nginx_config(layout, setup));
 
     let mut fcgiwrap = layout.command(FCGIWRAP, "fcgiwrap.log");
-    // Debian's service has -f as well.
-    fcgiwrap.args(["-f", "-c", &setup.fcgiwrap_workers.to_string()]).args(["-s", &format!("unix:{socket}")]);
+    fcgiwrap.args(fcgiwrap_arguments(setup.fcgiwrap_workers)).args(["-s", &format!("unix:{socket}")]);
     let fcgiwrap = start(fcgiwrap);
     let begun = Instant::now();
     while !Path::new(&socket).exists() && begun.elapsed() < PATIENCE {
@@ -388,16 +477,34 @@ fn start_nginx(layout: &Layout, setup: &Setup) -> Vec<Group> {
     vec![start(nginx), fcgiwrap]
 }
 
-/// The shipped file with the two paths that an administrator would change.
-fn nginx_location(layout: &Layout, socket: &str) -> String {
+/// Those of the shipped drop-in for the service, with another number of workers.
+fn fcgiwrap_arguments(workers: usize) -> Vec<String> {
+    let shipped = shipped("nginx/fcgiwrap.conf");
+    let command = shipped.lines().rev().find_map(|line| line.strip_prefix("ExecStart="));
+    let command = command.expect("deploy/nginx/fcgiwrap.conf has ExecStart");
+    let mut words: Vec<String> = command.split(' ').skip(1).map(str::to_owned).collect();
+    let at = words.iter().position(|word| word == "-c").expect("deploy/nginx/fcgiwrap.conf has -c");
+    words[at + 1] = workers.to_string();
+    words
+}
+
+/// The shipped file with the paths that an administrator would change, and with the log that a comment offers.
+fn nginx_location(layout: &Layout, socket: &str, setup: &Setup) -> String {
     let program = layout.sandbox.executable().display().to_string();
     let mut text = shipped("nginx/b24proxy.conf");
     for (theirs, ours) in [
         ("unix:/run/fcgiwrap.socket;", format!("unix:{socket};")),
         (" /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
+        (" /var/log/nginx/error.log crit;", format!(" {} crit;", layout.file("error.log"))),
     ] {
         assert_eq!(text.matches(theirs).count(), 1, "deploy/nginx/b24proxy.conf has {theirs:?} once");
         text = text.replace(theirs, &ours);
+    }
+    if setup.masked_log {
+        const OFFER: &str = "# access_log /var/log/nginx/b24proxy.log b24proxy;";
+        assert_eq!(text.matches(OFFER).count(), 1, "deploy/nginx/b24proxy.conf offers a log");
+        let log = format!("access_log {} b24proxy;", layout.file("b24proxy.log"));
+        text = text.replace("access_log off;", "").replace(OFFER, &log);
     }
     text
 }
@@ -417,14 +524,17 @@ events {{
 }}
 http {{
 {temporary}    access_log "{folder}/access.log";
+    include "{folder}/b24proxy-log.conf";
     server {{
         listen 127.0.0.1:{port};
+        {https}
         server_name localhost;
         root "{htdocs}";
         location = {MARKER} {{
             return 200 "{marker}";
         }}
         include "{folder}/b24proxy.conf";
+        {root}
         {directives}
     }}
 }}
@@ -433,6 +543,15 @@ http {{
         port = layout.port,
         htdocs = layout.sandbox.path().join("htdocs").display(),
         marker = layout.marker,
+        https = layout.https_port.map_or_else(String::new, |port| format!(
+            "listen 127.0.0.1:{port} ssl; ssl_certificate \"{}\"; ssl_certificate_key \"{}\";",
+            layout.file("certificate.pem"),
+            layout.file("key.pem"),
+        )),
+        root = match setup.root {
+            true => format!("include \"{}\";", layout.file("b24proxy-root.conf")),
+            false => String::new(),
+        },
         directives = setup.directives,
     )
 }
