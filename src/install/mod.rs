@@ -16,6 +16,7 @@ use crate::clock::{unix_now, Deadline};
 use crate::config::{Application, Config, Portal};
 use crate::error::{Error, Executed};
 use crate::http::{Failure, Http, Post};
+use crate::limits::Limits;
 use crate::log::{Level, Log};
 use crate::method::Method;
 use crate::oauth::{self, Grant, Issued, Refusal};
@@ -92,10 +93,11 @@ impl Installer<'_> {
     }
 
     /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
-    fn person(&self, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
+    fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
         if access_token.is_empty() {
             return Err(Problem::TokenRefused);
         }
+        Limits::new(&self.store, portal).count();
         let http = Http::for_portals(self.config).map_err(unreachable)?;
         let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
         let reply = http
@@ -109,7 +111,7 @@ impl Installer<'_> {
                 prefix: b"",
             })
             .map_err(unreachable)?;
-        match judge(reply.status, reply.answer()) {
+        match judge(reply.status, reply.answer()).0 {
             Verdict::Success => {}
             Verdict::Error(upstream) if upstream.status == 401 || upstream.status == 403 => {
                 return Err(Problem::TokenRefused)
@@ -130,8 +132,8 @@ impl Installer<'_> {
         })
     }
 
-    fn administrator(&self, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
-        let person = self.person(endpoint, access_token)?;
+    fn administrator(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
+        let person = self.person(portal, endpoint, access_token)?;
         if person.administrator {
             Ok(person)
         } else {
@@ -182,7 +184,7 @@ impl Installer<'_> {
             }
             Refused::Malformed | Refused::PlainHttp => Problem::AddressRefused,
         })?;
-        let user = self.administrator(&endpoint, &issued.access_token)?;
+        let user = self.administrator(portal, &endpoint, &issued.access_token)?;
         let lock = self.lock(portal)?;
         let old = match lock.read().map_err(Problem::Storage)? {
             Installation::Broken(why) => return Err(Problem::Storage(why)),
@@ -241,13 +243,13 @@ impl Installer<'_> {
             store: self.store.clone(),
             log: self.log,
             deadline: self.deadline,
-            max_wait: self.config.limits.max_wait,
+            max_wait: None,
             repeated: Vec::new(),
         };
         let profile = Method::parse("profile").expect("a method name");
         let payload = Payload::Json(Parameters::from_members(&[]));
         let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };
-        match session.call(portal, &call, b"") {
+        match session.call(portal, &call, b"", None) {
             Ok((_, None)) => Ok(Stored::Work),
             Ok((_, Some(upstream))) if upstream.status == 401 => Ok(Stored::DoNotWork),
             Ok((_, Some(upstream))) => Err(Problem::Portal { why: format!("it answered {}", upstream.error) }),
