@@ -274,6 +274,11 @@ fn open_as_administrator(install_url: &Option<String>) -> String {
 }
 
 impl Upstream {
+    /// The portal's leaky bucket is full: the call was not executed and may be repeated in a moment.
+    pub fn is_over_limit(&self) -> bool {
+        self.error == "QUERY_LIMIT_EXCEEDED"
+    }
+
     /// An error that came with a status below 400 (old methods answer 200) is a 502.
     pub fn relayed_status(&self) -> u16 {
         if (400..600).contains(&self.status) {

@@ -3,7 +3,7 @@
 //! `tokens/NAME.limits` holds both, changed under a lock of its own that is held for a read and a write. A caller reserves
 //! its turn there and then waits for it: first come, first served. The level may rise above the bucket's size by those
 //! who wait; how far it may is how long they are willing to wait. The file is a hint: damaged or gone, it begins anew, and
-//! Bitrix24's own refusals correct it ([`Limits::refused`]).
+//! Bitrix24's own refusals correct it ([`Known::fill`]).
 
 use crate::config::Portal;
 use crate::store::Store;
@@ -18,6 +18,8 @@ use std::time::Duration;
 pub const OPERATING_LIMIT: f64 = 480.0;
 /// How long a method rests after `OPERATION_TIME_LIMIT` when the answer does not say when its time frees.
 const OPERATING_PAUSE_MS: i64 = 60_000;
+/// Nothing in the file reaches further ahead, no wait and no method's rest. What does is damage, or another clock's.
+const HORIZON_MS: i64 = 600_000;
 /// Methods that are remembered as blocked; more cannot be in practice.
 const MAX_BLOCKED: usize = 64;
 
@@ -53,10 +55,12 @@ pub enum Turn {
 impl Known {
     fn drain(&mut self, bucket: Bucket, now: i64) {
         // A clock set back drains nothing.
-        let elapsed = (now - self.at).max(0) as f64 / 1000.0;
-        self.level = (self.level - elapsed * bucket.rate).max(0.0);
+        let elapsed = now.saturating_sub(self.at).max(0) as f64 / 1000.0;
+        let fullest = bucket.burst + HORIZON_MS as f64 / 1000.0 * bucket.rate;
+        let level = if self.level <= fullest { self.level } else { 0.0 };
+        self.level = (level - elapsed * bucket.rate).max(0.0);
         self.at = now;
-        self.blocked.retain(|_, until| *until > now);
+        self.blocked.retain(|_, until| (1..=HORIZON_MS).contains(&until.saturating_sub(now)));
     }
 
     /// Takes a place, if its turn comes within `max_wait`.
@@ -81,7 +85,7 @@ impl Known {
 
     fn block(&mut self, method: &str, until: i64, now: i64) {
         if self.blocked.len() < MAX_BLOCKED && until > now {
-            self.blocked.insert(method.to_owned(), until);
+            self.blocked.insert(method.to_owned(), until.min(now + HORIZON_MS));
         }
     }
 }
@@ -106,10 +110,17 @@ impl<'a> Limits<'a> {
         Bucket { rate: self.portal.requests_per_second, burst: self.portal.burst.max(1.0) }
     }
 
-    /// Takes a place for a call of this method (its canonical name). Where the file cannot be used, calls go on without a
-    /// limit of ours: Bitrix24 has its own.
-    pub fn turn(&self, method: &str, max_wait: Duration) -> Turn {
-        self.change(|known, now| known.take(self.bucket(), method, now, max_wait)).unwrap_or(Turn::In(Duration::ZERO))
+    /// Takes a place for a call of this method (its canonical name). `over_limit`: Bitrix24 has just answered this call with
+    /// `QUERY_LIMIT_EXCEEDED`. Where the file cannot be used, calls go on without a limit of ours: Bitrix24 has its own,
+    /// and only what it has just told is heeded.
+    pub fn turn(&self, method: &str, max_wait: Duration, over_limit: bool) -> Turn {
+        let take = |known: &mut Known, now: i64| {
+            if over_limit {
+                known.fill(self.bucket(), now);
+            }
+            known.take(self.bucket(), method, now, max_wait)
+        };
+        self.change(take).unwrap_or_else(|| take(&mut Known::default(), crate::clock::unix_now_ms()))
     }
 
     /// A call of this program's own counts but never waits.
@@ -120,16 +131,16 @@ impl<'a> Limits<'a> {
         });
     }
 
-    /// Bitrix24 answered `QUERY_LIMIT_EXCEEDED`.
-    pub fn refused(&self) {
-        self.change(|known, now| known.fill(self.bucket(), now));
+    /// The time in which a full bucket has room for one call again.
+    pub fn gap(&self) -> Duration {
+        Duration::try_from_secs_f64(1.0 / self.bucket().rate).unwrap_or(Duration::MAX)
     }
 
     /// Bitrix24 answered `OPERATION_TIME_LIMIT`, or said that this call used up the method's time. `until`: Unix seconds.
     pub fn block(&self, method: &str, until: Option<i64>) {
         self.change(|known, now| {
             let until = until.map_or(now + OPERATING_PAUSE_MS, |seconds| seconds.saturating_mul(1000));
-            known.block(method, until.min(now + 600_000), now);
+            known.block(method, until, now);
         });
     }
 
@@ -228,6 +239,13 @@ mod tests {
         assert_eq!(known.take(BUCKET, "crm.deal.list", 10_000, LONG), Turn::Blocked { retry_after: 20 });
         assert_eq!(known.take(BUCKET, "crm.deal.add", 10_000, LONG), Turn::In(Duration::ZERO));
         assert_eq!(known.take(BUCKET, "crm.deal.list", 30_000, LONG), Turn::In(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_file_of_another_clock_or_of_nonsense_delays_nobody() {
+        let blocked = BTreeMap::from([("m".to_owned(), i64::MAX)]);
+        let mut known = Known { level: 1e300, at: i64::MAX, blocked };
+        assert_eq!(known.take(BUCKET, "m", 1_000_000, LONG), Turn::In(Duration::ZERO));
     }
 
     proptest! {

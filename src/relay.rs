@@ -225,7 +225,7 @@ fn version_3_error(raw: &str) -> (String, String) {
 
 impl<'a> Session<'a> {
     /// The portal's tokens and address, refreshed if their lifetime is over.
-    fn authorization(&mut self, portal: &Portal) -> Result<Authorization> {
+    fn authorization(&mut self, portal: &Portal, until: Deadline) -> Result<Authorization> {
         let Way::OAuth(_) = &portal.way else {
             let Way::Webhook(webhook) = &portal.way else { unreachable!("two ways") };
             return Ok(Authorization { target: Target::Webhook(webhook.clone()), tokens: None });
@@ -239,20 +239,19 @@ impl<'a> Session<'a> {
         };
         self.check_address(portal, &tokens)?;
         if refresh::is_due(&tokens, unix_now()) {
-            return self.refresh(portal, &tokens, Why::Due);
+            return self.refresh(portal, &tokens, Why::Due, until);
         }
         self.with_tokens(portal, tokens)
     }
 
-    fn refresh(&mut self, portal: &Portal, stale: &Tokens, why: Why) -> Result<Authorization> {
+    fn refresh(&mut self, portal: &Portal, stale: &Tokens, why: Why, until: Deadline) -> Result<Authorization> {
         self.repeated.push(match why {
             Why::Due => "refresh",
             Why::Expired => "expired_token",
             Why::Moved => "moved",
         });
         let context = refresh::Context { config: self.config, store: &self.store, log: self.log };
-        let deadline = self.wait_until();
-        let tokens = refresh::refreshed(&context, portal, stale, why, deadline)?;
+        let tokens = refresh::refreshed(&context, portal, stale, why, until)?;
         self.with_tokens(portal, tokens)
     }
 
@@ -292,12 +291,12 @@ impl<'a> Session<'a> {
         mut held: Option<&mut Held>,
     ) -> Result<(Reply, Option<Upstream>)> {
         let http = Http::for_portals(self.config).map_err(|failure| self.failure(failure))?;
-        let mut authorization = self.authorization(portal)?;
-        let method = call.method.canonical();
         let wait_until = self.wait_until();
-        let (mut reconnected, mut renewed, mut moved) = (false, false, false);
+        let mut authorization = self.authorization(portal, wait_until)?;
+        let method = call.method.canonical();
+        let (mut reconnected, mut renewed, mut moved, mut over_limit) = (false, false, false, false);
         loop {
-            self.await_turn(portal, &method, wait_until)?;
+            self.await_turn(portal, &method, wait_until, std::mem::take(&mut over_limit))?;
             if let Some(held) = held.as_deref_mut() {
                 held.begin()?;
             }
@@ -329,7 +328,7 @@ impl<'a> Session<'a> {
                     };
                     moved = true;
                     let before = tokens.client_endpoint.clone();
-                    authorization = self.refresh(portal, &tokens.clone(), Why::Moved)?;
+                    authorization = self.refresh(portal, &tokens.clone(), Why::Moved, wait_until)?;
                     if authorization.tokens.as_ref().is_some_and(|now| now.client_endpoint == before) {
                         return Err(moved_without_address(reply.status));
                     }
@@ -339,10 +338,10 @@ impl<'a> Session<'a> {
             match (upstream.error.as_str(), authorization.tokens.as_ref()) {
                 ("expired_token", Some(tokens)) if !renewed => {
                     renewed = true;
-                    authorization = self.refresh(portal, &tokens.clone(), Why::Expired)?;
+                    authorization = self.refresh(portal, &tokens.clone(), Why::Expired, wait_until)?;
                 }
-                ("QUERY_LIMIT_EXCEEDED", _) => {
-                    Limits::new(&self.store, portal).refused();
+                _ if upstream.is_over_limit() => {
+                    over_limit = true;
                     self.repeated.push("QUERY_LIMIT_EXCEEDED");
                 }
                 _ => return Ok((reply, Some(upstream))),
@@ -355,14 +354,17 @@ impl<'a> Session<'a> {
         self.max_wait.map_or(self.deadline, |max_wait| self.deadline.at_most(max_wait))
     }
 
-    /// Waits for this call's turn under Bitrix24's limit.
-    fn await_turn(&self, portal: &Portal, method: &str, until: Deadline) -> Result<()> {
+    /// Waits for this call's turn under Bitrix24's limit. `over_limit`: Bitrix24 has just refused it there.
+    fn await_turn(&self, portal: &Portal, method: &str, until: Deadline, over_limit: bool) -> Result<()> {
         let limits = Limits::new(&self.store, portal);
         if self.max_wait.is_none() {
             limits.count();
+            if over_limit {
+                std::thread::sleep(limits.gap().min(until.remaining()));
+            }
             return Ok(());
         }
-        match limits.turn(method, until.remaining()) {
+        match limits.turn(method, until.remaining(), over_limit) {
             Turn::In(wait) => {
                 if !wait.is_zero() {
                     std::thread::sleep(wait);

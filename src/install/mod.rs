@@ -97,21 +97,30 @@ impl Installer<'_> {
         if access_token.is_empty() {
             return Err(Problem::TokenRefused);
         }
-        Limits::new(&self.store, portal).count();
         let http = Http::for_portals(self.config).map_err(unreachable)?;
         let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
-        let reply = http
-            .post(&Post {
-                url: &Target::OAuth(endpoint.clone()).url(Version::V2, "profile"),
-                content_type: "application/json",
-                headers: &[],
-                parts: &[body.as_bytes()],
-                deadline: self.deadline,
-                max_response: 1 << 20,
-                prefix: b"",
-            })
-            .map_err(unreachable)?;
-        match judge(reply.status, reply.answer()).0 {
+        let post = Post {
+            url: &Target::OAuth(endpoint.clone()).url(Version::V2, "profile"),
+            content_type: "application/json",
+            headers: &[],
+            parts: &[body.as_bytes()],
+            deadline: self.deadline,
+            max_response: 1 << 20,
+            prefix: b"",
+        };
+        let limits = Limits::new(&self.store, portal);
+        let wait_until = self.deadline.at_most(self.config.limits.max_wait);
+        let (reply, verdict) = loop {
+            limits.count();
+            let reply = http.post(&post).map_err(unreachable)?;
+            match judge(reply.status, reply.answer()).0 {
+                Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
+                    std::thread::sleep(limits.gap().min(wait_until.remaining()));
+                }
+                verdict => break (reply, verdict),
+            }
+        };
+        match verdict {
             Verdict::Success => {}
             Verdict::Error(upstream) if upstream.status == 401 || upstream.status == 403 => {
                 return Err(Problem::TokenRefused)

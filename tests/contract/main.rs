@@ -3,4 +3,5 @@
 
 #[allow(dead_code)]
 mod fixture;
+mod limits;
 mod relay;
