@@ -90,14 +90,13 @@ pub enum State<'a> {
     Done(Kept),
 }
 
-/// A key whose lock is held by this process.
+/// A key whose lock is held by this process. Dropped once the call was begun, whatever the reason, its outcome is unknown.
 pub struct Held<'a> {
     keys: &'a Keys,
     path: PathBuf,
     file: File,
     fingerprint: String,
     begun: bool,
-    settled: bool,
 }
 
 /// The keys of one client.
@@ -119,7 +118,8 @@ impl Keys {
         let path = self.folder.join(format!("{name}.call"));
         let mut file = self.locked(&path, deadline)?;
         match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
-            Journal::Empty => {}
+            // Half a record, of a machine that lost its power, would spoil what is appended to it.
+            Journal::Empty => file.set_len(0).map_err(|e| storage(&e, "write", &path))?,
             Journal::Expired => self.empty(&file, &path)?,
             Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. }
                 if known != fingerprint =>
@@ -130,7 +130,7 @@ impl Keys {
             Journal::Done { kept: None, .. } => return Err(Error::OutcomeUnknown { kept: true }),
             Journal::Done { kept: Some(kept), .. } => return Ok(State::Done(kept)),
         }
-        Ok(State::Free(Held { keys: self, path, file, fingerprint, begun: false, settled: false }))
+        Ok(State::Free(Held { keys: self, path, file, fingerprint, begun: false }))
     }
 
     /// The locked file that stands at `path` now: one that was removed while we waited for its lock does not count.
@@ -218,19 +218,17 @@ impl Keys {
                 continue;
             }
             let Ok(mut file) = File::open(&path) else { continue };
-            let length = file.metadata().map_or(0, |m| m.len());
-            match begun_at(&mut file) {
-                Some(at) if (0..LIFETIME).contains(&(now - at)) || at > now => {
+            match alive_since(&mut file, now) {
+                Some(at) => {
                     usage.keys += 1;
-                    usage.bytes += length;
+                    usage.bytes += file.metadata().map_or(0, |m| m.len());
                     oldest = oldest.min(at);
                 }
-                // Somebody may hold it at this moment; then it is in use again.
-                _ => {
-                    if FileExt::try_lock_exclusive(&file).is_ok() {
-                        let _ = std::fs::remove_file(&path);
-                    }
+                // Whoever holds it at this moment may be about to use it: read again under the lock.
+                None if FileExt::try_lock_exclusive(&file).is_ok() && alive_since(&mut file, now).is_none() => {
+                    let _ = std::fs::remove_file(&path);
                 }
+                None => {}
             }
         }
         (usage, oldest)
@@ -267,7 +265,6 @@ impl Held<'_> {
 
     /// The call was executed: its answer is kept, if there is room. The answer goes to the caller in any case.
     pub fn done(mut self, status: u16, content_type: &str, body: &[u8]) -> Result<()> {
-        self.settled = true;
         let size = body.len() as u64;
         let room = self.keys.change_usage(|usage| {
             let room = usage.bytes.saturating_add(size) <= self.keys.max_bytes;
@@ -280,21 +277,19 @@ impl Held<'_> {
         append(&mut self.file, &record, content).map_err(|error| storage(&error, "write", &self.path))
     }
 
-    /// Whether the call was executed is not known: the journal stays as it is.
-    pub fn unknown(mut self) {
-        self.settled = true;
+    /// The call was not executed, or ended with a definite error: the key is free again.
+    pub fn free(mut self) {
+        if std::mem::take(&mut self.begun) {
+            let _ = self.keys.change_usage(|usage| usage.give_back(0));
+        }
     }
 }
 
 impl Drop for Held<'_> {
-    /// The call was not executed, or ended with a definite error: the key is free again.
+    /// A journal that has no record, or none that counts, leaves no file behind.
     fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let _ = std::fs::remove_file(&self.path);
-        if self.begun {
-            let _ = self.keys.change_usage(|usage| usage.give_back(0));
+        if !self.begun {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
@@ -310,7 +305,7 @@ fn read_journal(file: &mut File) -> std::io::Result<Journal> {
     file.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(file);
     let Some(Record::Begun { fingerprint, at }) = next_record(&mut reader)? else { return Ok(Journal::Empty) };
-    if !(0..LIFETIME).contains(&(unix_now() - at).max(0)) {
+    if !is_alive(at, unix_now()) {
         return Ok(Journal::Expired);
     }
     let Some(Record::Done { status, content_type, length }) = next_record(&mut reader)? else {
@@ -332,11 +327,18 @@ fn next_record(reader: &mut impl BufRead) -> std::io::Result<Option<Record>> {
     Ok(line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten())
 }
 
-fn begun_at(file: &mut File) -> Option<i64> {
+/// When the call of a journal that still counts was begun.
+fn alive_since(file: &mut File, now: i64) -> Option<i64> {
+    file.seek(SeekFrom::Start(0)).ok()?;
     match next_record(&mut BufReader::new(file)).ok()?? {
-        Record::Begun { at, .. } => Some(at),
-        Record::Done { .. } => None,
+        Record::Begun { at, .. } if is_alive(at, now) => Some(at),
+        _ => None,
     }
+}
+
+/// Whether a call that was begun then still holds its key. A clock set back frees none.
+fn is_alive(at: i64, now: i64) -> bool {
+    now.saturating_sub(at) < LIFETIME
 }
 
 fn append(file: &mut File, record: &Record, content: &[u8]) -> std::io::Result<()> {
@@ -422,11 +424,11 @@ mod tests {
         let (_folder, keys) = Folder::new();
         let mut held = free(&keys, "k");
         held.begin().unwrap();
-        held.unknown();
+        drop(held);
         assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })));
         let mut held = free(&keys, "l");
         held.begin().unwrap();
-        drop(held);
+        held.free();
         free(&keys, "l");
     }
 
@@ -467,12 +469,30 @@ mod tests {
     }
 
     #[test]
+    fn a_begun_record_cut_anywhere_does_not_hide_the_one_that_follows() {
+        let (_folder, keys) = Folder::new();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        let path = held.path.clone();
+        let whole = std::fs::read(&path).unwrap();
+        held.free();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let mut held = free(&keys, "k");
+            held.begin().unwrap();
+            drop(held);
+            assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })), "{length}");
+            std::fs::remove_file(keys.folder.join("usage")).unwrap();
+        }
+    }
+
+    #[test]
     fn after_a_day_a_key_is_free_again() {
         let (_folder, keys) = Folder::new();
         let mut held = free(&keys, "k");
         held.begin().unwrap();
         let path = held.path.clone();
-        held.unknown();
+        drop(held);
         let old = format!("{{\"record\":\"begun\",\"fingerprint\":\"what\",\"at\":{}}}\n", unix_now() - LIFETIME);
         std::fs::write(&path, old).unwrap();
         free(&keys, "k");

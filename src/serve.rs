@@ -413,6 +413,8 @@ impl Request<'_> {
     ) -> Result<Outcome> {
         let store = Store::new(&config.token_folder);
         let keys = Keys::of(&store, &client.name);
+        // All waiting together: for the key, for a refresh and for the limit.
+        let wait_until = self.deadline(config).at_most(wanted.max_wait);
         let mut held = None;
         if let Some(value) = self.environment.os("HTTP_IDEMPOTENCY_KEY") {
             let key = check_key(value.as_encoded_bytes())?;
@@ -420,8 +422,7 @@ impl Request<'_> {
             if call.version == Version::V3 {
                 call.headers.push(("Idempotency-Key", key));
             }
-            let deadline = self.deadline(config).at_most(wanted.max_wait);
-            match keys.claim(&portal.name, key, fingerprint(wanted.identity), deadline)? {
+            match keys.claim(&portal.name, key, fingerprint(wanted.identity), wait_until)? {
                 State::Done(kept) => return Ok(Outcome::Replayed(kept)),
                 State::Free(free) => held = Some(free),
             }
@@ -431,7 +432,7 @@ impl Request<'_> {
             store: store.clone(),
             log: self.log,
             deadline: self.deadline(config),
-            max_wait: Some(wanted.max_wait),
+            max_wait: Some(wait_until.remaining()),
             repeated: Vec::new(),
         };
         let outcome = session.call(portal, &call, wanted.prefix, held.as_mut());
@@ -443,9 +444,10 @@ impl Request<'_> {
                     self.log.error(&format!("the answer of an idempotency key was not kept: {:?}", error.detail()));
                 }
             }
-            (Err(error), Some(held)) if error.executed() == Some(Executed::Unknown) => held.unknown(),
-            // Not executed, or a definite error: the key is free again.
-            (_, held) => drop(held),
+            // The journal stays as it is: begun, and never executed again.
+            (Err(error), Some(held)) if error.executed() == Some(Executed::Unknown) => drop(held),
+            (_, Some(held)) => held.free(),
+            (_, None) => {}
         }
         if let Ok((_, Some(upstream))) = &outcome {
             trace.bitrix24 = Some(upstream.error.chars().take(64).collect());

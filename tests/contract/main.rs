@@ -3,5 +3,6 @@
 
 #[allow(dead_code)]
 mod fixture;
+mod idempotency;
 mod limits;
 mod relay;
