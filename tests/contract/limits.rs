@@ -264,16 +264,34 @@ fn a_method_that_has_used_480_seconds_waits_until_operating_reset_at() {
     assert_success(&proxy.call("crm.deal.list", json!({})));
 }
 
+/// How full the bucket is by what the processes share.
+fn level(proxy: &Proxy) -> f64 {
+    let bytes = proxy.sandbox.token_file(&format!("{}.limits", proxy.stem())).expect("the limits file");
+    let known: Value = serde_json::from_slice(&bytes).expect("JSON");
+    known["level"].as_f64().expect("a level")
+}
+
 #[test]
 fn the_programs_own_calls_count_but_are_never_refused() {
-    let proxy = told(0.1, 1.0);
+    let proxy = told(0.01, 1.0);
     assert_success(&echo(&proxy, 0).run());
-    let before = assert_rate_limited(&echo(&proxy, 1).run());
-    let installation = proxy.bare_request("").form(&proxy.portal().event_form("ONAPPINSTALL")).run();
-    assert_eq!(installation.status, 200, "{}", installation.text());
-    assert!(installation.elapsed < Duration::from_secs(3), "{:?}", installation.elapsed);
-    let after = assert_rate_limited(&echo(&proxy, 2).run());
-    assert!(after >= before + 5, "it counted: {before} s before, {after} s after");
+    assert_rate_limited(&echo(&proxy, 1).run());
+    let opened = proxy.portal().frame_form(1);
+    for request in [
+        proxy.bare_request("").form(&proxy.portal().event_form("ONAPPINSTALL")),
+        // Asks whether the stored tokens work.
+        proxy.bare_request("").form(&opened.body).query(&opened.query),
+    ] {
+        let (before, asked) = (level(&proxy), proxy.simulator.ledger().calls("profile"));
+        let answer = request.run();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.elapsed < Duration::from_secs(3), "{:?}", answer.elapsed);
+        let asked = proxy.simulator.ledger().calls("profile") - asked;
+        assert!(asked >= 1);
+        let counted = level(&proxy) - before;
+        assert!((counted - asked as f64).abs() < 0.1, "{asked} calls, {counted} counted");
+    }
+    assert_rate_limited(&echo(&proxy, 2).run());
 }
 
 #[test]
@@ -332,6 +350,23 @@ fn a_clock_set_back_does_not_stop_calls() {
         assert_success(&answer);
         assert!(answer.elapsed < Duration::from_secs(2), "{:?}", answer.elapsed);
     }
+}
+
+#[test]
+fn a_turn_is_taken_under_a_lock() {
+    let proxy = told(2.0, 50.0);
+    assert_success(&echo(&proxy, 0).run());
+    let path = proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem()));
+    let file = std::fs::File::open(path).expect("the limits file");
+    file.lock_exclusive().expect("nobody holds the lock");
+    let answer = std::thread::scope(|scope| {
+        let caller = scope.spawn(|| echo(&proxy, 1).run());
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!(proxy.simulator.ledger().calls("sim.echo"), 1, "the second waits for the lock");
+        FileExt::unlock(&file).expect("it was held");
+        caller.join().expect("an answer")
+    });
+    assert_success(&answer);
 }
 
 #[test]
