@@ -133,7 +133,7 @@ fn inject_faults(proxy: &Proxy, random: &mut Random, calls: usize) {
 #[derive(Clone, Debug, PartialEq)]
 enum Heard {
     /// Bitrix24's own answer.
-    Success(Vec<u8>),
+    Success(String),
     /// Certainly not executed.
     No,
     /// An error of Bitrix24's own.
@@ -299,14 +299,18 @@ impl Call {
     }
 }
 
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 fn parsed(status: u16, body: &[u8]) -> Value {
-    serde_json::from_slice(body).unwrap_or_else(|_| panic!("{status} without JSON: {}", String::from_utf8_lossy(body)))
+    serde_json::from_slice(body).unwrap_or_else(|_| panic!("{status} without JSON: {}", text(body)))
 }
 
 fn heard_in_envelope(status: u16, body: &[u8]) -> Heard {
     if status == 200 {
         let data = body.strip_prefix(b"{\"success\":true,\"data\":").and_then(|rest| rest.strip_suffix(b"}"));
-        return Heard::Success(data.expect("the success envelope").to_vec());
+        return Heard::Success(text(data.expect("the success envelope")));
     }
     let answer = parsed(status, body);
     match (answer["executed"].as_str(), answer["error_code"].as_str()) {
@@ -320,7 +324,7 @@ fn heard_in_envelope(status: u16, body: &[u8]) -> Heard {
 fn heard_by_webhook(status: u16, body: &[u8]) -> Heard {
     let answer = parsed(status, body);
     match (status, answer["error"].as_str()) {
-        (200, None) => Heard::Success(body.to_vec()),
+        (200, None) => Heard::Success(text(body)),
         (409, Some("OUTCOME_UNKNOWN")) => Heard::Unknown,
         (503, Some(_)) => Heard::No,
         // The redirect to nowhere: an answer that cannot be used, and certainly not executed.
@@ -332,20 +336,20 @@ fn heard_by_webhook(status: u16, body: &[u8]) -> Heard {
 }
 
 /// For each call, the answers that Bitrix24 gave to its executions.
-fn executions(ledger: &Ledger) -> BTreeMap<usize, Vec<Vec<u8>>> {
-    let mut executions: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
+fn executions(ledger: &Ledger) -> BTreeMap<usize, Vec<String>> {
+    let mut executions: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for entry in &ledger.entries {
         let Some(call) = entry.call().filter(|call| call.executed) else { continue };
         let fields = &call.params["fields"];
         let title = fields["TITLE"].as_str().or_else(|| fields["title"].as_str()).expect("a title");
-        executions.entry(title.parse().expect("a number")).or_default().push(entry.answer.clone());
+        executions.entry(title.parse().expect("a number")).or_default().push(text(&entry.answer));
     }
     executions
 }
 
 /// What is wrong with a call, by what its caller heard and what Bitrix24 did.
-fn disagreement(heard: &[Heard], executions: &[Vec<u8>]) -> Option<String> {
-    let successes: Vec<&Vec<u8>> =
+fn disagreement(heard: &[Heard], executions: &[String]) -> Option<String> {
+    let successes: Vec<&String> =
         heard.iter().filter_map(|h| if let Heard::Success(a) = h { Some(a) } else { None }).collect();
     let agrees = match (successes.first(), heard.contains(&Heard::Unknown)) {
         (Some(_), _) => executions.len() == 1 && successes.iter().all(|answer| **answer == executions[0]),
