@@ -154,7 +154,7 @@ impl Store {
         match FileExt::try_lock_exclusive(&file) {
             Ok(()) => {
                 let lock = Lock { file, json: self.file(portal), store: self.clone(), portal: portal.clone() };
-                lock.settle();
+                lock.settle()?;
                 Ok(Some(lock))
             }
             Err(error) if is_contended(&error) => Ok(None),
@@ -348,8 +348,9 @@ pub fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
 /// Whether a full file system lacks inodes rather than space.
 #[cfg(unix)]
 fn has_no_inodes(path: &Path) -> bool {
-    let folder = path.parent().unwrap_or(path);
-    rustix::fs::statvfs(folder).is_ok_and(|fs| fs.f_files > 0 && fs.f_favail == 0)
+    // What could not be made is not there, nor perhaps its folder.
+    let known = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    known.is_some_and(|fs| fs.f_files > 0 && fs.f_favail == 0)
 }
 
 #[cfg(not(unix))]
@@ -367,18 +368,25 @@ pub struct Lock {
 
 impl Lock {
     /// Ends what a killed writer began: a next pair that is whole takes its place (the old one may be spent), anything else
-    /// is removed.
-    fn settle(&self) {
+    /// is removed. Where it cannot take its place it stays, and nobody may write: it may be the only live pair.
+    fn settle(&self) -> Result<(), Reason> {
         let path = self.json.with_extension("json.new");
-        let Ok(mut file) = File::open(&path) else { return };
         let mut bytes = Vec::new();
-        let whole = file.read_to_end(&mut bytes).is_ok()
-            && parse(&bytes).is_ok()
-            && !matches!(self.read(), Err(_) | Ok(Installation::Broken(_)));
-        let _ = match whole && file.sync_all().is_ok() {
-            true => std::fs::rename(&path, &self.json),
-            false => std::fs::remove_file(&path),
+        let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes).map(|_| file));
+        let file = match read {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(explain(&error, "read", &path)),
         };
+        if parse(&bytes).is_err() {
+            let _ = std::fs::remove_file(&path);
+            return Ok(());
+        }
+        if matches!(self.read()?, Installation::Broken(_)) {
+            return Ok(());
+        }
+        file.sync_all().map_err(|e| explain(&e, "write", &path))?;
+        std::fs::rename(&path, &self.json).map_err(|e| explain(&e, "replace", &self.json))
     }
 
     /// What is stored now. Whoever writes decides by this, not by what was read before the lock.
@@ -393,7 +401,7 @@ impl Lock {
         options.write(true).create(true).truncate(true);
         private(&mut options);
         let file = options.open(&path).map_err(|e| explain(&e, "create", &path))?;
-        let reserved = Reserved { file, path, committed: false, lock: self };
+        let reserved = Reserved { file, path, keep: false, lock: self };
         (&reserved.file)
             .write_all(&[b' '; RESERVED])
             .and_then(|()| reserved.file.sync_all())
@@ -432,7 +440,8 @@ impl Lock {
 pub struct Reserved<'l> {
     file: File,
     path: PathBuf,
-    committed: bool,
+    /// A pair was written here. Where it cannot take its place, [`Lock::settle`] decides what becomes of it.
+    keep: bool,
     lock: &'l Lock,
 }
 
@@ -441,6 +450,7 @@ impl Reserved<'_> {
     /// synced, so that after a power cut one of the two pairs is there, whole.
     pub fn commit(mut self, tokens: &Tokens) -> Result<(), Reason> {
         let bytes = serde_json::to_vec_pretty(tokens).expect("plain data serializes");
+        self.keep = true;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.write_all(&bytes))
@@ -448,7 +458,6 @@ impl Reserved<'_> {
             .and_then(|()| file.sync_all())
             .map_err(|e| explain(&e, "write", &self.path))?;
         std::fs::rename(&self.path, &self.lock.json).map_err(|e| explain(&e, "replace", &self.lock.json))?;
-        self.committed = true;
         // Not every file system can sync a folder; the pair is in place either way.
         if let Ok(folder) = File::open(&self.lock.store.folder) {
             let _ = folder.sync_all();
@@ -459,7 +468,7 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.keep {
             let _ = std::fs::remove_file(&self.path);
         }
     }
