@@ -224,8 +224,12 @@ impl Keys {
                     usage.bytes += file.metadata().map_or(0, |m| m.len());
                     oldest = oldest.min(at);
                 }
-                // Whoever holds it at this moment may be about to use it: read again under the lock.
-                None if FileExt::try_lock_exclusive(&file).is_ok() && alive_since(&mut file, now).is_none() => {
+                // Whoever holds it at this moment may be about to use it: read again under the lock. And its holder may
+                // have removed it, so that another's stands at its path.
+                None if FileExt::try_lock_exclusive(&file).is_ok()
+                    && same(&file, &path)
+                    && alive_since(&mut file, now).is_none() =>
+                {
                     let _ = std::fs::remove_file(&path);
                 }
                 None => {}
