@@ -42,11 +42,24 @@ pub enum Error {
     MemberMismatch(String),
     /// A removal while the stored tokens work.
     StillInstalled,
+    /// The call with this idempotency key may have been executed; `kept`: it was, but its answer was too large to keep.
+    OutcomeUnknown {
+        kept: bool,
+    },
     BodyTooLarge {
         limit: u64,
     },
+    IdempotencyKeyReused,
+    /// Another request with this idempotency key is being executed.
+    KeyInUse {
+        retry_after: u64,
+    },
     RateLimited {
         why: String,
+        retry_after: u64,
+    },
+    /// This method has used up its `operating` time.
+    MethodBlocked {
         retry_after: u64,
     },
     /// The detail is for the log only.
@@ -89,8 +102,11 @@ impl Error {
             Error::ReinstallRequired { .. } => (409, "reinstall_required"),
             Error::MemberMismatch(_) => (409, "member_mismatch"),
             Error::StillInstalled => (409, "still_installed"),
+            Error::OutcomeUnknown { .. } => (409, "outcome_unknown"),
+            Error::IdempotencyKeyReused => (422, "idempotency_key_reused"),
+            Error::KeyInUse { .. } => (503, "idempotency_key_in_use"),
             Error::BodyTooLarge { .. } => (413, "body_too_large"),
-            Error::RateLimited { .. } => (429, "rate_limited"),
+            Error::RateLimited { .. } | Error::MethodBlocked { .. } => (429, "rate_limited"),
             Error::Configuration(_) => (500, "configuration_error"),
             Error::Storage(_) => (500, "storage_error"),
             Error::Unreachable { .. } => (502, "bitrix24_unreachable"),
@@ -128,11 +144,36 @@ impl Error {
             Error::ReinstallRequired { why, install_url } => {
                 format!("Bitrix24 no longer accepts the stored tokens ({why}): {}", open_as_administrator(install_url))
             }
+            Error::OutcomeUnknown { kept: false } => {
+                "The call with this Idempotency-Key may have been executed, but its \
+                answer was lost. It will not be executed again: look in Bitrix24, and use a new key for a new call."
+                    .into()
+            }
+            Error::OutcomeUnknown { kept: true } => {
+                "The call with this Idempotency-Key was executed, but its answer was \
+                too large to be kept. It will not be executed again."
+                    .into()
+            }
+            Error::IdempotencyKeyReused => {
+                "This Idempotency-Key belongs to another request: use a new key for each new \
+                request, and the same one only to repeat the same request."
+                    .into()
+            }
+            Error::KeyInUse { .. } => {
+                "A request with this Idempotency-Key is being executed. This one was not: repeat it \
+                after retry_after seconds to get the answer."
+                    .into()
+            }
             Error::StillInstalled => "Bitrix24 still accepts the stored tokens, so nothing was removed.".into(),
             Error::BodyTooLarge { limit } => format!(
                 "The request body is larger than {limit} bytes: send less at once, or raise max_body under \
                  [limits] in proxy.toml."
             ),
+            Error::MethodBlocked { .. } => {
+                "This method has used up its time at Bitrix24 (480 seconds in ten minutes). The call \
+                was not sent: repeat it after retry_after seconds; other methods go on."
+                    .into()
+            }
             Error::Configuration(_) => "b24proxy is not configured correctly: the web server's error log says \
                 what to change."
                 .into(),
@@ -179,7 +220,10 @@ impl Error {
     /// Seconds after which repeating makes sense.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Error::RateLimited { retry_after, .. } | Error::RefreshPending { retry_after } => Some(*retry_after),
+            Error::RateLimited { retry_after, .. }
+            | Error::RefreshPending { retry_after }
+            | Error::MethodBlocked { retry_after }
+            | Error::KeyInUse { retry_after } => Some(*retry_after),
             Error::OauthServer { retry_after, .. } => *retry_after,
             _ => None,
         }
@@ -190,9 +234,13 @@ impl Error {
             Error::Unreachable { executed, .. } | Error::BadAnswer { executed, .. } | Error::Timeout { executed } => {
                 Some(*executed)
             }
+            Error::OutcomeUnknown { .. } => Some(Executed::Unknown),
             Error::RefreshPending { .. }
+            | Error::KeyInUse { .. }
+            | Error::IdempotencyKeyReused
             | Error::OauthServer { .. }
             | Error::RateLimited { .. }
+            | Error::MethodBlocked { .. }
             | Error::NotInstalled { .. }
             | Error::ReinstallRequired { .. }
             | Error::Storage(_) => Some(Executed::No),
@@ -226,6 +274,11 @@ fn open_as_administrator(install_url: &Option<String>) -> String {
 }
 
 impl Upstream {
+    /// The portal's leaky bucket is full: the call was not executed and may be repeated in a moment.
+    pub fn is_over_limit(&self) -> bool {
+        self.error == "QUERY_LIMIT_EXCEEDED"
+    }
+
     /// An error that came with a status below 400 (old methods answer 200) is a 502.
     pub fn relayed_status(&self) -> u16 {
         if (400..600).contains(&self.status) {

@@ -4,7 +4,9 @@ use crate::clock::{unix_now, Deadline};
 use crate::config::{Config, Portal, Way};
 use crate::error::{Error, Executed, Result, Upstream};
 use crate::http::{Failure, Http, Post, Reply};
+use crate::idempotency::Held;
 use crate::json;
+use crate::limits::{Limits, Turn, OPERATING_LIMIT};
 use crate::log::Log;
 use crate::method::Method;
 use crate::multipart::Multipart;
@@ -17,8 +19,6 @@ use std::time::Duration;
 
 /// Pause before the one other try after a refused connection.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
-/// Pause after `QUERY_LIMIT_EXCEEDED`: the bucket drains 2 calls a second or faster.
-const LIMIT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What calls of one request have in common.
 pub struct Session<'a> {
@@ -27,8 +27,9 @@ pub struct Session<'a> {
     pub log: &'a Log,
     /// For the whole request.
     pub deadline: Deadline,
-    /// How long a call may wait for the rate limit or a refresh.
-    pub max_wait: Duration,
+    /// How long a call may wait for the rate limit or a refresh. `None`: a call of this program's own, which counts in
+    /// the limit but is never refused.
+    pub max_wait: Option<Duration>,
     /// What was done again, for the log.
     pub repeated: Vec<&'static str>,
 }
@@ -151,30 +152,40 @@ pub enum Verdict {
     Unusable(String),
 }
 
+/// How much of a method's time is used, as `time` in an answer says.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
+pub struct Operating {
+    /// Seconds.
+    operating: f64,
+    /// Unix seconds.
+    operating_reset_at: i64,
+}
+
 /// Reads an answer's status and body.
-pub fn judge(status: u16, body: &[u8]) -> Verdict {
+pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
     if (300..400).contains(&status) {
-        return Verdict::Moved;
+        return (Verdict::Moved, None);
     }
     let text = std::str::from_utf8(body).ok();
     if let Some(xml) = text.map(str::trim_start).filter(|text| text.starts_with("<?xml")) {
-        return judge_xml(status, xml);
+        return (judge_xml(status, xml), None);
     }
     let text = text.filter(|text| text.trim_start().starts_with('{'));
     let Some(fields) = text.and_then(|text| json::entries(text).ok()) else {
         let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
-        return Verdict::Unusable(format!("it is {what} (status {status})"));
+        return (Verdict::Unusable(format!("it is {what} (status {status})")), None);
     };
     let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let operating = field("time").and_then(|raw| serde_json::from_str(raw).ok());
     let failed = status >= 400 || (field("error").is_some() && field("result").is_none());
     if !failed {
-        return Verdict::Success;
+        return (Verdict::Success, operating);
     }
     let (error, error_description) = match field("error") {
         Some(raw) if raw.starts_with('{') => version_3_error(raw),
         raw => (raw.map(text_of).unwrap_or_default(), field("error_description").map(text_of).unwrap_or_default()),
     };
-    Verdict::Error(Upstream { status, error, error_description })
+    (Verdict::Error(Upstream { status, error, error_description }), operating)
 }
 
 /// The XML form of an answer, `<response><error>…`: only whether it is an error, and which.
@@ -214,7 +225,7 @@ fn version_3_error(raw: &str) -> (String, String) {
 
 impl<'a> Session<'a> {
     /// The portal's tokens and address, refreshed if their lifetime is over.
-    fn authorization(&mut self, portal: &Portal) -> Result<Authorization> {
+    fn authorization(&mut self, portal: &Portal, until: Deadline) -> Result<Authorization> {
         let Way::OAuth(_) = &portal.way else {
             let Way::Webhook(webhook) = &portal.way else { unreachable!("two ways") };
             return Ok(Authorization { target: Target::Webhook(webhook.clone()), tokens: None });
@@ -228,20 +239,19 @@ impl<'a> Session<'a> {
         };
         self.check_address(portal, &tokens)?;
         if refresh::is_due(&tokens, unix_now()) {
-            return self.refresh(portal, &tokens, Why::Due);
+            return self.refresh(portal, &tokens, Why::Due, until);
         }
         self.with_tokens(portal, tokens)
     }
 
-    fn refresh(&mut self, portal: &Portal, stale: &Tokens, why: Why) -> Result<Authorization> {
+    fn refresh(&mut self, portal: &Portal, stale: &Tokens, why: Why, until: Deadline) -> Result<Authorization> {
         self.repeated.push(match why {
             Why::Due => "refresh",
             Why::Expired => "expired_token",
             Why::Moved => "moved",
         });
         let context = refresh::Context { config: self.config, store: &self.store, log: self.log };
-        let deadline = self.deadline.at_most(self.max_wait);
-        let tokens = refresh::refreshed(&context, portal, stale, why, deadline)?;
+        let tokens = refresh::refreshed(&context, portal, stale, why, until)?;
         self.with_tokens(portal, tokens)
     }
 
@@ -271,13 +281,25 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Executes a call. `Ok` is Bitrix24's answer with what it means: success, or its own error.
-    pub fn call(&mut self, portal: &Portal, call: &Call, prefix: &[u8]) -> Result<(Reply, Option<Upstream>)> {
+    /// Executes a call. `Ok` is Bitrix24's answer with what it means: success, or its own error. `held`: the call's
+    /// idempotency key, written down before anything is sent.
+    pub fn call(
+        &mut self,
+        portal: &Portal,
+        call: &Call,
+        prefix: &[u8],
+        mut held: Option<&mut Held>,
+    ) -> Result<(Reply, Option<Upstream>)> {
         let http = Http::for_portals(self.config).map_err(|failure| self.failure(failure))?;
-        let mut authorization = self.authorization(portal)?;
-        let limit_deadline = self.deadline.at_most(self.max_wait);
-        let (mut reconnected, mut renewed, mut moved) = (false, false, false);
+        let wait_until = self.wait_until();
+        let mut authorization = self.authorization(portal, wait_until)?;
+        let method = call.method.canonical();
+        let (mut reconnected, mut renewed, mut moved, mut over_limit) = (false, false, false, false);
         loop {
+            self.await_turn(portal, &method, wait_until, std::mem::take(&mut over_limit))?;
+            if let Some(held) = held.as_deref_mut() {
+                held.begin()?;
+            }
             let reply = match self.send(&http, &authorization, call, prefix) {
                 Ok(reply) => reply,
                 Err(Failure::NotSent { refused: true, .. }) if !reconnected => {
@@ -288,7 +310,9 @@ impl<'a> Session<'a> {
                 }
                 Err(failure) => return Err(self.failure(failure)),
             };
-            let upstream = match judge(reply.status, reply.answer()) {
+            let (verdict, operating) = judge(reply.status, reply.answer());
+            self.note_operating(portal, &method, &verdict, operating);
+            let upstream = match verdict {
                 Verdict::Success => return Ok((reply, None)),
                 Verdict::Error(upstream) => upstream,
                 Verdict::Unusable(why) => {
@@ -304,7 +328,7 @@ impl<'a> Session<'a> {
                     };
                     moved = true;
                     let before = tokens.client_endpoint.clone();
-                    authorization = self.refresh(portal, &tokens.clone(), Why::Moved)?;
+                    authorization = self.refresh(portal, &tokens.clone(), Why::Moved, wait_until)?;
                     if authorization.tokens.as_ref().is_some_and(|now| now.client_endpoint == before) {
                         return Err(moved_without_address(reply.status));
                     }
@@ -314,22 +338,60 @@ impl<'a> Session<'a> {
             match (upstream.error.as_str(), authorization.tokens.as_ref()) {
                 ("expired_token", Some(tokens)) if !renewed => {
                     renewed = true;
-                    authorization = self.refresh(portal, &tokens.clone(), Why::Expired)?;
+                    authorization = self.refresh(portal, &tokens.clone(), Why::Expired, wait_until)?;
                 }
-                ("QUERY_LIMIT_EXCEEDED", _) => {
-                    if limit_deadline.remaining() <= LIMIT_PAUSE {
-                        return Err(Error::RateLimited {
-                            why: "This portal's limit of requests is used up. The call was not executed: repeat it \
-                                  after retry_after seconds."
-                                .into(),
-                            retry_after: 1,
-                        });
-                    }
+                _ if upstream.is_over_limit() => {
+                    over_limit = true;
                     self.repeated.push("QUERY_LIMIT_EXCEEDED");
-                    std::thread::sleep(LIMIT_PAUSE);
                 }
                 _ => return Ok((reply, Some(upstream))),
             }
+        }
+    }
+
+    /// Until when this call may wait, for the limit and for refreshes together.
+    fn wait_until(&self) -> Deadline {
+        self.max_wait.map_or(self.deadline, |max_wait| self.deadline.at_most(max_wait))
+    }
+
+    /// Waits for this call's turn under Bitrix24's limit. `over_limit`: Bitrix24 has just refused it there.
+    fn await_turn(&self, portal: &Portal, method: &str, until: Deadline, over_limit: bool) -> Result<()> {
+        let limits = Limits::new(&self.store, portal);
+        if self.max_wait.is_none() {
+            limits.count();
+            if over_limit {
+                std::thread::sleep(limits.gap().min(until.remaining()));
+            }
+            return Ok(());
+        }
+        match limits.turn(method, until.remaining(), over_limit) {
+            Turn::In(wait) => {
+                if !wait.is_zero() {
+                    std::thread::sleep(wait);
+                }
+                Ok(())
+            }
+            Turn::TooLate { retry_after } => Err(Error::RateLimited {
+                why: "This portal's limit of requests is used up, and the wait would be too long. The call was not executed: \
+                      repeat it after retry_after seconds."
+                    .into(),
+                retry_after,
+            }),
+            Turn::Blocked { retry_after } => Err(Error::MethodBlocked { retry_after }),
+        }
+    }
+
+    /// Remembers a method that has used up its time, so that its next calls are answered at once.
+    fn note_operating(&self, portal: &Portal, method: &str, verdict: &Verdict, operating: Option<Operating>) {
+        let until = operating.map(|time| time.operating_reset_at);
+        match verdict {
+            Verdict::Error(upstream) if upstream.error == "OPERATION_TIME_LIMIT" => {
+                Limits::new(&self.store, portal).block(method, until);
+            }
+            Verdict::Success if operating.is_some_and(|time| time.operating >= OPERATING_LIMIT) => {
+                Limits::new(&self.store, portal).block(method, until);
+            }
+            _ => {}
         }
     }
 
@@ -428,6 +490,7 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
+        let judge = |status, body: &[u8]| judge(status, body).0;
         let error = |status, body: &str| match judge(status, body.as_bytes()) {
             Verdict::Error(upstream) => (upstream.error, upstream.error_description),
             other => panic!("{other:?}"),

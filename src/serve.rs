@@ -8,9 +8,10 @@ use crate::clock::Deadline;
 use crate::config::{Config, Portal, Surroundings};
 use crate::cors;
 use crate::envelope::{Envelope, SUCCESS_HEAD, SUCCESS_TAIL};
-use crate::error::{Error, Result, Upstream};
+use crate::error::{Error, Executed, Result, Upstream};
 use crate::form::Form;
 use crate::http::{Failure, Http, Reply};
+use crate::idempotency::{check_key, fingerprint, Kept, Keys, State};
 use crate::install::browser::Query;
 use crate::install::{self, Installer, Problem};
 use crate::log::{Level, Log};
@@ -70,6 +71,21 @@ struct Trace {
     /// Bitrix24's own error code.
     bitrix24: Option<String>,
     repeated: Vec<&'static str>,
+}
+
+/// What a route wants of a call.
+struct Wanted<'a> {
+    max_wait: Duration,
+    /// Bytes to put before the answer.
+    prefix: &'a [u8],
+    /// What makes the request what it is, for its idempotency key.
+    identity: &'a [&'a [u8]],
+}
+
+enum Outcome {
+    Answered(Reply, Option<Upstream>),
+    /// The kept answer of the same request.
+    Replayed(Kept),
 }
 
 struct Request<'a> {
@@ -321,14 +337,27 @@ impl Request<'_> {
             payload: Payload::Json(envelope.parameters),
             headers: vec![("Accept", "application/json")],
         };
-        match self.call(config, portal, &call, config.limits.max_wait, SUCCESS_HEAD, trace)? {
-            (_, Some(upstream)) => Err(Error::Bitrix24(upstream)),
-            (reply, None) => {
-                let mut body = reply.body;
-                body.push(SUCCESS_TAIL);
-                Ok(Answer { status: 200, content_type: JSON.into(), headers: Vec::new(), body })
+        let wanted = Wanted {
+            max_wait: config.limits.max_wait,
+            prefix: SUCCESS_HEAD,
+            identity: &[
+                b"envelope",
+                &[envelope.version as u8],
+                envelope.method.as_str().as_bytes(),
+                envelope.raw_params.as_bytes(),
+            ],
+        };
+        let (mut body, replayed) = match self.call(config, client, portal, call, wanted, trace)? {
+            Outcome::Answered(_, Some(upstream)) => return Err(Error::Bitrix24(upstream)),
+            Outcome::Answered(reply, None) => {
+                let replayed = reply.headers.contains_key("Idempotent-Replayed");
+                (reply.body, replayed)
             }
-        }
+            Outcome::Replayed(kept) => ([SUCCESS_HEAD, &kept.body].concat(), true),
+        };
+        body.push(SUCCESS_TAIL);
+        let answer = Answer { status: 200, content_type: JSON.into(), headers: Vec::new(), body };
+        Ok(if replayed { answer.with("Idempotent-Replayed", "true") } else { answer })
     }
 
     /// A call to a webhook address, answered as Bitrix24 answers it.
@@ -353,40 +382,86 @@ impl Request<'_> {
             true => sent.checked_batch(client, path.version)?,
             false => sent.passed_on(path.version)?,
         };
-        let mut headers = Vec::new();
-        // REST 2 ignores the header; only REST 3.0 knows it.
-        let key = self.environment.text("HTTP_IDEMPOTENCY_KEY").filter(|_| path.version == Version::V3);
-        headers.extend(key.map(|key| ("Idempotency-Key", key)));
-        let call =
-            Call { version: path.version, method: &method, query: &outgoing.query, payload: outgoing.payload, headers };
-        let max_wait = config.limits.max_wait.min(webhook::MAX_WAIT);
-        let (reply, _) = self.call(config, portal, &call, max_wait, b"", trace)?;
-        Ok(webhook::pass_through(reply))
+        let wanted = Wanted {
+            max_wait: config.limits.max_wait.min(webhook::MAX_WAIT),
+            prefix: b"",
+            identity: &[
+                b"webhook",
+                &[path.version as u8],
+                method.as_str().as_bytes(),
+                sent.query,
+                sent.content_type.as_bytes(),
+                sent.body,
+            ],
+        };
+        let call = Call {
+            version: path.version,
+            method: &method,
+            query: &outgoing.query,
+            payload: outgoing.payload,
+            headers: Vec::new(),
+        };
+        Ok(match self.call(config, client, portal, call, wanted, trace)? {
+            Outcome::Answered(reply, _) => webhook::pass_through(reply),
+            Outcome::Replayed(kept) => {
+                let Kept { status, content_type, body } = kept;
+                Answer { status, content_type, headers: Vec::new(), body }.with("Idempotent-Replayed", "true")
+            }
+        })
     }
 
-    fn call(
-        &self,
+    /// Executes a call, once for each idempotency key.
+    fn call<'r>(
+        &'r self,
         config: &Config,
+        client: &Client,
         portal: &Portal,
-        call: &Call,
-        max_wait: Duration,
-        prefix: &[u8],
+        mut call: Call<'r>,
+        wanted: Wanted,
         trace: &mut Trace,
-    ) -> Result<(Reply, Option<Upstream>)> {
+    ) -> Result<Outcome> {
+        let store = Store::new(&config.token_folder);
+        let keys = Keys::of(&store, &client.name);
+        // All waiting together: for the key, for a refresh and for the limit.
+        let wait_until = self.deadline(config).at_most(wanted.max_wait);
+        let mut held = None;
+        if let Some(value) = self.environment.os("HTTP_IDEMPOTENCY_KEY") {
+            let key = check_key(value.as_encoded_bytes())?;
+            // REST 2 ignores the header; only REST 3.0 knows it.
+            if call.version == Version::V3 {
+                call.headers.push(("Idempotency-Key", key));
+            }
+            match keys.claim(&portal.name, key, fingerprint(wanted.identity), wait_until)? {
+                State::Done(kept) => return Ok(Outcome::Replayed(kept)),
+                State::Free(free) => held = Some(free),
+            }
+        }
         let mut session = Session {
             config,
-            store: Store::new(&config.token_folder),
+            store: store.clone(),
             log: self.log,
             deadline: self.deadline(config),
-            max_wait,
+            max_wait: Some(wait_until.remaining()),
             repeated: Vec::new(),
         };
-        let outcome = session.call(portal, call, prefix);
+        let outcome = session.call(portal, &call, wanted.prefix, held.as_mut());
         trace.repeated = session.repeated;
+        match (&outcome, held) {
+            (Ok((reply, None)), Some(held)) => {
+                let content_type = reply.content_type.as_deref().unwrap_or(JSON);
+                if let Err(error) = held.done(reply.status, content_type, reply.answer()) {
+                    self.log.error(&format!("the answer of an idempotency key was not kept: {:?}", error.detail()));
+                }
+            }
+            // The journal stays as it is: begun, and never executed again.
+            (Err(error), Some(held)) if error.executed() == Some(Executed::Unknown) => drop(held),
+            (_, Some(held)) => held.free(),
+            (_, None) => {}
+        }
         if let Ok((_, Some(upstream))) = &outcome {
             trace.bitrix24 = Some(upstream.error.chars().take(64).collect());
         }
-        outcome
+        outcome.map(|(reply, upstream)| Outcome::Answered(reply, upstream))
     }
 
     fn log_outcome(&self, trace: &Trace, outcome: &Result<Answer>) {

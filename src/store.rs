@@ -3,6 +3,7 @@
 //! ```text
 //! tokens/acme.bitrix24.ru.json       the pair; read without a lock, always whole because it is replaced by rename
 //! tokens/acme.bitrix24.ru.json.new   the next pair while it is being written; its space is taken before it is needed
+//!                                    (whole when its writer is killed, it is put in place by whoever locks next)
 //! tokens/acme.bitrix24.ru.lock       flock by whoever writes; holds the notes of the last refresh; never unlinked
 //! ```
 //!
@@ -142,16 +143,20 @@ impl Store {
     /// The lock of a portal if nobody holds it.
     pub fn try_lock(&self, portal: &PortalName) -> Result<Option<Lock>, Reason> {
         let path = self.folder.join(format!("{}.lock", portal.file_stem()));
-        let file = match open_lock(&path) {
+        let file = match open_or_create(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.create_folder()?;
-                open_lock(&path)
+                open_or_create(&path)
             }
             opened => opened,
         }
         .map_err(|e| explain(&e, "open for writing", &path))?;
         match FileExt::try_lock_exclusive(&file) {
-            Ok(()) => Ok(Some(Lock { file, json: self.file(portal), store: self.clone(), portal: portal.clone() })),
+            Ok(()) => {
+                let lock = Lock { file, json: self.file(portal), store: self.clone(), portal: portal.clone() };
+                lock.settle()?;
+                Ok(Some(lock))
+            }
             Err(error) if is_contended(&error) => Ok(None),
             Err(error) => Err(explain(&error, "lock", &path)),
         }
@@ -192,6 +197,16 @@ impl Store {
         }
     }
 
+    /// The file of a portal's limits, made if need be; `None` where it cannot be used.
+    pub fn open_limits(&self, portal: &PortalName) -> Option<File> {
+        let path = self.folder.join(format!("{}.limits", portal.file_stem()));
+        open_or_create(&path).ok()
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn file(&self, portal: &PortalName) -> PathBuf {
         self.folder.join(format!("{}.json", portal.file_stem()))
     }
@@ -200,11 +215,7 @@ impl Store {
         if self.folder.is_dir() {
             return Ok(());
         }
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&self.folder).map_err(|e| explain(&e, "create", &self.folder))
+        create_private_folder(&self.folder)
     }
 
     /// A token file is as secret as the configuration, unless its folder keeps everybody out.
@@ -263,7 +274,17 @@ fn read_notes(mut file: &File) -> Notes {
     read.ok().and_then(|_| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
-fn open_lock(path: &Path) -> std::io::Result<File> {
+/// A folder that only its owner may look into, and those above it.
+pub fn create_private_folder(folder: &Path) -> Result<(), Reason> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|e| explain(&e, "create", folder))
+}
+
+/// A file for reading and writing that only its owner may open; made if need be.
+pub fn open_or_create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     private(&mut options);
@@ -279,7 +300,7 @@ fn private(options: &mut OpenOptions) {
 fn private(_: &mut OpenOptions) {}
 
 #[cfg(unix)]
-fn same_file(file: &File, path: &Path) -> bool {
+pub fn same_file(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (file.metadata(), path.metadata()) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
@@ -288,7 +309,7 @@ fn same_file(file: &File, path: &Path) -> bool {
 }
 
 #[cfg(not(unix))]
-fn same_file(_: &File, _: &Path) -> bool {
+pub fn same_file(_: &File, _: &Path) -> bool {
     true
 }
 
@@ -309,9 +330,10 @@ fn is_contended(error: &std::io::Error) -> bool {
 }
 
 /// What an operation on the disk failed at, and what mends it.
-fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
+pub fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
     let mend = match error.kind() {
-        ErrorKind::StorageFull => "the disk is full, or has no inodes left: free some space",
+        ErrorKind::StorageFull if has_no_inodes(path) => "the file system has no inodes left: delete some files",
+        ErrorKind::StorageFull => "the disk is full: free some space",
         ErrorKind::QuotaExceeded => "this user's disk quota is used up: free some space or raise it",
         ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only",
         ErrorKind::PermissionDenied => {
@@ -323,6 +345,19 @@ fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
     format!("cannot {operation} {} ({error}){separator}{mend}", path.display())
 }
 
+/// Whether a full file system lacks inodes rather than space.
+#[cfg(unix)]
+fn has_no_inodes(path: &Path) -> bool {
+    // What could not be made is not there, nor perhaps its folder.
+    let known = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    known.is_some_and(|fs| fs.f_files > 0 && fs.f_favail == 0)
+}
+
+#[cfg(not(unix))]
+fn has_no_inodes(_: &Path) -> bool {
+    false
+}
+
 /// The exclusive lock of a portal; released when dropped, or when the process ends.
 pub struct Lock {
     file: File,
@@ -332,6 +367,28 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Ends what a killed writer began: a next pair that is whole takes its place (the old one may be spent), anything else
+    /// is removed. Where it cannot take its place it stays, and nobody may write: it may be the only live pair.
+    fn settle(&self) -> Result<(), Reason> {
+        let path = self.json.with_extension("json.new");
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes).map(|_| file));
+        let file = match read {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(explain(&error, "read", &path)),
+        };
+        if parse(&bytes).is_err() {
+            let _ = std::fs::remove_file(&path);
+            return Ok(());
+        }
+        if matches!(self.read()?, Installation::Broken(_)) {
+            return Ok(());
+        }
+        file.sync_all().map_err(|e| explain(&e, "write", &path))?;
+        std::fs::rename(&path, &self.json).map_err(|e| explain(&e, "replace", &self.json))
+    }
+
     /// What is stored now. Whoever writes decides by this, not by what was read before the lock.
     pub fn read(&self) -> Result<Installation, Reason> {
         self.store.read(&self.portal)
@@ -344,7 +401,7 @@ impl Lock {
         options.write(true).create(true).truncate(true);
         private(&mut options);
         let file = options.open(&path).map_err(|e| explain(&e, "create", &path))?;
-        let reserved = Reserved { file, path, committed: false, lock: self };
+        let reserved = Reserved { file, path, keep: false, lock: self };
         (&reserved.file)
             .write_all(&[b' '; RESERVED])
             .and_then(|()| reserved.file.sync_all())
@@ -383,7 +440,8 @@ impl Lock {
 pub struct Reserved<'l> {
     file: File,
     path: PathBuf,
-    committed: bool,
+    /// A pair was written here. Where it cannot take its place, [`Lock::settle`] decides what becomes of it.
+    keep: bool,
     lock: &'l Lock,
 }
 
@@ -392,6 +450,7 @@ impl Reserved<'_> {
     /// synced, so that after a power cut one of the two pairs is there, whole.
     pub fn commit(mut self, tokens: &Tokens) -> Result<(), Reason> {
         let bytes = serde_json::to_vec_pretty(tokens).expect("plain data serializes");
+        self.keep = true;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.write_all(&bytes))
@@ -399,7 +458,6 @@ impl Reserved<'_> {
             .and_then(|()| file.sync_all())
             .map_err(|e| explain(&e, "write", &self.path))?;
         std::fs::rename(&self.path, &self.lock.json).map_err(|e| explain(&e, "replace", &self.lock.json))?;
-        self.committed = true;
         // Not every file system can sync a folder; the pair is in place either way.
         if let Ok(folder) = File::open(&self.lock.store.folder) {
             let _ = folder.sync_all();
@@ -410,7 +468,7 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.keep {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -420,6 +478,22 @@ impl Drop for Reserved<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_a_killed_writer_left_is_ended_by_whoever_locks_next() {
+        let (folder, store, portal) = temporary();
+        store.try_lock(&portal).unwrap().unwrap().reserve().unwrap().commit(&tokens("one")).unwrap();
+        let new = folder.join("tokens/crm.example.org_8443.json.new");
+        std::fs::write(&new, serde_json::to_vec(&tokens("two")).unwrap()).unwrap();
+        drop(store.try_lock(&portal).unwrap());
+        let Ok(Installation::Installed(read)) = store.read(&portal) else { panic!() };
+        assert_eq!(read.access_token.expose(), "two");
+        std::fs::write(&new, b"{\"access_token\":   ").unwrap();
+        drop(store.try_lock(&portal).unwrap());
+        let Ok(Installation::Installed(read)) = store.read(&portal) else { panic!() };
+        assert_eq!((read.access_token.expose(), new.exists()), ("two", false));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     fn temporary() -> (PathBuf, Store, PortalName) {
         let folder = std::env::temp_dir().join(format!("b24proxy-store-{}", crate::secret::random_hex::<8>()));

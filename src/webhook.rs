@@ -144,6 +144,7 @@ pub fn failure(error: &Error, version: Version) -> Answer {
         Error::Unauthorized => (401, "NO_AUTH_FOUND".to_owned()),
         Error::NotInstalled { .. } => (403, "NOT_INSTALLED".to_owned()),
         Error::RateLimited { .. } => (503, "QUERY_LIMIT_EXCEEDED".to_owned()),
+        Error::MethodBlocked { .. } => (429, "OPERATION_TIME_LIMIT".to_owned()),
         _ if error.executed() == Some(Executed::Unknown) => (409, "OUTCOME_UNKNOWN".to_owned()),
         Error::Unreachable { .. }
         | Error::Timeout { .. }

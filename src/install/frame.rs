@@ -21,7 +21,7 @@ impl Installer<'_> {
     pub fn opened(&self, domain: &str, form: &Form) -> Result<Opened, Problem> {
         let (portal, application) = self.portal(domain)?;
         let access_token = form.secret("AUTH_ID");
-        let person = self.person(&self.presumed_endpoint(portal)?, &access_token)?;
+        let person = self.person(portal, &self.presumed_endpoint(portal)?, &access_token)?;
         if let Stored::Work = self.stored(portal)? {
             return Ok(Opened::WorksAlready);
         }

@@ -16,6 +16,7 @@ use crate::clock::{unix_now, Deadline};
 use crate::config::{Application, Config, Portal};
 use crate::error::{Error, Executed};
 use crate::http::{Failure, Http, Post};
+use crate::limits::Limits;
 use crate::log::{Level, Log};
 use crate::method::Method;
 use crate::oauth::{self, Grant, Issued, Refusal};
@@ -92,24 +93,34 @@ impl Installer<'_> {
     }
 
     /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
-    fn person(&self, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
+    fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
         if access_token.is_empty() {
             return Err(Problem::TokenRefused);
         }
         let http = Http::for_portals(self.config).map_err(unreachable)?;
         let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
-        let reply = http
-            .post(&Post {
-                url: &Target::OAuth(endpoint.clone()).url(Version::V2, "profile"),
-                content_type: "application/json",
-                headers: &[],
-                parts: &[body.as_bytes()],
-                deadline: self.deadline,
-                max_response: 1 << 20,
-                prefix: b"",
-            })
-            .map_err(unreachable)?;
-        match judge(reply.status, reply.answer()) {
+        let post = Post {
+            url: &Target::OAuth(endpoint.clone()).url(Version::V2, "profile"),
+            content_type: "application/json",
+            headers: &[],
+            parts: &[body.as_bytes()],
+            deadline: self.deadline,
+            max_response: 1 << 20,
+            prefix: b"",
+        };
+        let limits = Limits::new(&self.store, portal);
+        let wait_until = self.deadline.at_most(self.config.limits.max_wait);
+        let (reply, verdict) = loop {
+            limits.count();
+            let reply = http.post(&post).map_err(unreachable)?;
+            match judge(reply.status, reply.answer()).0 {
+                Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
+                    std::thread::sleep(limits.gap().min(wait_until.remaining()));
+                }
+                verdict => break (reply, verdict),
+            }
+        };
+        match verdict {
             Verdict::Success => {}
             Verdict::Error(upstream) if upstream.status == 401 || upstream.status == 403 => {
                 return Err(Problem::TokenRefused)
@@ -130,8 +141,8 @@ impl Installer<'_> {
         })
     }
 
-    fn administrator(&self, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
-        let person = self.person(endpoint, access_token)?;
+    fn administrator(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
+        let person = self.person(portal, endpoint, access_token)?;
         if person.administrator {
             Ok(person)
         } else {
@@ -186,7 +197,7 @@ impl Installer<'_> {
             }
             Refused::Malformed | Refused::PlainHttp => Problem::AddressRefused,
         })?;
-        let user = self.administrator(&endpoint, &issued.access_token)?;
+        let user = self.administrator(portal, &endpoint, &issued.access_token)?;
         // A pair in hand is worth waiting for another's refresh as long as the request may take.
         let lock = self.lock(portal, self.deadline)?;
         let old = match lock.read().map_err(Problem::Storage)? {
@@ -246,13 +257,13 @@ impl Installer<'_> {
             store: self.store.clone(),
             log: self.log,
             deadline: self.deadline,
-            max_wait: self.config.limits.max_wait,
+            max_wait: None,
             repeated: Vec::new(),
         };
         let profile = Method::parse("profile").expect("a method name");
         let payload = Payload::Json(Parameters::from_members(&[]));
         let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };
-        match session.call(portal, &call, b"") {
+        match session.call(portal, &call, b"", None) {
             Ok((_, None)) => Ok(Stored::Work),
             // 403: the one who installed may not use the application any more, has left for example.
             Ok((_, Some(upstream))) if matches!(upstream.status, 401 | 403) => Ok(Stored::DoNotWork),

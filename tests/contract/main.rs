@@ -8,8 +8,10 @@ mod configuration;
 #[allow(dead_code)]
 mod fixture;
 mod footprint;
+mod idempotency;
 mod installation;
 mod installing;
+mod limits;
 mod logging;
 mod refresh;
 mod relay;

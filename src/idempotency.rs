@@ -1,0 +1,520 @@
+//! Idempotency keys: a caller may repeat a call under the same key, and it is executed at most once.
+//!
+//! ```text
+//! tokens/idempotency/CLIENT/usage       how much this client keeps; locked for a moment at each change
+//! tokens/idempotency/CLIENT/KEY.call    one key: a journal, locked (flock) by whoever executes its call
+//! ```
+//!
+//! CLIENT and KEY are hashes: of the client's name, and of portal and key. A journal is a line of JSON for each record,
+//! followed by as many bytes of content as the line says. Records are only appended; an incomplete one does not count.
+//!
+//! | journal | lock | meaning |
+//! |---|---|---|
+//! | absent or empty | free | nobody has called; the holder may |
+//! | begun | held | the call is being executed |
+//! | begun | free | its outcome is unknown: never executed again |
+//! | begun, done | free | executed; the answer is kept and replayed |
+//!
+//! A definite error removes the journal, which frees the key. After 24 hours a journal counts as absent. There is no
+//! daemon: a client's folder is swept when it is full, and once an hour by whoever comes first.
+
+use crate::clock::{unix_now, Deadline};
+use crate::error::{Error, Result};
+use crate::portal::PortalName;
+use crate::secret::{hex, sha256};
+use crate::store::{explain, open_or_create, Store, POLL};
+use fs2::FileExt;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// A key lives 24 hours, as Bitrix24's own do.
+const LIFETIME: i64 = 24 * 3600;
+const MAX_KEYS: u64 = 1000;
+const MAX_BYTES: u64 = 64 << 20;
+const SWEEP_EVERY: i64 = 3600;
+const LONGEST_KEY: usize = 255;
+
+/// `Idempotency-Key`: 1 to 255 printable ASCII characters.
+pub fn check_key(value: &[u8]) -> Result<&str> {
+    let printable = value.iter().all(|b| (0x20..=0x7e).contains(b));
+    match std::str::from_utf8(value) {
+        Ok(text) if printable && (1..=LONGEST_KEY).contains(&value.len()) => Ok(text),
+        _ => {
+            Err(Error::InvalidRequest(format!("Idempotency-Key must be 1 to {LONGEST_KEY} printable ASCII characters")))
+        }
+    }
+}
+
+/// What a request is, for telling whether two are the same: the hash of its parts, their lengths included.
+pub fn fingerprint(parts: &[&[u8]]) -> String {
+    let mut all = Vec::new();
+    for part in parts {
+        all.extend((part.len() as u64).to_le_bytes());
+        all.extend(sha256(part));
+    }
+    hex(&sha256(&all)[..16])
+}
+
+/// An answer that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub status: u16,
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+/// A line of a journal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+enum Record {
+    Begun {
+        fingerprint: String,
+        /// Unix seconds.
+        at: i64,
+    },
+    Done {
+        status: u16,
+        content_type: String,
+        /// Bytes of content behind this line; `None`: the answer was too large to be kept.
+        length: Option<u64>,
+    },
+}
+
+/// What a key's journal says, once its lock is ours.
+pub enum State<'a> {
+    /// Nobody has executed this call; the holder may.
+    Free(Held<'a>),
+    /// Executed before: the kept answer.
+    Done(Kept),
+}
+
+/// A key whose lock is held by this process. Dropped once the call was begun, whatever the reason, its outcome is unknown.
+pub struct Held<'a> {
+    keys: &'a Keys,
+    path: PathBuf,
+    file: File,
+    fingerprint: String,
+    begun: bool,
+}
+
+/// The keys of one client.
+pub struct Keys {
+    folder: PathBuf,
+    max_keys: u64,
+    max_bytes: u64,
+}
+
+impl Keys {
+    pub fn of(store: &Store, client: &str) -> Keys {
+        let folder = store.folder().join("idempotency").join(&hex(&sha256(client.as_bytes()))[..16]);
+        Keys { folder, max_keys: MAX_KEYS, max_bytes: MAX_BYTES }
+    }
+
+    /// Waits for the key's lock, at most until the deadline, and reads its journal.
+    pub fn claim(&self, portal: &PortalName, key: &str, fingerprint: String, deadline: Deadline) -> Result<State<'_>> {
+        let name = &hex(&sha256(format!("{portal}\n{key}").as_bytes()))[..40];
+        let path = self.folder.join(format!("{name}.call"));
+        let mut file = self.locked(&path, deadline)?;
+        match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
+            // Half a record, of a machine that lost its power, would spoil what is appended to it.
+            Journal::Empty => file.set_len(0).map_err(|e| storage(&e, "write", &path))?,
+            Journal::Expired => self.empty(&file, &path)?,
+            Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. }
+                if known != fingerprint =>
+            {
+                return Err(Error::IdempotencyKeyReused)
+            }
+            Journal::Begun { .. } => return Err(Error::OutcomeUnknown { kept: false }),
+            Journal::Done { kept: None, .. } => return Err(Error::OutcomeUnknown { kept: true }),
+            Journal::Done { kept: Some(kept), .. } => return Ok(State::Done(kept)),
+        }
+        Ok(State::Free(Held { keys: self, path, file, fingerprint, begun: false }))
+    }
+
+    /// The locked file that stands at `path` now: one that was removed while we waited for its lock does not count.
+    fn locked(&self, path: &Path, deadline: Deadline) -> Result<File> {
+        loop {
+            let file = self.open(path)?;
+            match FileExt::try_lock_exclusive(&file) {
+                Ok(()) if same(&file, path) => return Ok(file),
+                Ok(()) => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(storage(&error, "lock", path)),
+            }
+            if deadline.has_passed() {
+                return Err(Error::KeyInUse { retry_after: 2 });
+            }
+            std::thread::sleep(POLL.min(deadline.remaining()));
+        }
+    }
+
+    fn open(&self, path: &Path) -> Result<File> {
+        match open_or_create(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                crate::store::create_private_folder(&self.folder).map_err(Error::Storage)?;
+                open_or_create(path)
+            }
+            opened => opened,
+        }
+        .map_err(|error| storage(&error, "open for writing", path))
+    }
+
+    /// An expired journal begins anew; what it took is given back.
+    fn empty(&self, file: &File, path: &Path) -> Result<()> {
+        let bytes = file.metadata().map_or(0, |m| m.len());
+        file.set_len(0).map_err(|e| storage(&e, "write", path))?;
+        self.change_usage(|usage| usage.give_back(bytes))
+    }
+
+    /// Takes one place among the client's keys, or says when one will be free.
+    fn take_place(&self) -> Result<()> {
+        let (full, oldest) = self.change_usage(|usage| {
+            let now = unix_now();
+            let full = |usage: &Usage| usage.keys >= self.max_keys || usage.bytes >= self.max_bytes;
+            let mut oldest = now;
+            if full(usage) || (now - usage.swept_at).abs() >= SWEEP_EVERY {
+                (*usage, oldest) = self.sweep(now);
+            }
+            let full = full(usage);
+            usage.keys += u64::from(!full);
+            (full, oldest)
+        })?;
+        if full {
+            let retry_after = u64::try_from(oldest + LIFETIME - unix_now()).unwrap_or(0).clamp(1, LIFETIME as u64);
+            return Err(Error::RateLimited {
+                why: format!(
+                    "This client keeps as many idempotency keys as it may ({MAX_KEYS}, or 64 MiB of answers in 24 hours). The \
+                     call was not executed."
+                ),
+                retry_after,
+            });
+        }
+        Ok(())
+    }
+
+    fn change_usage<T>(&self, change: impl FnOnce(&mut Usage) -> T) -> Result<T> {
+        let path = self.folder.join("usage");
+        let mut file = self.open(&path)?;
+        let failed = |error: std::io::Error| storage(&error, "write", &path);
+        file.lock_exclusive().map_err(failed)?;
+        let mut text = String::new();
+        let known = (&file).take(4096).read_to_string(&mut text).ok().and_then(|_| serde_json::from_str(&text).ok());
+        let mut usage = known.unwrap_or_else(|| self.sweep(unix_now()).0);
+        let result = change(&mut usage);
+        let bytes = format!("{:<128}", serde_json::to_string(&usage).expect("plain data serializes"));
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(bytes.as_bytes())).map_err(failed)?;
+        Ok(result)
+    }
+
+    /// Removes what has expired and counts the rest; with the time of the oldest.
+    fn sweep(&self, now: i64) -> (Usage, i64) {
+        let mut usage = Usage { keys: 0, bytes: 0, swept_at: now };
+        let mut oldest = now;
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "call") {
+                continue;
+            }
+            let Ok(mut file) = File::open(&path) else { continue };
+            match alive_since(&mut file, now) {
+                Some(at) => {
+                    usage.keys += 1;
+                    usage.bytes += file.metadata().map_or(0, |m| m.len());
+                    oldest = oldest.min(at);
+                }
+                // Whoever holds it at this moment may be about to use it: read again under the lock. And its holder may
+                // have removed it, so that another's stands at its path.
+                None if FileExt::try_lock_exclusive(&file).is_ok()
+                    && same(&file, &path)
+                    && alive_since(&mut file, now).is_none() =>
+                {
+                    let _ = std::fs::remove_file(&path);
+                }
+                None => {}
+            }
+        }
+        (usage, oldest)
+    }
+}
+
+/// What a client keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Usage {
+    keys: u64,
+    bytes: u64,
+    swept_at: i64,
+}
+
+impl Usage {
+    fn give_back(&mut self, bytes: u64) {
+        self.keys = self.keys.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl Held<'_> {
+    /// Writes down, on disk, that the call is about to be sent. Once; later sends of the same call change nothing.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.begun {
+            return Ok(());
+        }
+        self.keys.take_place()?;
+        self.begun = true;
+        let record = Record::Begun { fingerprint: self.fingerprint.clone(), at: unix_now() };
+        let written = append(&mut self.file, &record, b"");
+        written.map_err(|error| storage(&error, "write", &self.path))
+    }
+
+    /// The call was executed: its answer is kept, if there is room. The answer goes to the caller in any case.
+    pub fn done(mut self, status: u16, content_type: &str, body: &[u8]) -> Result<()> {
+        let size = body.len() as u64;
+        let room = self.keys.change_usage(|usage| {
+            let room = usage.bytes.saturating_add(size) <= self.keys.max_bytes;
+            usage.bytes += if room { size } else { 0 };
+            room
+        })?;
+        let length = room.then_some(size);
+        let record = Record::Done { status, content_type: content_type.to_owned(), length };
+        let content = if room { body } else { b"" };
+        append(&mut self.file, &record, content).map_err(|error| storage(&error, "write", &self.path))
+    }
+
+    /// The call was not executed, or ended with a definite error: the key is free again.
+    pub fn free(mut self) {
+        if std::mem::take(&mut self.begun) {
+            let _ = self.keys.change_usage(|usage| usage.give_back(0));
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    /// A journal that has no record, or none that counts, leaves no file behind.
+    fn drop(&mut self) {
+        if !self.begun {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+enum Journal {
+    Empty,
+    Expired,
+    Begun { fingerprint: String },
+    Done { fingerprint: String, kept: Option<Kept> },
+}
+
+fn read_journal(file: &mut File) -> std::io::Result<Journal> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = BufReader::new(file);
+    let Some(Record::Begun { fingerprint, at }) = next_record(&mut reader)? else { return Ok(Journal::Empty) };
+    if !is_alive(at, unix_now()) {
+        return Ok(Journal::Expired);
+    }
+    let Some(Record::Done { status, content_type, length }) = next_record(&mut reader)? else {
+        return Ok(Journal::Begun { fingerprint });
+    };
+    let Some(length) = length else { return Ok(Journal::Done { fingerprint, kept: None }) };
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body)?;
+    Ok(match body.len() as u64 == length {
+        true => Journal::Done { fingerprint, kept: Some(Kept { status, content_type, body }) },
+        false => Journal::Begun { fingerprint },
+    })
+}
+
+/// The next whole record; `None` at the end, and where a record is incomplete.
+fn next_record(reader: &mut impl BufRead) -> std::io::Result<Option<Record>> {
+    let mut line = Vec::new();
+    reader.by_ref().take(4096).read_until(b'\n', &mut line)?;
+    Ok(line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten())
+}
+
+/// When the call of a journal that still counts was begun.
+fn alive_since(file: &mut File, now: i64) -> Option<i64> {
+    file.seek(SeekFrom::Start(0)).ok()?;
+    match next_record(&mut BufReader::new(file)).ok()?? {
+        Record::Begun { at, .. } if is_alive(at, now) => Some(at),
+        _ => None,
+    }
+}
+
+/// Whether a call that was begun then still holds its key. A clock set back frees none.
+fn is_alive(at: i64, now: i64) -> bool {
+    now.saturating_sub(at) < LIFETIME
+}
+
+fn append(file: &mut File, record: &Record, content: &[u8]) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(record).expect("plain data serializes");
+    line.push(b'\n');
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(&line)?;
+    file.write_all(content)?;
+    file.sync_data()
+}
+
+fn storage(error: &std::io::Error, operation: &str, path: &Path) -> Error {
+    Error::Storage(explain(error, operation, path))
+}
+
+#[cfg(unix)]
+fn same(file: &File, path: &Path) -> bool {
+    crate::store::same_file(file, path)
+}
+
+#[cfg(not(unix))]
+fn same(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> (Folder, Keys) {
+            let path = std::env::temp_dir().join(format!("b24proxy-keys-{}", crate::secret::random_hex::<8>()));
+            let keys = Keys { max_keys: 3, max_bytes: 100, ..Keys::of(&Store::new(&path), "client") };
+            (Folder(path), keys)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn claim<'a>(keys: &'a Keys, key: &str, what: &str) -> Result<State<'a>> {
+        let portal = PortalName::parse("acme.bitrix24.ru").unwrap();
+        keys.claim(&portal, key, what.to_owned(), Deadline::after(Duration::from_millis(30)))
+    }
+
+    fn free<'a>(keys: &'a Keys, key: &str) -> Held<'a> {
+        match claim(keys, key, "what") {
+            Ok(State::Free(held)) => held,
+            Ok(State::Done(_)) => panic!("done"),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn kept(body: &str) -> Kept {
+        Kept { status: 200, content_type: "application/json".into(), body: body.as_bytes().to_vec() }
+    }
+
+    fn done(held: Held, body: &str) -> Result<()> {
+        held.done(200, "application/json", body.as_bytes())
+    }
+
+    #[test]
+    fn an_answer_is_replayed_and_another_request_refused() {
+        let (_folder, keys) = Folder::new();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        assert!(matches!(claim(&keys, "k", "what"), Err(Error::KeyInUse { .. })), "held");
+        done(held, "{}").unwrap();
+        assert!(matches!(claim(&keys, "k", "what"), Ok(State::Done(answer)) if answer == kept("{}")));
+        assert!(matches!(claim(&keys, "k", "other"), Err(Error::IdempotencyKeyReused)));
+        free(&keys, "another key");
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_never_executed_again_and_a_definite_error_frees_the_key() {
+        let (_folder, keys) = Folder::new();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        drop(held);
+        assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })));
+        let mut held = free(&keys, "l");
+        held.begin().unwrap();
+        held.free();
+        free(&keys, "l");
+    }
+
+    #[test]
+    fn keys_are_bounded_and_a_full_client_is_refused_before_sending() {
+        let (_folder, keys) = Folder::new();
+        for key in ["a", "b", "c"] {
+            let mut held = free(&keys, key);
+            held.begin().unwrap();
+            done(held, "{}").unwrap();
+        }
+        assert!(matches!(free(&keys, "d").begin(), Err(Error::RateLimited { .. })));
+        assert!(matches!(claim(&keys, "a", "what"), Ok(State::Done(_))), "the others still answer");
+    }
+
+    #[test]
+    fn an_answer_that_finds_no_room_is_known_to_be_executed() {
+        let (_folder, keys) = Folder::new();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        done(held, &"x".repeat(101)).unwrap();
+        assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { kept: true })));
+    }
+
+    #[test]
+    fn a_journal_cut_anywhere_never_frees_the_key_once_it_was_begun() {
+        let (_folder, keys) = Folder::new();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        let path = held.path.clone();
+        let begun = std::fs::metadata(&path).unwrap().len();
+        done(held, "{\"result\":1}").unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in usize::try_from(begun).unwrap()..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_begun_record_cut_anywhere_does_not_hide_the_one_that_follows() {
+        let (_folder, keys) = Folder::new();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        let path = held.path.clone();
+        let whole = std::fs::read(&path).unwrap();
+        held.free();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let mut held = free(&keys, "k");
+            held.begin().unwrap();
+            drop(held);
+            assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })), "{length}");
+            std::fs::remove_file(keys.folder.join("usage")).unwrap();
+        }
+    }
+
+    #[test]
+    fn after_a_day_a_key_is_free_again() {
+        let (_folder, keys) = Folder::new();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        let path = held.path.clone();
+        drop(held);
+        let old = format!("{{\"record\":\"begun\",\"fingerprint\":\"what\",\"at\":{}}}\n", unix_now() - LIFETIME);
+        std::fs::write(&path, old).unwrap();
+        free(&keys, "k");
+    }
+
+    #[test]
+    fn a_key_is_1_to_255_printable_ascii_characters() {
+        assert!(check_key(b"a b~").is_ok());
+        assert!(check_key(&[b'a'; 255]).is_ok());
+        for bad in [&b""[..], &[b'a'; 256], b"a\tb", "ключ".as_bytes()] {
+            assert!(check_key(bad).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_journal_panics(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = next_record(&mut bytes.as_slice());
+        }
+    }
+}

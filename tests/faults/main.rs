@@ -1,0 +1,13 @@
+//! The executable among what goes wrong: killed at each of its system calls, on disks that are full or read-only, and
+//! before an OAuth server and a portal that misbehave; and the refresh protocol, checked as a model.
+//!
+//! `B24PROXY_FULL=1` steps through every system call of the request's process too, from its very first.
+
+mod bench;
+mod disk;
+#[allow(dead_code)]
+#[path = "../contract/fixture.rs"]
+mod fixture;
+mod kills;
+mod misbehaviour;
+mod model;
