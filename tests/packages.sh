@@ -28,6 +28,7 @@ nginx-light      /usr/sbin/nginx
 fcgiwrap         /usr/sbin/fcgiwrap
 time             /usr/bin/time
 strace           strace
+mount            mount
 php-cgi          php-cgi
 chromium         chromium
 chromium-driver  chromedriver

@@ -84,7 +84,7 @@ impl Trouble {
         let line = match self {
             Trouble::Full => "! head -c 1000000 /dev/zero >filler",
             Trouble::NoInodes => "i=0; while touch filler$i; do i=$((i+1)); done",
-            Trouble::ReadOnly => "mount -o remount,ro .",
+            Trouble::ReadOnly => "mount -o remount,bind,ro .",
             Trouble::Permission => "chmod 500 .",
         };
         assert!(disk.shell(line), "{self:?}");
@@ -93,7 +93,7 @@ impl Trouble {
     fn end(self, disk: &mut Disk) {
         let line = match self {
             Trouble::Full | Trouble::NoInodes => "rm filler*",
-            Trouble::ReadOnly => "mount -o remount,rw .",
+            Trouble::ReadOnly => "mount -o remount,bind,rw .",
             Trouble::Permission => "chmod 700 .",
         };
         assert!(disk.shell(line), "{self:?}");
@@ -181,6 +181,8 @@ fn a_disk_that_becomes_full_after_the_refresh_began_still_takes_the_new_pair() {
         let bench = Bench::new();
         let mut disk = Disk::of(&bench);
         let old = bench.prepare(true);
+        // Longer than the block that any file has.
+        bench.proxy.portal().set_scope(&"crm,".repeat(2000));
         let answer = meanwhile(&bench, Target::Token, || bench.call(), || trouble.begin(&mut disk));
         assert_eq!(answer.status, 200, "{trouble:?}: {} {}", answer.text(), answer.stderr);
         assert_ne!(bench.proxy.stored()["refresh_token"], old.refresh_token.as_str());

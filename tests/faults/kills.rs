@@ -2,7 +2,7 @@
 
 use crate::bench::*;
 use crate::fixture::assert_failure;
-use simulator::{Action, Fault, Target};
+use simulator::{Action, Fault, Target, TokenPair};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -97,8 +97,8 @@ fn a_request_whose_refresher_is_killed_is_answered_and_the_next_one_goes_on() {
 }
 
 /// What a request's process does from the moment where it needs the lock; with `B24PROXY_FULL`, everything it does.
-fn from_the_lock_on(bench: &Bench) -> Vec<Point> {
-    bench.prepare(true);
+fn from_the_lock_on(bench: &Bench, how: How) -> Vec<Point> {
+    how.prepare(bench);
     let points = bench.trace_request(|request| request);
     let lock = points.iter().position(|point| point.line.contains(".lock")).expect("the lock is opened");
     points[if is_full() { 0 } else { lock }..].to_vec()
@@ -114,6 +114,16 @@ enum How {
 }
 
 impl How {
+    /// An expired pair; and where few points are taken, an OAuth server that is slow enough for them to be in time.
+    fn prepare(self, bench: &Bench) -> TokenPair {
+        let pair = bench.prepare(true);
+        if self != How::Kill {
+            let slow = Action::DelayAnswer(Duration::from_millis(150));
+            bench.proxy.simulator.inject(Fault::once(Target::Token, slow));
+        }
+        pair
+    }
+
     fn end(self, bench: &Bench, point: &Point) -> Ended {
         let signal = match self {
             How::Kill => "KILL",
@@ -134,11 +144,11 @@ impl How {
 
 /// Ends requests in one way, at every so many of the points.
 fn end_requests(how: How, every: usize) {
-    let points = from_the_lock_on(&Bench::new());
+    let points = from_the_lock_on(&Bench::new(), how);
     let points: Vec<Point> = points.into_iter().step_by(if is_full() { 1 } else { every }).collect();
     let (killed, outlived) = (Count::default(), Count::default());
     in_parallel(&points, Bench::new, |bench, _, point| {
-        let old = bench.prepare(true);
+        let old = how.prepare(bench);
         let ended = how.end(bench, point);
         let signal = if how == How::Term { TERM } else { KILL };
         assert!(ended.exit.success() || ended.exit.signal() == Some(signal), "{point:?}: {}", ended.exit);
