@@ -18,7 +18,7 @@ pub fn check(config: &Config) -> Vec<Line> {
     let folder = &config.token_folder;
     // As the first call does, it makes the folder.
     if let Err(why) = Store::new(folder).check() {
-        return vec![Line::fail(CHECK, why, "")];
+        return vec![Line::reason(CHECK, &why)];
     }
     let mut lines = owner_and_modes(folder);
     lines.push(writing(folder));

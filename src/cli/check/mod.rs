@@ -56,6 +56,13 @@ enum Status {
     Fail,
 }
 
+/// What commands begin with that can be typed as they stand.
+const COMMANDS: [&str; 4] = ["chmod ", "chown ", "mkdir ", "b24proxy "];
+
+fn is_command(cure: &str) -> bool {
+    COMMANDS.iter().any(|word| cure.starts_with(word)) && !cure.contains([',', ';'])
+}
+
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Line {
@@ -79,7 +86,16 @@ impl Line {
         Line { check: check.into(), status: Status::Fail, text: text.into(), cure: cure.into() }
     }
 
-    /// For a terminal of 80 columns.
+    /// A failure in the words of the configuration or the store, which end in the command that mends it.
+    fn reason(check: impl Into<String>, why: &str) -> Line {
+        let command = COMMANDS.iter().filter_map(|word| why.rfind(&format!(": {word}"))).max();
+        match command {
+            Some(at) => Line::fail(check, &why[..at], &why[at + 2..]),
+            None => Line::fail(check, why, ""),
+        }
+    }
+
+    /// For a terminal of 80 columns. A command stays in one line, so that it can be copied.
     fn written(&self) -> String {
         let mark = match self.status {
             Status::Ok => "ok",
@@ -88,7 +104,9 @@ impl Line {
         };
         let colon = if self.cure.is_empty() { "" } else { ":" };
         let mut written = wrapped(&format!("{mark:<5} "), 6, &format!("{}: {}{colon}", self.check, self.text));
-        if !self.cure.is_empty() {
+        if is_command(&self.cure) {
+            written += &format!("      -> {}\n", self.cure);
+        } else if !self.cure.is_empty() {
             written += &wrapped("      -> ", 9, &self.cure);
         }
         written
@@ -150,6 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_reason_is_split_before_the_command_that_mends_it() {
+        let line = Line::reason("c", "proxy.toml: can be read by others, and it holds secrets: chmod 600 proxy.toml");
+        assert_eq!(line.text, "proxy.toml: can be read by others, and it holds secrets");
+        assert_eq!(line.cure, "chmod 600 proxy.toml");
+        assert_eq!(Line::reason("c", "the disk is full: free some space").cure, "");
+    }
+
+    #[test]
     fn lines_fit_80_columns_and_are_indented() {
         let line = Line::fail("token folder", "word ".repeat(40), "do this ".repeat(20));
         let written = line.written();
@@ -157,6 +183,8 @@ mod tests {
         assert!(written.starts_with("FAIL  token folder: word"));
         assert!(written.lines().skip(1).all(|line| line.starts_with("      ")));
         assert!(written.contains("\n      -> do this"));
+        let command = format!("chown -R www-data {}", "/long/path".repeat(10));
+        assert!(Line::fail("a", "b", &command).written().contains(&command), "a command can be copied");
         let long = "x".repeat(100);
         assert!(Line::ok("a", &long).written().contains(&long), "an address is not broken");
     }

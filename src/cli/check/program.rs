@@ -89,7 +89,7 @@ fn suexec(path: &Path, file: Facts, folder: &Path, above: Facts) -> Vec<Line> {
 pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &String>) -> Vec<Line> {
     const CHECK: &str = "configuration";
     let config = match loaded {
-        Err(why) => return vec![Line::fail(CHECK, why, "")],
+        Err(why) => return vec![Line::reason(CHECK, why)],
         Ok(config) => config,
     };
     let path = config.path.display();

@@ -38,7 +38,7 @@ fn of_portal(config: &Config, portal: &Portal) -> Vec<Line> {
             let cure = marks.map_or_else(String::new, |marks| format!("{marks}; copy it again, in binary mode"));
             return vec![Line::fail(name, why, cure)];
         }
-        Err(why) => return vec![Line::fail(name, why, "")],
+        Err(why) => return vec![Line::reason(name, &why)],
     };
     let mut lines = Vec::new();
     if let Some(marks) = marks {
