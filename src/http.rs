@@ -7,6 +7,7 @@ use crate::error::Executed;
 use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ impl Reply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// No connection; nothing was sent. `refused`: the port answered that nobody listens, so another try is harmless.
-    NotSent { why: String, refused: bool },
+    NotSent { why: String, refused: bool, obstacle: Obstacle },
     /// The time is over.
     Timeout(Executed),
     /// The connection was lost after something was sent.
@@ -55,6 +56,18 @@ pub enum Failure {
     TooLarge,
     /// This program's own side: a certificate file that cannot be read.
     Configuration(String),
+}
+
+/// What stood in the way of a connection, for whoever tells a person what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    UnknownHost,
+    Refused,
+    /// The certificate's authority is not among the built-in roots and `ca_file`.
+    UnknownAuthority,
+    /// The certificate is expired, another host's, or broken.
+    Certificate,
+    Other,
 }
 
 /// What is posted: the parts of the body one after another, so that a large one is not copied.
@@ -80,9 +93,20 @@ impl Http {
         Http::new(&config.bitrix24, !config.bitrix24.oauth_server.is_bitrix24s())
     }
 
+    /// For this program's own public address: as for portals, where there is a configuration.
+    pub fn for_own_address(config: Option<&Config>) -> Result<Http, Failure> {
+        let ca_file = config.and_then(|config| config.bitrix24.ca_file.as_deref());
+        let timeout = config.map_or(Duration::from_secs(10), |config| config.bitrix24.connect_timeout);
+        Http::with(ca_file, timeout)
+    }
+
     fn new(settings: &Bitrix24, with_ca_file: bool) -> Result<Http, Failure> {
+        Http::with(settings.ca_file.as_deref().filter(|_| with_ca_file), settings.connect_timeout)
+    }
+
+    fn with(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Http, Failure> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        if let Some(path) = settings.ca_file.as_ref().filter(|_| with_ca_file) {
+        if let Some(path) = ca_file {
             let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
             let certificates = CertificateDer::pem_file_iter(path)
                 .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
@@ -108,24 +132,32 @@ impl Http {
         Ok(Http {
             agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()),
             sent,
-            connect_timeout: settings.connect_timeout,
+            connect_timeout,
         })
     }
 
     pub fn post(&self, post: &Post) -> Result<Reply, Failure> {
-        self.sent.store(false, Ordering::SeqCst);
         let length: usize = post.parts.iter().map(|part| part.len()).sum();
+        self.send(post, Some(length))
+    }
+
+    /// A post without a length, in chunked coding.
+    pub fn post_chunked(&self, post: &Post) -> Result<Reply, Failure> {
+        self.send(post, None)
+    }
+
+    fn send(&self, post: &Post, length: Option<usize>) -> Result<Reply, Failure> {
+        self.sent.store(false, Ordering::SeqCst);
         let mut reader = Parts { parts: post.parts, at: 0 };
-        let mut request = self
-            .agent
-            .post(post.url)
-            .header("Content-Type", post.content_type)
-            .header("Content-Length", length.to_string());
+        let mut request = self.agent.post(post.url).header("Content-Type", post.content_type);
+        if let Some(length) = length {
+            request = request.header("Content-Length", length.to_string());
+        }
         for (name, value) in post.headers {
             request = request.header(*name, *value);
         }
         let connect = self.connect_timeout.min(post.deadline.remaining());
-        let mut response = request
+        let response = request
             .config()
             .timeout_global(Some(post.deadline.remaining()))
             .timeout_resolve(Some(connect))
@@ -133,18 +165,48 @@ impl Http {
             .build()
             .send(ureq::SendBody::from_reader(&mut reader))
             .map_err(|error| self.failure(&error))?;
-        let mut body = post.prefix.to_vec();
+        let reply = self.read(response, post.prefix, post.max_response + 1)?;
+        if reply.answer().len() as u64 > post.max_response {
+            return Err(Failure::TooLarge);
+        }
+        Ok(reply)
+    }
+
+    /// Looks at an address: what it answers, and of a long body the first `max_response` bytes.
+    pub fn get(
+        &self,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        deadline: Deadline,
+        max_response: u64,
+    ) -> Result<Reply, Failure> {
+        self.sent.store(false, Ordering::SeqCst);
+        let mut request = self.agent.get(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let connect = self.connect_timeout.min(deadline.remaining());
+        let response = request
+            .config()
+            .timeout_global(Some(deadline.remaining()))
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .build()
+            .call()
+            .map_err(|error| self.failure(&error))?;
+        self.read(response, b"", max_response)
+    }
+
+    /// The answer behind `prefix`, at most so many bytes of it.
+    fn read(&self, mut response: ureq::http::Response<ureq::Body>, prefix: &[u8], most: u64) -> Result<Reply, Failure> {
+        let mut body = prefix.to_vec();
         let start = body.len();
-        let mut answer = response.body_mut().as_reader().take(post.max_response + 1);
-        answer.read_to_end(&mut body).map_err(|error| {
+        response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| {
             match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
                 Some(inner) => self.failure(inner),
                 None => Failure::Lost { why: error.kind().to_string() },
             }
         })?;
-        if (body.len() - start) as u64 > post.max_response {
-            return Err(Failure::TooLarge);
-        }
         let content_type =
             response.headers().get("Content-Type").and_then(|value| value.to_str().ok()).map(str::to_owned);
         Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body, start })
@@ -153,24 +215,26 @@ impl Http {
     /// The texts are made here: `ureq` may show the address, which can hold a webhook's code.
     fn failure(&self, error: &ureq::Error) -> Failure {
         let sent = self.sent.load(Ordering::SeqCst);
-        let not_sent = |why: String| Failure::NotSent { why, refused: false };
+        let not_sent = |why: String, obstacle| Failure::NotSent { why, refused: false, obstacle };
+        let unknown_host = || not_sent("the host name is not known".into(), Obstacle::UnknownHost);
         let why = match error {
             ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
             ureq::Error::Timeout(_) => return Failure::Timeout(Executed::No),
-            ureq::Error::HostNotFound => return not_sent("the host name is not known".into()),
-            ureq::Error::Rustls(error) if !sent => return not_sent(explain_tls(error)),
+            ureq::Error::HostNotFound => return unknown_host(),
+            ureq::Error::Rustls(error) if !sent => return explain_tls(error),
             ureq::Error::Io(error) if !sent => {
                 if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                    return not_sent(explain_tls(tls));
+                    return explain_tls(tls);
                 }
                 if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
                     return self.failure(inner);
                 }
                 let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
-                let text = error.to_string();
-                let unknown_host = text.contains("lookup address");
-                let why = if unknown_host { "the host name is not known".into() } else { error.kind().to_string() };
-                return Failure::NotSent { why, refused };
+                if error.to_string().contains("lookup address") {
+                    return unknown_host();
+                }
+                let obstacle = if refused { Obstacle::Refused } else { Obstacle::Other };
+                return Failure::NotSent { why: error.kind().to_string(), refused, obstacle };
             }
             ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
                 Some(ureq::Error::Timeout(_)) => return Failure::Timeout(Executed::Unknown),
@@ -183,18 +247,21 @@ impl Http {
         if sent {
             Failure::Lost { why }
         } else {
-            not_sent(why)
+            not_sent(why, Obstacle::Other)
         }
     }
 }
 
-fn explain_tls(error: &rustls::Error) -> String {
-    match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
-            "its certificate is from an authority that is not known here; for an own authority set ca_file".into()
-        }
-        error => format!("TLS: {error}"),
-    }
+fn explain_tls(error: &rustls::Error) -> Failure {
+    let (why, obstacle) = match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => (
+            "its certificate is from an authority that is not known here; for an own authority set ca_file".into(),
+            Obstacle::UnknownAuthority,
+        ),
+        rustls::Error::InvalidCertificate(_) => (format!("TLS: {error}"), Obstacle::Certificate),
+        error => (format!("TLS: {error}"), Obstacle::Other),
+    };
+    Failure::NotSent { why, refused: false, obstacle }
 }
 
 /// Reads byte slices one after another.

@@ -150,6 +150,11 @@ impl Endpoint {
         &self.name
     }
 
+    /// `https://host`
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme.as_str(), self.name)
+    }
+
     /// As it is stored: `https://host/rest/`.
     pub fn to_client_endpoint(&self) -> String {
         format!("{}://{}/rest/", self.scheme.as_str(), self.name)
@@ -184,6 +189,13 @@ impl Webhook {
             return Err("is plain http, which needs allow_http = true under [bitrix24]");
         }
         Ok(Webhook { scheme, name, user_and_code: tail.to_owned() })
+    }
+}
+
+impl Webhook {
+    /// `https://host`, without the secret.
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme.as_str(), self.name)
     }
 }
 

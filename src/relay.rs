@@ -260,25 +260,8 @@ impl<'a> Session<'a> {
         Ok(Authorization { target: Target::OAuth(endpoint), tokens: Some(tokens) })
     }
 
-    /// The stored address is the configured portal's, or one that the OAuth server gave when the portal was renamed.
     fn check_address(&self, portal: &Portal, tokens: &Tokens) -> Result<Endpoint> {
-        let allow_http = self.config.bitrix24.allow_http;
-        let endpoint = if tokens.renamed_from == portal.name.as_str() {
-            Endpoint::renamed(&tokens.client_endpoint, allow_http)
-        } else {
-            portal.endpoint(&tokens.client_endpoint, allow_http)
-        };
-        endpoint.map_err(|refused| {
-            let why = match refused {
-                Refused::Malformed => "is not an address such as https://acme.bitrix24.ru/rest/".to_owned(),
-                Refused::OtherPortal(name) => format!("is the address of {name}, which is not this portal"),
-                Refused::PlainHttp => "is plain http, which needs allow_http = true under [bitrix24]".to_owned(),
-            };
-            Error::Storage(format!(
-                "client_endpoint in the token file of {} {why}: move the file away and install the application again",
-                portal.name
-            ))
-        })
+        stored_address(self.config, portal, tokens).map_err(Error::Storage)
     }
 
     /// Executes a call. `Ok` is Bitrix24's answer with what it means: success, or its own error. `held`: the call's
@@ -436,6 +419,27 @@ impl<'a> Session<'a> {
             Failure::Configuration(why) => Error::Configuration(why),
         }
     }
+}
+
+/// The stored address: the configured portal's, or one that the OAuth server gave when the portal was renamed.
+pub fn stored_address(config: &Config, portal: &Portal, tokens: &Tokens) -> std::result::Result<Endpoint, String> {
+    let allow_http = config.bitrix24.allow_http;
+    let endpoint = if tokens.renamed_from == portal.name.as_str() {
+        Endpoint::renamed(&tokens.client_endpoint, allow_http)
+    } else {
+        portal.endpoint(&tokens.client_endpoint, allow_http)
+    };
+    endpoint.map_err(|refused| {
+        let why = match refused {
+            Refused::Malformed => "is not an address such as https://acme.bitrix24.ru/rest/".to_owned(),
+            Refused::OtherPortal(name) => format!("is the address of {name}, which is not this portal"),
+            Refused::PlainHttp => "is plain http, which needs allow_http = true under [bitrix24]".to_owned(),
+        };
+        format!(
+            "client_endpoint in the token file of {} {why}: move the file away and install the application again",
+            portal.name
+        )
+    })
 }
 
 fn moved_without_address(status: u16) -> Error {

@@ -72,6 +72,20 @@ pub fn random_hex<const N: usize>() -> String {
     hex(&bytes)
 }
 
+/// A new client token: 32 letters and digits (190 bits), which every client, shell and address can carry.
+pub fn random_token() -> Secret {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut token = String::new();
+    let mut bytes = [0; 64];
+    while token.len() < 32 {
+        SystemRandom::new().fill(&mut bytes).expect("the operating system has random bytes");
+        // 248 is a multiple of 62: each character is equally likely.
+        let fair = bytes.iter().filter(|byte| **byte < 248);
+        token.extend(fair.map(|byte| char::from(ALPHABET[usize::from(byte % 62)])).take(32 - token.len()));
+    }
+    Secret(token)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ enum State {
 
 /// What is told of a portal. Times are Unix seconds.
 #[derive(Serialize)]
-struct PortalStatus {
+pub struct PortalStatus {
     portal: String,
     state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,10 +60,7 @@ pub fn answer(config: &Config, client: &Client, page: Option<Language>) -> Answe
     let portals: Vec<PortalStatus> =
         config.portals.iter().filter(|portal| client.may_use(&portal.name)).map(|portal| of(config, portal)).collect();
     match page {
-        None => {
-            let body = serde_json::json!({ "success": true, "data": { "portals": portals } });
-            Answer::json(200, body.to_string())
-        }
+        None => Answer::json(200, json(&portals)),
         Some(language) => {
             let sections = portals.iter().map(|portal| (portal.portal.clone(), facts(language, portal))).collect();
             Page::status(language, sections).answer(200, &Place::Tab)
@@ -71,7 +68,23 @@ pub fn answer(config: &Config, client: &Client, page: Option<Language>) -> Answe
     }
 }
 
-fn of(config: &Config, portal: &Portal) -> PortalStatus {
+/// The answer's JSON.
+pub fn json(portals: &[PortalStatus]) -> String {
+    serde_json::json!({ "success": true, "data": { "portals": portals } }).to_string()
+}
+
+impl PortalStatus {
+    pub fn name(&self) -> &str {
+        &self.portal
+    }
+
+    /// Whether calls to this portal can succeed, as far as the files tell.
+    pub fn is_well(&self) -> bool {
+        matches!(self.state, State::Webhook | State::Installed) && self.last_refresh_error.is_none()
+    }
+}
+
+pub fn of(config: &Config, portal: &Portal) -> PortalStatus {
     let store = Store::new(&config.token_folder);
     let mut status = PortalStatus {
         portal: portal.name.to_string(),
@@ -112,7 +125,8 @@ fn of(config: &Config, portal: &Portal) -> PortalStatus {
     status
 }
 
-fn facts(language: Language, portal: &PortalStatus) -> Vec<(String, String)> {
+/// The same as names and values, for people.
+pub fn facts(language: Language, portal: &PortalStatus) -> Vec<(String, String)> {
     let russian = language == Language::Russian;
     let word = |ru: &str, en: &str| if russian { ru.to_owned() } else { en.to_owned() };
     let state = match portal.state {
@@ -148,7 +162,7 @@ fn facts(language: Language, portal: &PortalStatus) -> Vec<(String, String)> {
 }
 
 /// `2026-08-01 12:00:00 UTC`
-fn moment(unix: i64) -> String {
+pub fn moment(unix: i64) -> String {
     let seconds = u64::try_from(unix).unwrap_or(0).min(253_402_300_799);
     let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
     text.replace('T', " ").replace('Z', " UTC")

@@ -40,6 +40,14 @@ impl Surroundings {
         ))
     }
 
+    /// The file that [`find`] would read, whether or not it may be used.
+    pub fn locate(&self) -> Option<PathBuf> {
+        match &self.named {
+            Some(named) => Some(named.clone()),
+            None => self.candidates().into_iter().find(|path| path.is_file()),
+        }
+    }
+
     /// The places to look at, in order.
     fn candidates(&self) -> Vec<PathBuf> {
         let mut places = Vec::new();

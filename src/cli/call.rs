@@ -1,0 +1,120 @@
+//! `b24proxy call PORTAL METHOD [JSON]`: one call, as 1C would make it.
+
+use super::arguments::{Arguments, Known, JSON};
+use super::terminal::say;
+use super::{configuration, log, portal, Command, Failure, Outcome};
+use crate::answer::Answer;
+use crate::clock::Deadline;
+use crate::config::Portal;
+use crate::envelope::{SUCCESS_HEAD, SUCCESS_TAIL};
+use crate::error::Error;
+use crate::method::Method;
+use crate::portal::Version;
+use crate::relay::{Call, Parameters, Payload, Session};
+use crate::store::Store;
+use std::io::{Read, Write};
+
+const V3: Known = Known { name: "--v3", value: None };
+
+pub const COMMAND: Command = Command {
+    name: "call",
+    usage: "PORTAL METHOD [JSON | -] [--v3] [--json]",
+    summary: "calls a method of a portal and prints the answer",
+    help: "Calls a REST method with the portal's tokens and prints Bitrix24's answer as it
+came. JSON are the parameters, an object; \"-\" reads them from standard input,
+where they do not appear in the process list.
+
+  b24proxy call acme.bitrix24.ru profile
+  b24proxy call acme.bitrix24.ru crm.deal.list '{\"select\":[\"ID\",\"TITLE\"]}'
+  b24proxy call acme.bitrix24.ru crm.deal.add - < deal.json
+
+--v3 calls REST 3.0. --json prints what 1C gets: {\"success\":true,\"data\":…}, or
+the failure with its error_code. Exit status 1: the call did not succeed.",
+    words: (2, 3),
+    options: &[V3, JSON],
+    on_files: true,
+    run,
+};
+
+fn run(arguments: &Arguments) -> Outcome {
+    let raw = parameters(arguments.word(2).unwrap_or("{}"))?;
+    let (method, parameters) = understood(&arguments.words[1], &raw)?;
+    let config = configuration()?;
+    let portal = portal(&config, &arguments.words[0])?;
+    let log = log(&config);
+    let mut session = Session {
+        config: &config,
+        store: Store::new(&config.token_folder),
+        log: &log,
+        deadline: Deadline::after(config.bitrix24.timeout),
+        max_wait: Some(config.limits.max_wait),
+        repeated: Vec::new(),
+    };
+    // Whole lists and many calls at once are other ways to an answer: options chosen between here.
+    let version = if arguments.has(V3.name) { Version::V3 } else { Version::V2 };
+    let answer = one_call(&mut session, portal, &method, version, parameters);
+    shown(answer, arguments.json(), &log.request_id)
+}
+
+/// Bitrix24's answer, byte for byte.
+fn one_call(
+    session: &mut Session,
+    portal: &Portal,
+    method: &Method,
+    version: Version,
+    parameters: Parameters,
+) -> Result<Vec<u8>, Error> {
+    let payload = Payload::Json(parameters);
+    let call = Call { version, method, query: "", payload, headers: vec![("Accept", "application/json")] };
+    match session.call(portal, &call, b"", None)? {
+        (reply, None) => Ok(reply.body),
+        (_, Some(upstream)) => Err(Error::Bitrix24(upstream)),
+    }
+}
+
+/// Prints an answer, alone or in the envelope.
+fn shown(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) -> Outcome {
+    match answer {
+        Ok(answer) => {
+            print(&answer, json);
+            Ok(())
+        }
+        Err(error) if json => {
+            say(&String::from_utf8_lossy(&Answer::failure(&error, request_id).body));
+            Err(Failure::Told)
+        }
+        // On the command line sits whom the details are for.
+        Err(error) => Err(Failure::Wrong(error.detail().map_or_else(|| error.text(), str::to_owned))),
+    }
+}
+
+/// The argument, or standard input.
+fn parameters(word: &str) -> Result<String, Failure> {
+    if word != "-" {
+        return Ok(word.to_owned());
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).map_err(|error| format!("standard input cannot be read: {error}"))?;
+    crate::json::text(&bytes).map(str::to_owned).map_err(Failure::Usage)
+}
+
+fn understood<'r>(method: &str, raw: &'r str) -> Result<(Method, Parameters<'r>), Failure> {
+    let method = Method::parse(method).filter(|method| !method.wants_xml()).ok_or_else(|| {
+        Failure::Usage(format!(
+            "{method:?} is not the name of a method such as crm.deal.list (nor does .xml work here)"
+        ))
+    })?;
+    let parameters = Parameters::from_json(raw)
+        .map_err(|why| Failure::Usage(format!("JSON {why}; in a shell write it in single quotes: '{{\"ID\":1}}'")))?;
+    if serde_json::from_str::<&serde_json::value::RawValue>(raw).is_err() {
+        return Err(Failure::Usage("JSON is not JSON; in a shell write it in single quotes: '{\"ID\":1}'".into()));
+    }
+    Ok((method, parameters))
+}
+
+/// Byte for byte, alone or in the envelope.
+fn print(answer: &[u8], envelope: bool) {
+    let tail = [SUCCESS_TAIL];
+    let (head, tail): (&[u8], &[u8]) = if envelope { (SUCCESS_HEAD, &tail) } else { (b"", b"") };
+    let _ = std::io::stdout().write_all(&[head, answer, tail, b"\n"].concat());
+}

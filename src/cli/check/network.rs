@@ -1,0 +1,228 @@
+//! From here to Bitrix24: TLS to the OAuth server and to each portal, and the clock. No secret is sent.
+
+use super::Line;
+use crate::clock::{unix_now, Deadline};
+use crate::config::{Config, Portal, Way};
+use crate::error::Executed;
+use crate::http::{Failure, Http, Obstacle, Reply};
+use crate::install::Installer;
+use crate::log::Log;
+use crate::relay::{judge, stored_address, Verdict};
+use crate::store::{Installation, Store};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const MAX_ANSWER: u64 = 64 << 10;
+/// Seconds that the clock may be off.
+const TOLERANCE: i64 = 60;
+
+pub fn check(config: &Config) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let portals = match Http::for_portals(config) {
+        Ok(http) => http,
+        Err(Failure::Configuration(why)) => {
+            return vec![Line::fail("ca_file", why, "name a readable PEM file under [bitrix24], or remove ca_file")]
+        }
+        Err(_) => return lines,
+    };
+    if let Some(file) = &config.bitrix24.ca_file {
+        lines.push(Line::ok("ca_file", file.display().to_string()));
+    }
+    if config.portals.iter().any(|portal| portal.application().is_some()) {
+        lines.extend(oauth_server(config));
+    }
+    lines.extend(config.portals.iter().map(|portal| reached(config, &portals, portal)));
+    lines
+}
+
+/// Its token address, asked for nothing: it answers `invalid_request`, and what time it is.
+fn oauth_server(config: &Config) -> Vec<Line> {
+    const CHECK: &str = "OAuth server";
+    let host = config.bitrix24.oauth_server.host();
+    let url = config.bitrix24.oauth_server.token_url();
+    let answer = Http::for_oauth(config)
+        .and_then(|http| http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER));
+    let reply = match answer {
+        Ok(reply) => reply,
+        Err(failure) => return vec![not_reached(CHECK, host, &failure)],
+    };
+    let is_oauth =
+        serde_json::from_slice::<serde_json::Value>(reply.answer()).is_ok_and(|json| json["error"].is_string());
+    let first = match is_oauth {
+        true => Line::ok(CHECK, format!("{host} answers")),
+        false => Line::warn(
+            CHECK,
+            format!("{host} answers status {}, but not as an OAuth server", reply.status),
+            "check [bitrix24] oauth_server; if it is right, try again later",
+        ),
+    };
+    vec![first, clock(unix_now(), &reply)]
+}
+
+fn clock(ours: i64, reply: &Reply) -> Line {
+    let theirs = reply.headers.get("Date").and_then(|value| parse_date(value.to_str().ok()?));
+    judge_clock(ours, theirs)
+}
+
+fn judge_clock(ours: i64, theirs: Option<i64>) -> Line {
+    const CHECK: &str = "clock";
+    let Some(theirs) = theirs else {
+        return Line::warn(CHECK, "the OAuth server did not say what time it is", "compare with: date -u");
+    };
+    let off = ours - theirs;
+    if off.abs() <= TOLERANCE {
+        return Line::ok(CHECK, "agrees with the OAuth server's");
+    }
+    let direction = if off > 0 { "fast" } else { "slow" };
+    Line::fail(
+        CHECK,
+        format!("this machine's clock is {} s {direction}: tokens are renewed at the wrong time", off.abs()),
+        "let the machine's administrator set it by NTP (timedatectl set-ntp true)",
+    )
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7) in Unix seconds.
+fn parse_date(text: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut words = text.split_once(", ")?.1.split(' ');
+    let day: i64 = words.next()?.parse().ok()?;
+    let name = words.next()?;
+    let month = MONTHS.iter().position(|month| *month == name)? as i64 + 1;
+    let year: i64 = words.next()?.parse().ok().filter(|year| (1970..=9999).contains(year))?;
+    let mut clock = words.next()?.split(':').map(|part| part.parse::<i64>().ok());
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    // Howard Hinnant's days_from_civil.
+    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let (era, year_of_era) = (y.div_euclid(400), y.rem_euclid(400));
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + (153 * m + 2) / 5 + day - 1;
+    Some((era * 146_097 + day_of_era - 719_468) * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+/// `profile` without authorization: a Bitrix24 refuses it in its own words.
+fn reached(config: &Config, http: &Http, portal: &Portal) -> Line {
+    let check = format!("{}, from here", portal.name);
+    let url = format!("{}/rest/profile", origin(config, portal));
+    match http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER) {
+        Err(failure) => not_reached(&check, portal.name.as_str(), &failure),
+        Ok(reply) => match judge(reply.status, reply.answer()).0 {
+            Verdict::Error(_) | Verdict::Success => Line::ok(check, "answers as Bitrix24"),
+            Verdict::Moved => {
+                let to = reply.headers.get("Location").and_then(|value| value.to_str().ok()).unwrap_or("");
+                let host = to.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next()).unwrap_or("elsewhere");
+                Line::warn(
+                    check,
+                    format!("redirects to {host}: the portal has another name, or does not exist"),
+                    "check the portal's name in proxy.toml",
+                )
+            }
+            Verdict::Unusable(_) => Line::warn(
+                check,
+                format!("answers status {}, but not as Bitrix24 does", reply.status),
+                "check the portal's name in proxy.toml; if it is right, something between here and there answers",
+            ),
+        },
+    }
+}
+
+/// `https://acme.bitrix24.ru`
+fn origin(config: &Config, portal: &Portal) -> String {
+    if let Way::Webhook(webhook) = &portal.way {
+        return webhook.origin();
+    }
+    let store = Store::new(&config.token_folder);
+    if let Ok(Installation::Installed(tokens)) = store.read(&portal.name) {
+        if let Ok(endpoint) = stored_address(config, portal, &tokens) {
+            return endpoint.origin();
+        }
+    }
+    let log = Log::new(String::new());
+    let installer = Installer { config, log: &log, store, deadline: Deadline::after(PATIENCE) };
+    installer.origin(portal.name.as_str()).unwrap_or_else(|| format!("https://{}", portal.name))
+}
+
+/// Why there is no answer, each cause told apart.
+pub fn not_reached(check: &str, host: &str, failure: &Failure) -> Line {
+    let (text, cure) = match failure {
+        Failure::NotSent { obstacle: Obstacle::UnknownHost, .. } => (
+            format!("the host name {host} is not known here"),
+            "check its spelling; if it is right, this machine's DNS does not work (/etc/resolv.conf): ask the host",
+        ),
+        Failure::NotSent { obstacle: Obstacle::Refused, .. } => (
+            format!("{host} refuses the connection"),
+            "check name and port; if they are right, ask the host to allow outgoing connections to it",
+        ),
+        Failure::NotSent { obstacle: Obstacle::UnknownAuthority, .. } => (
+            format!("the certificate of {host} is from an authority that is not known here"),
+            "for an own authority set [bitrix24] ca_file to its certificate (PEM); if it is your own server, let it \
+             send the whole chain (fullchain.pem); otherwise something on the way decrypts TLS: ask the host",
+        ),
+        Failure::NotSent { obstacle: Obstacle::Certificate, why, .. } => {
+            let cure = "if this machine's clock is right, the certificate must be renewed at the other side";
+            (format!("the certificate of {host} is not valid ({why})"), cure)
+        }
+        Failure::Timeout(Executed::No) => (
+            format!("{host} does not accept a connection in time"),
+            "a firewall may drop it: ask the host to allow outgoing connections to it",
+        ),
+        Failure::Timeout(Executed::Unknown) => {
+            (format!("{host} accepts the connection but does not answer in time"), "try again later")
+        }
+        Failure::NotSent { obstacle: Obstacle::Other, why, .. } | Failure::Lost { why } => {
+            (format!("{host} cannot be reached ({why})"), "try again; if it stays so, ask the host about outgoing TLS")
+        }
+        Failure::TooLarge => (format!("{host} answers too much"), "check the name in proxy.toml"),
+        Failure::Configuration(why) => (why.clone(), "mend ca_file under [bitrix24]"),
+    };
+    Line::fail(check, text, cure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_clock_off_by_more_than_a_minute_fails() {
+        assert_eq!(judge_clock(1000, Some(1060)).status, Status::Ok);
+        assert!(judge_clock(1061, Some(1000)).text.contains("61 s fast"));
+        assert!(judge_clock(1000, Some(4600)).text.contains("3600 s slow"));
+        assert_eq!(judge_clock(1000, None).status, Status::Warn);
+    }
+
+    #[test]
+    fn http_dates_are_read() {
+        assert_eq!(parse_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(parse_date("Tue, 29 Feb 2000 23:59:59 GMT"), Some(951_868_799));
+        assert_eq!(parse_date("yesterday"), None);
+    }
+
+    #[test]
+    fn failures_are_told_apart() {
+        let not_sent = |obstacle| Failure::NotSent { why: "x".into(), refused: false, obstacle };
+        let texts: Vec<String> = [
+            not_sent(Obstacle::UnknownHost),
+            not_sent(Obstacle::Refused),
+            not_sent(Obstacle::UnknownAuthority),
+            not_sent(Obstacle::Certificate),
+            not_sent(Obstacle::Other),
+            Failure::Timeout(Executed::No),
+            Failure::Timeout(Executed::Unknown),
+        ]
+        .iter()
+        .map(|failure| not_reached("c", "h", failure).text)
+        .collect();
+        let mut distinct = texts.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), texts.len(), "{texts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_date_panics(text in "[A-Za-z0-9:, ]{0,40}") {
+            let _ = parse_date(&text);
+            let _ = parse_date(&format!("Sun, {text}"));
+        }
+    }
+}

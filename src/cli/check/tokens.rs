@@ -1,0 +1,168 @@
+//! Each portal's token file: whole, of this portal and application, and not too old.
+
+use super::Line;
+use crate::cli::refresh::renewed_at;
+use crate::clock::unix_now;
+use crate::config::{Config, Portal};
+use crate::relay::stored_address;
+use crate::status::moment;
+use crate::store::{Installation, Store, Tokens};
+
+const DAY: i64 = 86_400;
+/// A refresh token dies unused after 180 days.
+const LIFETIME_DAYS: i64 = 180;
+const WARN_DAYS: i64 = 150;
+
+pub fn check(config: &Config) -> Vec<Line> {
+    let mut lines: Vec<Line> = config.portals.iter().flat_map(|portal| of_portal(config, portal)).collect();
+    lines.extend(strays(config));
+    lines
+}
+
+fn of_portal(config: &Config, portal: &Portal) -> Vec<Line> {
+    let name = portal.name.as_str();
+    let Some(application) = portal.application() else {
+        return vec![Line::ok(name, "used through an incoming webhook, without tokens")];
+    };
+    let store = Store::new(&config.token_folder);
+    let path = config.token_folder.join(format!("{}.json", portal.name.file_stem()));
+    let marks = std::fs::read(&path).ok().and_then(|bytes| marks_of_a_transfer(&bytes));
+    let install = config.install_url(&portal.name).unwrap_or_else(|| format!("…/install?portal={name}"));
+    let tokens = match store.read(&portal.name) {
+        Ok(Installation::Installed(tokens)) => tokens,
+        Ok(Installation::NotInstalled) => {
+            let cure = format!("open {install} in a browser as an administrator of the portal");
+            return vec![Line::warn(name, "not installed yet", cure)];
+        }
+        Ok(Installation::Broken(why)) => {
+            let cure = marks.map_or_else(String::new, |marks| format!("{marks}; copy it again, in binary mode"));
+            return vec![Line::fail(name, why, cure)];
+        }
+        Err(why) => return vec![Line::reason(name, &why)],
+    };
+    let mut lines = Vec::new();
+    if let Some(marks) = marks {
+        lines.push(Line::warn(name, format!("the token file can be read, but {marks}"), "copy it in binary mode"));
+    }
+    if let Err(why) = stored_address(config, portal, &tokens) {
+        lines.push(Line::fail(name, why, ""));
+    }
+    if !tokens.client_id.is_empty() && tokens.client_id != application.client_id {
+        lines.push(Line::fail(
+            name,
+            "the stored tokens were made for another client_id than proxy.toml has now; they cannot be refreshed",
+            format!("put the old client_id and client_secret back, or open {install} as an administrator"),
+        ));
+    }
+    if let Some(last) = store.notes(&portal.name).refresh.filter(|last| last.speaks_of(&tokens)) {
+        let host = config.bitrix24.oauth_server.host();
+        let at = moment(last.at / 1000);
+        lines.push(match &last.failure {
+            Some(refusal) => Line::fail(
+                name,
+                format!("the refresh at {at} failed: {}", refusal.text(host)),
+                format!("b24proxy refresh --older-than 0 tries again; if the token is refused, open {install}"),
+            ),
+            None => {
+                Line::warn(name, format!("a refresh was begun at {at} and has not ended"), "check again in a minute")
+            }
+        });
+    }
+    lines.extend(age(name, &tokens, unix_now(), &install));
+    if lines.is_empty() {
+        let state = match tokens.expires_at - unix_now() {
+            left if left > 0 => format!("the access token is valid for {} more minutes", left / 60),
+            _ => "the next call renews the access token".to_owned(),
+        };
+        lines.push(Line::ok(name, format!("installed by user {}; {state}", tokens.user_id)));
+    }
+    lines
+}
+
+/// The refresh token's age.
+fn age(name: &str, tokens: &Tokens, now: i64, install: &str) -> Option<Line> {
+    let days = (now - renewed_at(tokens)?) / DAY;
+    if days >= LIFETIME_DAYS {
+        return Some(Line::fail(
+            name,
+            format!("the refresh token is {days} days old; it dies after {LIFETIME_DAYS} days unused"),
+            format!("open {install} as an administrator, and let cron run: b24proxy refresh"),
+        ));
+    }
+    (days >= WARN_DAYS).then(|| {
+        Line::warn(
+            name,
+            format!("the refresh token is {days} days old; it dies after {LIFETIME_DAYS} days unused"),
+            "b24proxy refresh, now, and weekly by cron",
+        )
+    })
+}
+
+/// What a transfer or an editor that meant well leaves in a file.
+fn marks_of_a_transfer(bytes: &[u8]) -> Option<&'static str> {
+    let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+    if bytes.is_empty() {
+        return None;
+    }
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Some("it holds zeros only, as after a power cut or an interrupted copy");
+    }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Some("it is UTF-16, as a Windows editor saves it");
+    }
+    if bytes.starts_with(&[0xef, 0xbb, 0xbf]) {
+        return Some("it begins with a byte-order mark, as a Windows editor saves it");
+    }
+    if has(b"\r\n") {
+        return Some("it has the line ends of Windows, as after FTP in text mode");
+    }
+    (bytes.trim_ascii_end().last() != Some(&b'}')).then_some("its end is missing, as after an interrupted transfer")
+}
+
+/// Token files of portals that are not configured: perhaps a name is misspelt.
+fn strays(config: &Config) -> Option<Line> {
+    let known: Vec<String> = config.portals.iter().map(|portal| format!("{}.json", portal.name.file_stem())).collect();
+    let entries = std::fs::read_dir(&config.token_folder).ok()?.flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".json") && !known.contains(name));
+    names.sort();
+    let first = names.first()?;
+    Some(Line::warn(
+        "token folder",
+        format!("{first} is of no portal in proxy.toml ({} such)", names.len()),
+        "check the names of the [portals.\"…\"] sections, or delete the file",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn what_a_transfer_does_to_a_file_is_recognized() {
+        for (bytes, word) in [
+            (&b"{\"a\": 1}\n"[..], None),
+            (b"{\r\n\"a\":1}", Some("FTP")),
+            (b"\xef\xbb\xbf{}", Some("byte-order")),
+            (b"\xff\xfe{\0}\0", Some("UTF-16")),
+            (b"{\"a\": ", Some("end")),
+            (b"\0\0\0", Some("zeros")),
+        ] {
+            let marks = marks_of_a_transfer(bytes);
+            assert_eq!(marks.is_some(), word.is_some(), "{bytes:?} {marks:?}");
+            assert!(marks.unwrap_or("").contains(word.unwrap_or("")), "{bytes:?} {marks:?}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_warns_after_150_days_and_fails_after_180() {
+        let json =
+            r#"{"client_endpoint":"","access_token":"a","refresh_token":"r","expires_at":1,"installed_at":86400}"#;
+        let tokens: Tokens = serde_json::from_str(json).unwrap();
+        let status = |days: i64| age("acme", &tokens, (days + 1) * DAY, "").map(|line| line.status);
+        assert_eq!(status(149), None);
+        assert_eq!(status(150), Some(Status::Warn));
+        assert_eq!(status(180), Some(Status::Fail));
+    }
+}

@@ -1,0 +1,578 @@
+//! The web server, asked from outside: does it run the program, pass everything on, and keep the files to itself?
+//!
+//! What arrives shows in the program's own answers, so that no secret and no route for this is needed:
+//!
+//! | sent | answered if it arrives | if not |
+//! |---|---|---|
+//! | `GET /health` | 200 or 503, JSON | the web server's own page |
+//! | a form above 64 KiB with wrong credentials | 401: refused for them | 413: without credentials only 64 KiB are read |
+//! | a form `event=…` of no meaning, without credentials | 200: other events are answered so | 401: no form |
+//! | `GET /?portal=check.invalid` | 404: no such portal | 405: nothing is asked for |
+
+use super::network::not_reached;
+use super::{Line, Status};
+use crate::clock::Deadline;
+use crate::config::Config;
+use crate::http::{Failure, Http, Post, Reply};
+use crate::portal::{split_address, Scheme};
+use base64::prelude::{Engine, BASE64_STANDARD};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Of an answer; enough to see what it is.
+const MAX_ANSWER: u64 = 64 << 10;
+const FORM: &str = "application/x-www-form-urlencoded";
+/// Above what the program reads of somebody without credentials.
+const LARGE_FORM: usize = (64 << 10) + 1;
+const CHECK: &str = "web server";
+
+/// The program's public address: `https://www.example.com/cgi-bin/b24proxy`.
+pub struct Address {
+    scheme: Scheme,
+    /// Host, with a port where it is not the usual one.
+    name: String,
+    /// Without a trailing slash.
+    path: String,
+}
+
+impl Address {
+    fn base(&self) -> String {
+        format!("{}://{}{}", self.scheme.as_str(), self.name, self.path)
+    }
+
+    /// Another path of this server.
+    fn at(&self, path: &str) -> String {
+        format!("{}://{}{path}", self.scheme.as_str(), self.name)
+    }
+
+    fn host(&self) -> &str {
+        self.name.split(':').next().unwrap_or("")
+    }
+
+    /// Whether what is sent there leaves this machine.
+    fn is_local(&self) -> bool {
+        let loopback = self.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        loopback || self.host() == "localhost"
+    }
+}
+
+/// Reads `--url`.
+pub fn address(text: &str) -> Result<Address, String> {
+    let wrong =
+        || format!("--url {text}: write this program's own address, such as https://www.example.com/cgi-bin/b24proxy");
+    let (scheme, name, path) = split_address(text).ok_or_else(wrong)?;
+    let path = path.trim_end_matches('/');
+    let path = path.strip_suffix("/health").unwrap_or(path);
+    Ok(Address { scheme, name: name.to_string(), path: path.to_owned() })
+}
+
+pub fn check(address: &Address, config: Option<&Config>, executable: Option<&Path>) -> Vec<Line> {
+    let http = match Http::for_own_address(config) {
+        Ok(http) => http,
+        // Said already, of ca_file.
+        Err(_) => return Vec::new(),
+    };
+    let site = Site { http, address, config };
+    let mut lines = vec![site.encryption()];
+    let health = match site.get(&format!("{}/health", address.base())) {
+        Ok(seen) => seen,
+        Err(failure) => {
+            lines.push(not_reached(CHECK, &address.name, &failure));
+            return lines;
+        }
+    };
+    let runs = judge_health(&health);
+    let is_well = runs.status == Status::Ok;
+    // A server that does not run the program below its address may do so at the address itself.
+    if !health.ours && site.get(&address.base()).is_ok_and(|seen| seen.ours) {
+        lines.push(Line::fail(
+            "path",
+            format!("the web server runs the program at {}, but nothing below that", address.base()),
+            "Apache: AcceptPathInfo On; nginx: the location and fastcgi_split_path_info of deploy/nginx; LiteSpeed: \
+             a rewrite rule for the addresses below",
+        ));
+    } else {
+        lines.push(runs);
+    }
+    lines.extend(site.redirect_uri());
+    if is_well {
+        lines.push(Line::ok("path", "what follows the program's name in the address arrives"));
+        lines.extend(site.what_arrives());
+    }
+    lines.extend(site.kept_private(executable));
+    lines
+}
+
+/// An answer, as far as it is looked at.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    status: u16,
+    content_type: String,
+    location: Option<String>,
+    /// Whether this program gave it.
+    ours: bool,
+    body: Vec<u8>,
+}
+
+impl Seen {
+    fn of(reply: &Reply) -> Seen {
+        let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Seen {
+            status: reply.status,
+            content_type: reply.content_type.clone().unwrap_or_default(),
+            location: header("Location"),
+            ours: header("X-Request-Id").is_some() && header("X-Content-Type-Options").is_some(),
+            body: reply.answer().to_vec(),
+        }
+    }
+
+    fn field(&self, name: &str) -> String {
+        let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        json[name].as_str().unwrap_or("").to_owned()
+    }
+}
+
+fn judge_health(seen: &Seen) -> Line {
+    if !seen.ours {
+        let (text, cure) = foreign(seen);
+        return Line::fail(CHECK, text, cure);
+    }
+    match (seen.status, seen.field("reason").as_str()) {
+        (200, _) => Line::ok(CHECK, "runs the program, and its configuration and storage are usable"),
+        (503, "configuration_error") => Line::fail(
+            CHECK,
+            "runs the program, but as the web server's user it cannot use its configuration",
+            "the web server's error log says why: most often proxy.toml belongs to another user, lies below the document \
+             root, or is not where that run looks for it",
+        ),
+        (503, _) => Line::fail(
+            CHECK,
+            "runs the program, but as the web server's user it cannot use the token folder",
+            "the web server's error log says why: most often the folder belongs to another user",
+        ),
+        (status, _) => {
+            let text = format!("runs the program, but it answers status {status} to /health");
+            Line::fail(CHECK, text, "compare its version with this one's (b24proxy version)")
+        }
+    }
+}
+
+/// What an answer means that is not this program's: text and cure.
+fn foreign(seen: &Seen) -> (String, String) {
+    let target = seen.location.as_deref().unwrap_or("another address");
+    let is_program = seen.body.starts_with(b"\x7fELF") || seen.body.starts_with(b"MZ");
+    let (text, cure) = match seen.status {
+        200 if is_program => (
+            "hands out the program's file instead of running it".to_owned(),
+            "Apache: Options +ExecCGI and SetHandler cgi-script (deploy/apache/htaccess), and the module cgid or cgi; or \
+             put it into the cgi-bin of the host",
+        ),
+        200 => (
+            "answers another page at this address".to_owned(),
+            "the site's own program (a CMS) catches it, or the address is wrong: except it from the site's rewrite rules",
+        ),
+        300..=399 => (
+            format!("redirects to {target}"),
+            "use that address here, in 1C and as redirect_uri: a redirected POST loses its body",
+        ),
+        401 => (
+            "asks for a password itself, before the program".to_owned(),
+            "remove the password protection (AuthType, auth_basic) from this address: the program checks tokens itself",
+        ),
+        403 => (
+            "forbids this address".to_owned(),
+            "chmod 755 the executable and its folder, allow CGI there (Options +ExecCGI), Require all granted; some hosts \
+             have a firewall (mod_security) that forbids it",
+        ),
+        404 => (
+            "finds nothing at this address".to_owned(),
+            "check the address and where the executable lies; for addresses below it: AcceptPathInfo On",
+        ),
+        405 => ("does not allow this kind of request".to_owned(), "the address leads to a file, not to a CGI program"),
+        429 => ("says that there are too many requests".to_owned(), "ask the host for a higher limit"),
+        500 => (
+            "fails to start the program (500)".to_owned(),
+            "the error log says why. \"Premature end of script headers\": suexec refused it (see \"executable\" above), or \
+             it is built for another machine; \"not allowed here\": delete that part of .htaccess",
+        ),
+        502 => (
+            "got no answer from the program (502)".to_owned(),
+            "nginx: is fcgiwrap running, and its socket the one of fastcgi_pass? Behind a proxy: is the web server running?",
+        ),
+        503 => (
+            "is overloaded or switched off (503)".to_owned(),
+            "if it stays so, ask the host: too many processes, or a maintenance page",
+        ),
+        504 => (
+            "waited too long for the program (504)".to_owned(),
+            "fcgiwrap with one worker makes calls wait for each other: more workers (-c 8), and a time limit of 60 s",
+        ),
+        507..=509 => (
+            format!("says that the account has used up its resources ({})", seen.status),
+            "CloudLinux limits processes, memory and time of an account: make fewer calls at once, or take a larger plan",
+        ),
+        520..=530 => (
+            format!("is behind a proxy (Cloudflare) that does not get an answer ({})", seen.status),
+            "check the web server itself, and the proxy's time limit",
+        ),
+        status => (
+            format!("answers status {status} ({})", seen.content_type),
+            "this is not the program's answer: check the address, and the web server's error log",
+        ),
+    };
+    (text, cure.to_owned())
+}
+
+/// What plain http answers where https is there.
+fn judge_plain_http(seen: Option<&Seen>) -> Line {
+    const CHECK: &str = "encryption";
+    match seen {
+        Some(seen) if seen.ours => Line::warn(
+            CHECK,
+            "the program answers by plain http too, where a client token could be read on the way",
+            "redirect http to https in the web server",
+        ),
+        Some(seen) if (300..400).contains(&seen.status) => Line::ok(CHECK, "https; http redirects"),
+        _ => Line::ok(CHECK, "https; the program does not answer by http"),
+    }
+}
+
+/// Whether a thing that was sent has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arrival {
+    Arrived,
+    Lost,
+    /// The answer is neither of the two.
+    Unclear,
+}
+
+fn arrival(seen: &Seen, arrived: u16, lost: u16) -> Arrival {
+    match seen.status {
+        status if seen.ours && status == arrived => Arrival::Arrived,
+        status if seen.ours && status == lost => Arrival::Lost,
+        _ => Arrival::Unclear,
+    }
+}
+
+struct Site<'a> {
+    http: Http,
+    address: &'a Address,
+    config: Option<&'a Config>,
+}
+
+impl Site<'_> {
+    fn get(&self, url: &str) -> Result<Seen, Failure> {
+        self.get_with(url, &[])
+    }
+
+    fn get_with(&self, url: &str, headers: &[(&'static str, &str)]) -> Result<Seen, Failure> {
+        self.http.get(url, headers, Deadline::after(PATIENCE), MAX_ANSWER).map(|reply| Seen::of(&reply))
+    }
+
+    fn post(&self, body: &[u8], headers: &[(&'static str, &str)], chunked: bool) -> Result<Seen, Failure> {
+        let post = Post {
+            url: &format!("{}/", self.address.base()),
+            content_type: FORM,
+            headers,
+            parts: &[body],
+            deadline: Deadline::after(PATIENCE),
+            max_response: 1 << 20,
+            prefix: b"",
+        };
+        let reply = if chunked { self.http.post_chunked(&post) } else { self.http.post(&post) };
+        reply.map(|reply| Seen::of(&reply))
+    }
+
+    /// https, and what plain http answers.
+    fn encryption(&self) -> Line {
+        const CHECK: &str = "encryption";
+        if self.address.scheme == Scheme::Http {
+            return match self.address.is_local() {
+                true => Line::ok(CHECK, "plain http, within this machine"),
+                false => Line::fail(
+                    CHECK,
+                    "this address is plain http: everybody on the way can read the client token",
+                    "get a certificate (most hosts give one for nothing) and use https everywhere",
+                ),
+            };
+        }
+        if self.address.name.contains(':') {
+            return Line::ok(CHECK, "https");
+        }
+        let plain = format!("http://{}{}/health", self.address.name, self.address.path);
+        judge_plain_http(self.get(&plain).ok().as_ref())
+    }
+
+    fn redirect_uri(&self) -> Option<Line> {
+        let uri = self.config?.bitrix24.redirect_uri.as_deref()?;
+        (uri != self.address.base()).then(|| {
+            Line::warn(
+                "redirect_uri",
+                format!("is {uri}, not the address that is checked here"),
+                "Bitrix24 sends administrators to redirect_uri: make sure that it is this program's address, and the same \
+                 in the application's settings",
+            )
+        })
+    }
+
+    fn what_arrives(&self) -> Vec<Line> {
+        let unknown = self.get(&format!("{}/check-no-such-route", self.address.base()));
+        if unknown.as_ref().is_ok_and(|seen| !seen.ours) {
+            return vec![Line::fail(
+                "errors",
+                "the web server puts its own pages in the place of the program's errors; 1C cannot read them",
+                "remove ErrorDocument (Apache), fastcgi_intercept_errors and proxy_intercept_errors (nginx) for this address",
+            )];
+        }
+        let mut lines = vec![Line::ok("errors", "the program's own errors arrive")];
+        lines.extend([self.authorization(), self.query()]);
+        lines.extend(self.body());
+        lines.extend(self.same_configuration());
+        lines
+    }
+
+    fn authorization(&self) -> Line {
+        const CHECK: &str = "Authorization";
+        let large = vec![b'a'; LARGE_FORM];
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("check:no-token-of-anybody"));
+        let arrives = |name: &'static str, value: &str| {
+            self.post(&large, &[(name, value)], false).map_or(Arrival::Unclear, |seen| arrival(&seen, 401, 413))
+        };
+        let bearer = arrives("Authorization", "Bearer no-token-of-anybody");
+        let basic = arrives("Authorization", &basic);
+        match (bearer, basic) {
+            (Arrival::Arrived, Arrival::Arrived) => Line::ok(CHECK, "arrives, Bearer and Basic"),
+            (Arrival::Unclear, _) | (_, Arrival::Unclear) => Line::warn(
+                CHECK,
+                "the answers do not show whether it arrives",
+                "look into the web server's error log, and try a call from 1C",
+            ),
+            (bearer, _) => {
+                let which = match bearer {
+                    Arrival::Lost => "the web server keeps the Authorization header from the program",
+                    _ => "Bearer arrives, but the web server keeps Basic to itself",
+                };
+                let own = match arrives("X-B24proxy-Token", "no-token-of-anybody") {
+                    Arrival::Arrived => "; or let clients send the token as X-B24proxy-Token, which arrives",
+                    _ => "",
+                };
+                Line::fail(
+                    CHECK,
+                    format!("{which}: every call is answered 401"),
+                    format!(
+                        "Apache: \"CGIPassAuth On\", or the SetEnvIf or RewriteRule line of deploy/apache/htaccess; nginx: \
+                         fastcgi_param HTTP_AUTHORIZATION $http_authorization{own}"
+                    ),
+                )
+            }
+        }
+    }
+
+    fn query(&self) -> Line {
+        const CHECK: &str = "query";
+        let url = format!("{}/?portal=check.invalid", self.address.base());
+        match self.get(&url).map_or(Arrival::Unclear, |seen| arrival(&seen, 404, 405)) {
+            Arrival::Arrived => Line::ok(CHECK, "arrives"),
+            Arrival::Lost => Line::fail(
+                CHECK,
+                "what follows \"?\" in the address is lost: nobody can install",
+                "nginx: fastcgi_param QUERY_STRING $query_string; a rewrite rule needs the flag QSA",
+            ),
+            Arrival::Unclear => Line::warn(CHECK, "the answer does not show whether it arrives", "try an installation"),
+        }
+    }
+
+    fn body(&self) -> Vec<Line> {
+        const CHECK: &str = "body";
+        let event = b"event=B24PROXYCHECK&text=%D0%BF%D1%80%D0%BE%D0%B2%D0%B5%D1%80%D0%BA%D0%B0";
+        let arrives =
+            |chunked| self.post(event, &[], chunked).map_or(Arrival::Unclear, |seen| arrival(&seen, 200, 401));
+        let with_length = match arrives(false) {
+            Arrival::Arrived => Line::ok(CHECK, "arrives"),
+            Arrival::Lost => Line::fail(
+                CHECK,
+                "the body of a POST does not reach the program",
+                "nginx: fastcgi_param CONTENT_LENGTH and CONTENT_TYPE; Apache: no redirect or rewrite to this address by [R]",
+            ),
+            Arrival::Unclear => Line::warn(CHECK, "the answer does not show whether it arrives", "try a call from 1C"),
+        };
+        let chunked = match arrives(true) {
+            Arrival::Arrived => Line::ok("chunked body", "arrives"),
+            _ => Line::warn(
+                "chunked body",
+                "a body without a length does not arrive",
+                "1C sends a length; for clients that do not, nginx needs fastcgi_request_buffering on",
+            ),
+        };
+        vec![with_length, chunked]
+    }
+
+    /// With a client's token: that it is this configuration which answers. Only where nobody on the way can read it.
+    fn same_configuration(&self) -> Option<Line> {
+        const CHECK: &str = "client token";
+        if self.address.scheme == Scheme::Http && !self.address.is_local() {
+            return None;
+        }
+        let token = self.config?.plain_token()?;
+        let header = format!("Bearer {}", token.expose());
+        let seen = self.get_with(&format!("{}/status", self.address.base()), &[("Authorization", &header)]).ok()?;
+        Some(match seen.status {
+            200 if seen.ours => Line::ok(CHECK, "is accepted"),
+            401 => Line::fail(
+                CHECK,
+                "the program that the web server runs does not know the token of this proxy.toml",
+                "it uses another proxy.toml, or is another copy: see where it looks (b24proxy help)",
+            ),
+            status => {
+                Line::warn(CHECK, format!("was answered status {status}"), "look into the web server's error log")
+            }
+        })
+    }
+
+    /// What must not be handed out, where people put it.
+    fn kept_private(&self, executable: Option<&Path>) -> Vec<Line> {
+        const CHECK: &str = "privacy";
+        let stem = self.config.and_then(|config| config.portals.first()).map(|portal| portal.name.file_stem());
+        let token_file = stem.map(|stem| format!("{stem}.json"));
+        let mut files: Vec<PathBuf> = Vec::new();
+        if let Some(config) = self.config {
+            files.push(config.path.clone());
+            files.extend(token_file.iter().map(|name| config.token_folder.join(name)));
+        }
+        let paths = tempting(&self.address.path, token_file.as_deref(), executable, &files);
+        let mut lines = Vec::new();
+        for path in paths {
+            let url = self.address.at(&path);
+            if self.get(&url).is_ok_and(|seen| seen.status == 200 && holds_secrets(&seen.body)) {
+                lines.push(Line::fail(
+                    CHECK,
+                    format!("anybody can download {url}"),
+                    "move it above the document root at once, then renew what it holds: client_secret in Bitrix24, client \
+                     tokens (b24proxy token), the installation (b24proxy install-url)",
+                ));
+            }
+        }
+        if lines.is_empty() {
+            lines.push(Line::ok(CHECK, "neither proxy.toml nor a token file is handed out"));
+        }
+        lines
+    }
+}
+
+/// Whether a body is a configuration or a token file.
+fn holds_secrets(body: &[u8]) -> bool {
+    let has = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
+    let is_page = body.trim_ascii_start().starts_with(b"<");
+    !is_page && [&b"client_secret"[..], b"refresh_token", b"auth_token", b"token_sha256"].into_iter().any(has)
+}
+
+/// Paths at which configuration and tokens would lie: beside the program, in each folder above, and where the files
+/// really are, if the program's own place shows which folder is handed out.
+fn tempting(url_path: &str, token_file: Option<&str>, executable: Option<&Path>, files: &[PathBuf]) -> Vec<String> {
+    let mut names = vec!["proxy.toml".to_owned(), "proxy.toml~".into(), "proxy.toml.bak".into()];
+    names.push("b24proxy/proxy.toml".into());
+    if let Some(token_file) = token_file {
+        names.push(format!("tokens/{token_file}"));
+        names.push(format!("b24proxy/tokens/{token_file}"));
+    }
+    let mut paths = Vec::new();
+    let above = url_path.match_indices('/').map(|(at, _)| &url_path[..at]);
+    for folder in above.chain([""]) {
+        paths.extend(names.iter().map(|name| format!("{folder}/{name}")));
+    }
+    if let Some(root) = executable.and_then(|executable| document_root(executable, url_path)) {
+        let below = files.iter().filter_map(|file| file.strip_prefix(&root).ok()?.to_str());
+        paths.extend(below.map(|path| format!("/{path}")));
+    }
+    // Below the program's own address it is the program that answers.
+    paths.retain(|path| url_path.is_empty() || !path.starts_with(&format!("{url_path}/")));
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// `/home/u/public_html/cgi-bin/b24proxy` at `/cgi-bin/b24proxy`: `/home/u/public_html`.
+fn document_root(executable: &Path, url_path: &str) -> Option<PathBuf> {
+    let relative = Path::new(url_path.trim_start_matches('/'));
+    let depth = relative.components().count();
+    executable.ends_with(relative).then(|| executable.ancestors().nth(depth).map(Path::to_owned))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(status: u16, body: &[u8]) -> Seen {
+        Seen { status, body: body.to_vec(), ..Seen::default() }
+    }
+
+    #[test]
+    fn every_answer_of_a_web_server_has_its_own_explanation() {
+        let mut texts: Vec<String> = [301, 401, 403, 404, 405, 418, 429, 500, 502, 503, 504, 508, 522]
+            .map(|status| foreign(&seen(status, b"<html>")).0)
+            .to_vec();
+        texts.push(foreign(&seen(200, b"<html>")).0);
+        texts.push(foreign(&seen(200, b"\x7fELF\x02")).0);
+        let count = texts.len();
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), count, "{texts:?}");
+    }
+
+    #[test]
+    fn a_program_that_answers_by_plain_http_warns() {
+        let ours = Seen { ours: true, ..seen(200, b"{}") };
+        assert_eq!(judge_plain_http(Some(&ours)).status, Status::Warn);
+        assert_eq!(judge_plain_http(Some(&seen(301, b""))).status, Status::Ok);
+        assert_eq!(judge_plain_http(None).status, Status::Ok);
+    }
+
+    #[test]
+    fn health_tells_configuration_from_storage() {
+        let ours = |status, body: &[u8]| judge_health(&Seen { ours: true, ..seen(status, body) });
+        assert_eq!(ours(200, b"{\"status\":\"ok\"}").status, Status::Ok);
+        assert!(ours(503, b"{\"reason\":\"configuration_error\"}").text.contains("configuration"));
+        assert!(ours(503, b"{\"reason\":\"storage_error\"}").text.contains("token folder"));
+        assert_eq!(judge_health(&seen(200, b"{\"status\":\"ok\"}")).status, Status::Fail, "not our headers");
+    }
+
+    #[test]
+    fn files_are_looked_for_beside_the_program_above_it_and_where_they_are() {
+        let executable = Path::new("/home/u/public_html/cgi-bin/b24proxy");
+        let files = [PathBuf::from("/home/u/public_html/private/proxy.toml"), "/home/u/tokens/a.json".into()];
+        let paths = tempting("/cgi-bin/b24proxy", Some("a.json"), Some(executable), &files);
+        for path in [
+            "/cgi-bin/proxy.toml",
+            "/b24proxy/proxy.toml",
+            "/cgi-bin/tokens/a.json",
+            "/proxy.toml",
+            "/private/proxy.toml",
+        ] {
+            assert!(paths.iter().any(|p| p == path), "{path} in {paths:?}");
+        }
+        assert!(!paths.iter().any(|path| path.starts_with("/cgi-bin/b24proxy/")), "{paths:?}");
+        assert_eq!(document_root(executable, "/other/b24proxy"), None);
+    }
+
+    #[test]
+    fn a_page_that_speaks_of_secrets_is_not_a_file_with_secrets() {
+        assert!(holds_secrets(b"[bitrix24]\nclient_secret = \"x\""));
+        assert!(holds_secrets(b"{\"refresh_token\":\"x\"}"));
+        assert!(!holds_secrets(b"<!DOCTYPE html><p>client_secret"));
+        assert!(!holds_secrets(b"{}"));
+    }
+
+    #[test]
+    fn the_address_is_read_with_or_without_a_slash() {
+        for text in ["https://www.example.com/cgi-bin/b24proxy", "https://www.example.com/cgi-bin/b24proxy/"] {
+            assert_eq!(
+                address(text).ok().map(|address| address.base()).unwrap(),
+                "https://www.example.com/cgi-bin/b24proxy"
+            );
+        }
+        assert!(address("www.example.com").is_err());
+        assert!(address("http://127.0.0.1:8080/cgi-bin/b24proxy").is_ok_and(|address| address.is_local()));
+        assert!(address("http://127.example.com/b24proxy").is_ok_and(|address| !address.is_local()));
+    }
+}

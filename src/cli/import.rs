@@ -1,0 +1,426 @@
+//! `b24proxy import FILE`: tokens that a PHP proxy holds.
+//!
+//! 1. What is stored already is asked for by a call: tokens that work are never replaced.
+//! 2. The file's access token is tried at the portal, where it has not expired.
+//! 3. Under the lock, if nothing has changed since: stored.
+//! 4. An expired access token is refreshed by the first call, as always; where Bitrix24 refuses that, the stored file is
+//!    moved aside again.
+
+use super::arguments::{Arguments, JSON};
+use super::terminal::say;
+use super::{configuration, log, Command, Failure, Outcome};
+use crate::clock::{unix_now, Deadline};
+use crate::config::{Application, Config, Portal};
+use crate::error::Error;
+use crate::http::{Failure as HttpFailure, Http, Post};
+use crate::json::number_or_text;
+use crate::log::Log;
+use crate::method::Method;
+use crate::portal::{split_address, Target, Version};
+use crate::relay::{judge, stored_address, Call, Parameters, Payload, Session, Verdict};
+use crate::secret::Secret;
+use crate::store::{Installation, Store, Tokens};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::Read;
+use std::time::UNIX_EPOCH;
+
+pub const COMMAND: Command = Command {
+    name: "import",
+    usage: "FILE [--json]",
+    summary: "takes over the tokens of a PHP proxy or of CRest",
+    help: "Reads a file that holds Bitrix24's token answer as JSON, as PHP proxies keep it,
+or CRest's settings.json: access_token, refresh_token, expires_in,
+client_endpoint or domain. The portal must be in proxy.toml, with the client_id
+and client_secret that the PHP proxy used. \"-\" reads standard input.
+
+The tokens are tried with a call. Tokens that are stored already and work are
+not replaced, nor those of another Bitrix24. A refresh token works once: stop
+the PHP proxy before, for the two would take each other's tokens away. Its
+application_token is not taken over.
+
+  b24proxy import /home/USER/public_html/crest/settings.json",
+    words: (1, 1),
+    options: &[JSON],
+    on_files: true,
+    run,
+};
+
+/// Set where root hands the opened file over as standard input.
+pub const HANDED_OVER: &str = "B24PROXY_IMPORT_ON_STDIN";
+/// Real ones are below 2 KiB.
+const MAX_FILE: u64 = 64 << 10;
+
+/// The file that this command line imports, if it does.
+pub fn file_of<'a>(words: &[String], arguments: &'a Arguments) -> Option<&'a str> {
+    let importing = words.first().is_some_and(|name| name == COMMAND.name);
+    arguments.word(0).filter(|file| importing && *file != "-")
+}
+
+/// What the file says.
+#[derive(Deserialize)]
+struct Written {
+    access_token: Secret,
+    refresh_token: Secret,
+    #[serde(default, deserialize_with = "number_or_text")]
+    expires_in: u64,
+    /// Unix seconds; newer answers have it.
+    #[serde(default, deserialize_with = "number_or_text")]
+    expires: u64,
+    #[serde(default)]
+    client_endpoint: String,
+    #[serde(default)]
+    server_endpoint: String,
+    /// CRest: the portal. Bitrix24's own answer: the OAuth server.
+    #[serde(default)]
+    domain: String,
+    #[serde(default)]
+    member_id: String,
+    #[serde(default)]
+    scope: String,
+    #[serde(default, deserialize_with = "number_or_text")]
+    user_id: u64,
+}
+
+impl Written {
+    fn parse(bytes: &[u8]) -> Result<Written, String> {
+        let text = crate::json::text(bytes).map_err(|why| why.replace("the body", "the file"))?;
+        if !text.trim_start().starts_with('{') {
+            return Err("the file is not a JSON object".into());
+        }
+        // serde_json quotes values in its messages.
+        let written: Written = serde_json::from_str(text).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data if error.to_string().starts_with("missing field") => {
+                "the file has no access_token or no refresh_token".to_owned()
+            }
+            _ => format!("the file cannot be read as tokens from line {} column {} on", error.line(), error.column()),
+        })?;
+        match written.access_token.is_empty() || written.refresh_token.is_empty() {
+            true => Err("a token in the file is empty".into()),
+            false => Ok(written),
+        }
+    }
+
+    /// The portal's REST address.
+    fn address(&self) -> Result<String, String> {
+        if !self.client_endpoint.is_empty() {
+            return Ok(self.client_endpoint.clone());
+        }
+        match self.domain.as_str() {
+            "" => Err("the file does not say which portal it is of: client_endpoint is missing".into()),
+            domain if domain.starts_with("oauth.") => {
+                Err("the file has no client_endpoint, the portal's address".into())
+            }
+            domain => Ok(format!("https://{domain}/rest/")),
+        }
+    }
+
+    /// Unix seconds; counted from when the file was written where it does not say.
+    fn expires_at(&self, written_at: i64) -> i64 {
+        match i64::try_from(self.expires) {
+            Ok(at) if at > 0 => at,
+            _ => written_at.saturating_add(i64::try_from(self.expires_in.min(86_400)).unwrap_or(0)),
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome {
+    let config = configuration()?;
+    let (bytes, written_at) = read(&arguments.words[0])?;
+    let written = Written::parse(&bytes)?;
+    let address = written.address()?;
+    let portal = configured(&config, &address)?;
+    let application = portal.application().ok_or("this portal is used through a webhook, without tokens".to_owned())?;
+    let tokens = Tokens {
+        expires_at: written.expires_at(written_at),
+        member_id: written.member_id,
+        domain: config.bitrix24.oauth_server.host().to_owned(),
+        client_endpoint: portal.endpoint(&address, config.bitrix24.allow_http).map_err(refused)?.to_client_endpoint(),
+        server_endpoint: written.server_endpoint,
+        access_token: written.access_token,
+        refresh_token: written.refresh_token,
+        scope: written.scope,
+        user_id: written.user_id,
+        application_token: Secret::default(),
+        client_id: application.client_id.clone(),
+        installed_at: written_at,
+        refreshed_at: 0,
+        renamed_from: String::new(),
+    };
+    let import =
+        Import { config: &config, portal, application, store: Store::new(&config.token_folder), log: log(&config) };
+    let user_id = import.run(tokens)?;
+    if arguments.json() {
+        say(&serde_json::json!({ "portal": portal.name.as_str(), "user_id": user_id }).to_string());
+    } else {
+        say(&format!(
+            "imported: the tokens of {} work, as user {user_id}. Do not let the PHP proxy use them any more.",
+            portal.name
+        ));
+    }
+    Ok(())
+}
+
+/// The file's bytes, and when it was written, in Unix seconds.
+fn read(name: &str) -> Result<(Vec<u8>, i64), Failure> {
+    let failed = |error: std::io::Error| format!("{name} cannot be read: {error}");
+    let mut bytes = Vec::new();
+    let mut written_at = unix_now();
+    if name == "-" {
+        std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        let file = match std::env::var_os(HANDED_OVER) {
+            #[cfg(unix)]
+            Some(_) => {
+                use std::os::fd::AsFd;
+                File::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?)
+            }
+            _ => File::open(name).map_err(failed)?,
+        };
+        let modified = file.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
+        let age = modified.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
+        written_at = age.unwrap_or(written_at).min(written_at);
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    match bytes.len() as u64 > MAX_FILE {
+        true => Err(Failure::Wrong(format!("{name} is too large to be a file of tokens"))),
+        false => Ok((bytes, written_at)),
+    }
+}
+
+fn configured<'c>(config: &'c Config, address: &str) -> Result<&'c Portal, Failure> {
+    let (_, name, _) = split_address(address)
+        .ok_or("client_endpoint in the file is not an address such as https://acme.bitrix24.ru/rest/".to_owned())?;
+    let found = config.portals.iter().find(|portal| portal.name == name);
+    found.ok_or_else(|| {
+        Failure::Wrong(format!(
+            "the file is of the portal {name}, which is not configured: write [portals.\"{name}\"] into {}",
+            config.path.display()
+        ))
+    })
+}
+
+fn refused(refused: crate::portal::Refused) -> String {
+    match refused {
+        crate::portal::Refused::PlainHttp => {
+            "the portal's address is plain http, which needs allow_http = true under [bitrix24]".into()
+        }
+        _ => "client_endpoint in the file is not an address such as https://acme.bitrix24.ru/rest/".into(),
+    }
+}
+
+/// What Bitrix24 thinks of tokens.
+enum Opinion {
+    /// They work, for this user.
+    Work(u64),
+    Refused(String),
+}
+
+struct Import<'a> {
+    config: &'a Config,
+    portal: &'a Portal,
+    application: &'a Application,
+    store: Store,
+    log: Log,
+}
+
+impl Import<'_> {
+    /// The user whose tokens they are.
+    fn run(&self, tokens: Tokens) -> Result<u64, Failure> {
+        let before = self.stored()?;
+        if let Some(before) = &before {
+            self.refuse_to_replace(before, &tokens)?;
+        }
+        let tried = match tokens.expires_at > unix_now() {
+            true => Some(self.try_access_token(&tokens)?),
+            false => None,
+        };
+        self.write(&tokens, before.as_ref())?;
+        if let Some(user) = tried {
+            return Ok(user);
+        }
+        let opinion = self.call_with_stored().map_err(|failure| match failure {
+            Failure::Wrong(why) => Failure::Wrong(format!(
+                "the tokens are stored, but whether they work is not known yet; try: b24proxy call {} profile ({why})",
+                self.portal.name
+            )),
+            other => other,
+        });
+        match opinion? {
+            Opinion::Work(user) => Ok(user),
+            Opinion::Refused(why) => {
+                self.take_back(&tokens)?;
+                Err(Failure::Wrong(format!(
+                    "Bitrix24 does not accept the tokens in this file, nothing is imported: {why}"
+                )))
+            }
+        }
+    }
+
+    fn stored(&self) -> Result<Option<Tokens>, String> {
+        match self.store.read(&self.portal.name)? {
+            Installation::NotInstalled => Ok(None),
+            Installation::Installed(tokens) => Ok(Some(*tokens)),
+            Installation::Broken(why) => Err(why),
+        }
+    }
+
+    fn refuse_to_replace(&self, before: &Tokens, tokens: &Tokens) -> Result<(), Failure> {
+        let file = format!("{}.json", self.config.token_folder.join(self.portal.name.file_stem()).display());
+        if !before.member_id.is_empty() && !tokens.member_id.is_empty() && before.member_id != tokens.member_id {
+            return Err(Failure::Wrong(format!(
+                "the stored tokens of {} are of another Bitrix24 (member_id): nothing is imported. To replace them all \
+                 the same, move {file} away first",
+                self.portal.name
+            )));
+        }
+        match self.call_with_stored()? {
+            Opinion::Refused(_) => Ok(()),
+            Opinion::Work(_) => Err(Failure::Wrong(format!(
+                "the tokens of {} that are stored already work: nothing is imported. To replace them all the same, move \
+                 {file} away first",
+                self.portal.name
+            ))),
+        }
+    }
+
+    /// `app.info`, with the token of the file: that it works, and that it is this application's.
+    fn try_access_token(&self, tokens: &Tokens) -> Result<u64, Failure> {
+        let endpoint = stored_address(self.config, self.portal, tokens)?;
+        let unreachable =
+            |why: &str| format!("the tokens cannot be tried, nothing is imported: {} {why}", self.portal.name);
+        let http = Http::for_portals(self.config).map_err(|failure| unreachable(&reason(failure)))?;
+        let mut answers = Vec::new();
+        for method in ["app.info", "profile"] {
+            let body = serde_json::json!({ "auth": tokens.access_token.expose() }).to_string();
+            let reply = http
+                .post(&Post {
+                    url: &Target::OAuth(endpoint.clone()).url(Version::V2, method),
+                    content_type: "application/json",
+                    headers: &[],
+                    parts: &[body.as_bytes()],
+                    deadline: Deadline::after(self.config.bitrix24.timeout),
+                    max_response: 1 << 20,
+                    prefix: b"",
+                })
+                .map_err(|failure| unreachable(&reason(failure)))?;
+            match judge(reply.status, reply.answer()).0 {
+                Verdict::Success => {}
+                Verdict::Error(upstream) => {
+                    let why = Error::Bitrix24(upstream).text();
+                    return Err(Failure::Wrong(format!(
+                        "the tokens in this file do not work, nothing is imported. {why}"
+                    )));
+                }
+                Verdict::Moved => return Err(unreachable("has moved to another address").into()),
+                Verdict::Unusable(_) => return Err(unreachable("does not answer as Bitrix24 does").into()),
+            }
+            let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
+            answers.push(answer["result"].clone());
+        }
+        // A local application's CODE is its client_id; a refresh with another key pair would fail.
+        let code = answers[0]["CODE"].as_str().unwrap_or("");
+        if code.starts_with("local.") && code != self.application.client_id {
+            return Err(Failure::Wrong(
+                "the tokens are of another application: put the client_id and client_secret that the PHP proxy used into \
+                 proxy.toml, or install anew (b24proxy install-url)"
+                    .into(),
+            ));
+        }
+        let id = &answers[1]["ID"];
+        Ok(id.as_u64().or_else(|| id.as_str()?.parse().ok()).unwrap_or(tokens.user_id))
+    }
+
+    /// Stores the pair, if what is stored is still what was looked at.
+    fn write(&self, tokens: &Tokens, before: Option<&Tokens>) -> Result<(), Failure> {
+        let deadline = Deadline::after(self.config.limits.max_wait);
+        let lock = self.store.lock(&self.portal.name, deadline)?;
+        let lock = lock.ok_or("another process is renewing this portal's tokens: try again in a minute".to_owned())?;
+        let unchanged = match lock.read()? {
+            Installation::NotInstalled => before.is_none(),
+            Installation::Installed(now) => before.is_some_and(|before| before.access_token == now.access_token),
+            Installation::Broken(why) => return Err(Failure::Wrong(why)),
+        };
+        if !unchanged {
+            return Err(Failure::Wrong("other tokens were stored meanwhile: nothing is imported".into()));
+        }
+        Ok(lock.reserve().and_then(|reserved| reserved.commit(tokens))?)
+    }
+
+    /// `profile` with the stored tokens, refreshed if need be. An answer that tells nothing of the tokens is an error.
+    fn call_with_stored(&self) -> Result<Opinion, Failure> {
+        let mut session = Session {
+            config: self.config,
+            store: self.store.clone(),
+            log: &self.log,
+            deadline: Deadline::after(self.config.bitrix24.timeout),
+            max_wait: None,
+            repeated: Vec::new(),
+        };
+        let profile = Method::parse("profile").expect("a method name");
+        let payload = Payload::Json(Parameters::from_members(&[]));
+        let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };
+        match session.call(self.portal, &call, b"", None) {
+            Ok((reply, None)) => {
+                let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
+                let id = &answer["result"]["ID"];
+                Ok(Opinion::Work(id.as_u64().or_else(|| id.as_str()?.parse().ok()).unwrap_or(0)))
+            }
+            Ok((_, Some(upstream))) if upstream.status == 401 => Ok(Opinion::Refused(Error::Bitrix24(upstream).text())),
+            Err(Error::ReinstallRequired { why, .. }) => Ok(Opinion::Refused(why)),
+            Ok((_, Some(upstream))) => Err(Failure::Wrong(Error::Bitrix24(upstream).text())),
+            Err(error) => Err(Failure::Wrong(error.detail().map_or_else(|| error.text(), str::to_owned))),
+        }
+    }
+
+    /// Moves aside what was just stored.
+    fn take_back(&self, tokens: &Tokens) -> Result<(), Failure> {
+        let deadline = Deadline::after(self.config.limits.max_wait);
+        let Some(lock) = self.store.lock(&self.portal.name, deadline)? else { return Ok(()) };
+        if matches!(lock.read()?, Installation::Installed(now) if now.access_token == tokens.access_token) {
+            lock.remove()?;
+        }
+        Ok(())
+    }
+}
+
+fn reason(failure: HttpFailure) -> String {
+    match failure {
+        HttpFailure::NotSent { why, .. } => format!("cannot be reached ({why})"),
+        HttpFailure::Timeout(_) => "does not answer in time".into(),
+        HttpFailure::Lost { why } => format!("did not answer ({why})"),
+        HttpFailure::TooLarge => "answers too much".into(),
+        HttpFailure::Configuration(why) => format!("cannot be called: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crests_file_and_bitrix24s_own_answer_are_both_read() {
+        let crest = br#"{"access_token":"a","expires_in":"3600","application_token":"t","refresh_token":"r",
+            "domain":"acme.bitrix24.ru","client_endpoint":"https:\/\/acme.bitrix24.ru\/rest\/"}"#;
+        let written = Written::parse(crest).unwrap();
+        assert_eq!(written.address().unwrap(), "https://acme.bitrix24.ru/rest/");
+        assert_eq!(written.expires_at(1000), 4600);
+        let own = br#"{"access_token":"a","refresh_token":"r","expires":5000,"expires_in":3600,
+            "domain":"oauth.bitrix.info","member_id":"m","user_id":1}"#;
+        let written = Written::parse(own).unwrap();
+        assert_eq!(written.expires_at(1000), 5000);
+        assert!(written.address().unwrap_err().contains("client_endpoint"));
+        let old = br#"{"access_token":"a","refresh_token":"r","domain":"acme.bitrix24.ru"}"#;
+        assert_eq!(Written::parse(old).unwrap().address().unwrap(), "https://acme.bitrix24.ru/rest/");
+    }
+
+    #[test]
+    fn what_is_not_a_file_of_tokens_is_refused_without_showing_it() {
+        for bad in
+            ["", "[]", "{\"access_token\":\"secret\"}", "{\"access_token\":\"secret\",\"refresh_token\":[\"secret\"]}"]
+        {
+            let why = Written::parse(bad.as_bytes()).map(|_| ()).unwrap_err();
+            assert!(!why.contains("secret\""), "{why}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `b24proxy install-url PORTAL`
+
+use super::terminal::say;
+use super::{arguments, arguments::Arguments, configuration, portal, Command, Failure, Outcome};
+
+pub const COMMAND: Command = Command {
+    name: "install-url",
+    usage: "PORTAL [--json]",
+    summary: "the address at which a portal's administrator installs",
+    help: "Prints the address that an administrator of the portal opens in a browser, to
+allow this program to call the portal. PORTAL is a portal of proxy.toml, such as
+acme.bitrix24.ru, or an alias.
+
+The address is [bitrix24] redirect_uri with /install?portal=PORTAL. It is no
+secret: only an administrator's login makes it work.",
+    words: (1, 1),
+    options: &[arguments::JSON],
+    on_files: true,
+    run,
+};
+
+fn run(arguments: &Arguments) -> Outcome {
+    let config = configuration()?;
+    let portal = portal(&config, &arguments.words[0])?;
+    if portal.application().is_none() {
+        return Err(Failure::Wrong("this portal is used through a webhook; there is nothing to install".into()));
+    }
+    let url = config.install_url(&portal.name).ok_or_else(|| {
+        Failure::Wrong(format!("set redirect_uri under [bitrix24] in {} first", config.path.display()))
+    })?;
+    if arguments.json() {
+        say(&serde_json::json!({ "portal": portal.name.as_str(), "install_url": url }).to_string());
+    } else {
+        say(&url);
+    }
+    Ok(())
+}

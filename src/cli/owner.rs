@@ -1,0 +1,88 @@
+//! Started by root, a command goes on as the user whom the site belongs to.
+//!
+//! Not "write as root and chown afterwards": between the two the web server's runs would meet a lock that is not theirs,
+//! and a folder that a user can write to is no place for root to create or chown files in (a symbolic link there leads
+//! anywhere). As that user, `check` also sees what the web server's runs see; root may read and write everything.
+
+use super::{arguments::Arguments, Failure};
+
+#[cfg(not(unix))]
+pub fn go_on_as_the_sites_user(_: &[String], _: &Arguments) -> Result<(), Failure> {
+    Ok(())
+}
+
+#[cfg(unix)]
+pub use unix::{go_on_as_the_sites_user, name_of};
+
+#[cfg(unix)]
+mod unix {
+    use super::super::{import, surroundings};
+    use super::{Arguments, Failure};
+    use crate::config::Config;
+    use std::fs::File;
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Stdio};
+
+    /// Returns where there is nothing to change: not root, no configuration, or everything is root's own.
+    pub fn go_on_as_the_sites_user(words: &[String], arguments: &Arguments) -> Result<(), Failure> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let Some(config) = surroundings().locate().and_then(|path| std::path::absolute(path).ok()) else {
+            return Ok(());
+        };
+        let Some((user, group)) = sites_user(&config) else { return Ok(()) };
+        let mut command = Command::new(own_executable());
+        command.args(words).env("B24PROXY_CONFIG", &config).uid(user).gid(group).current_dir("/");
+        // That user perhaps cannot read the file to import.
+        if let Some(path) = import::file_of(words, arguments) {
+            let file = File::open(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
+            command.stdin(Stdio::from(file)).env(import::HANDED_OVER, "1");
+        }
+        let error = command.exec();
+        Err(Failure::Wrong(format!(
+            "started by root, it must go on as user {}, whom the site belongs to, but that fails ({error}): start it as \
+             that user",
+            name_of(user)
+        )))
+    }
+
+    fn own_executable() -> PathBuf {
+        let own = Path::new("/proc/self/exe");
+        match std::env::current_exe() {
+            Ok(path) if !own.exists() => path,
+            _ => own.to_owned(),
+        }
+    }
+
+    /// User and group: the configuration's owner, because only as that user (or root) it may be used; where that is
+    /// root, the owner of the token folder, and where there is none yet, of the configuration's folder.
+    fn sites_user(config: &Path) -> Option<(u32, u32)> {
+        let tokens = std::fs::read_to_string(config)
+            .ok()
+            .and_then(|text| Config::parse(&text, config).ok())
+            .map(|config| config.token_folder);
+        let places = [Some(config.to_owned()), tokens, config.parent().map(Path::to_owned)];
+        let owner = places.into_iter().flatten().filter_map(|path| path.metadata().ok()).find(|m| m.uid() != 0)?;
+        let group = account(owner.uid()).map_or(owner.gid(), |(_, group)| group);
+        Some((owner.uid(), group))
+    }
+
+    /// Name and group of a user, where `/etc/passwd` has it.
+    fn account(user: u32) -> Option<(String, u32)> {
+        let text = std::fs::read_to_string("/etc/passwd").ok()?;
+        text.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let (id, group) = (fields.nth(1)?, fields.next()?);
+            (id.parse() == Ok(user)).then(|| Some((name.to_owned(), group.parse().ok()?)))?
+        })
+    }
+
+    /// `www-data`, or the number.
+    pub fn name_of(user: u32) -> String {
+        account(user).map_or(user.to_string(), |(name, _)| name)
+    }
+}

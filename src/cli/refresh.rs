@@ -1,0 +1,160 @@
+//! `b24proxy refresh`: for cron, so that refresh tokens do not die unused.
+
+use super::arguments::{Arguments, Known, JSON};
+use super::terminal::say;
+use super::{configuration, log, Command, Failure, Outcome};
+use crate::clock::{unix_now, Deadline};
+use crate::config::{Config, Portal};
+use crate::log::Log;
+use crate::portal::PortalName;
+use crate::refresh::{refreshed, run_refresher, Context, Why};
+use crate::store::{Installation, Store, Tokens};
+use serde::Serialize;
+use std::time::Duration;
+
+const OLDER_THAN: Known = Known { name: "--older-than", value: Some("DAYS") };
+/// Leaves five months for a cron job that fails to be noticed.
+const DEFAULT_DAYS: u32 = 30;
+/// Longer than the refresher's own patience with the OAuth server.
+const PATIENCE: Duration = Duration::from_secs(190);
+
+pub const COMMAND: Command = Command {
+    name: "refresh",
+    usage: "[--older-than DAYS] [--json]",
+    summary: "renews tokens that were not renewed for long (for cron)",
+    help: "A refresh token dies when it is not used for 180 days, and then an administrator
+must install again. Calls refresh by themselves; this is for portals that nobody
+calls. It refreshes each portal whose refresh token was last renewed more than
+DAYS ago (30 by default; 0: every portal), in the same way as a call does: never
+twice at once, and not within five minutes of the last refresh.
+
+In a crontab, once a week:
+
+  17 4 * * 1  /home/USER/public_html/cgi-bin/b24proxy refresh
+
+Exit status 1: a refresh failed, and the output says why.",
+    words: (0, 0),
+    options: &[OLDER_THAN, JSON],
+    on_files: true,
+    run,
+};
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Ending {
+    Refreshed,
+    /// Renewed recently enough.
+    Fresh,
+    NotInstalled,
+    Webhook,
+    Failed,
+}
+
+#[derive(Serialize)]
+struct Report {
+    portal: String,
+    result: Ending,
+    /// Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renewed_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// When the refresh token was issued, in Unix seconds; `None` = the file does not say.
+pub fn renewed_at(tokens: &Tokens) -> Option<i64> {
+    Some(tokens.refreshed_at.max(tokens.installed_at)).filter(|at| *at > 0)
+}
+
+/// Whether a refresh token is older than so many days. One of unknown age is.
+fn is_old(renewed_at: Option<i64>, days: u32, now: i64) -> bool {
+    renewed_at.is_none_or(|at| now - at >= i64::from(days) * 86_400)
+}
+
+fn run(arguments: &Arguments) -> Outcome {
+    let days = match arguments.value(OLDER_THAN.name) {
+        None => DEFAULT_DAYS,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|days| *days <= 180)
+            .ok_or_else(|| Failure::Usage(format!("--older-than {text}: write a number of days from 0 to 180")))?,
+    };
+    let config = configuration()?;
+    let log = log(&config);
+    let reports: Vec<Report> = config.portals.iter().map(|portal| refresh(&config, &log, portal, days)).collect();
+    if arguments.json() {
+        say(&serde_json::to_string(&reports).expect("plain data serializes"));
+    } else {
+        reports.iter().for_each(|report| say(&report.text()));
+    }
+    match reports.iter().any(|report| report.result == Ending::Failed) {
+        true => Err(Failure::Told),
+        false => Ok(()),
+    }
+}
+
+fn refresh(config: &Config, log: &Log, portal: &Portal, days: u32) -> Report {
+    let report = |result, renewed_at| Report { portal: portal.name.to_string(), result, renewed_at, error: None };
+    let failed = |why: String| Report { error: Some(why), ..report(Ending::Failed, None) };
+    if portal.application().is_none() {
+        return report(Ending::Webhook, None);
+    }
+    let store = Store::new(&config.token_folder);
+    let tokens = match store.read(&portal.name) {
+        Ok(Installation::Installed(tokens)) => tokens,
+        Ok(Installation::NotInstalled) => return report(Ending::NotInstalled, None),
+        Ok(Installation::Broken(why)) | Err(why) => return failed(why),
+    };
+    if !is_old(renewed_at(&tokens), days, unix_now()) {
+        return report(Ending::Fresh, renewed_at(&tokens));
+    }
+    let context = Context { config, store: &store, log };
+    match refreshed(&context, portal, &tokens, Why::Due, Deadline::after(PATIENCE)) {
+        Ok(now) if now.access_token == tokens.access_token => report(Ending::Fresh, renewed_at(&now)),
+        Ok(now) => report(Ending::Refreshed, renewed_at(&now)),
+        Err(error) => failed(error.detail().map_or_else(|| error.text(), str::to_owned)),
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let what = match self.result {
+            Ending::Refreshed => "refreshed".to_owned(),
+            Ending::Fresh => match self.renewed_at {
+                Some(at) => format!("not needed, renewed {}", crate::status::moment(at)),
+                None => "not needed".to_owned(),
+            },
+            Ending::NotInstalled => "not installed".to_owned(),
+            Ending::Webhook => "a webhook, nothing to refresh".to_owned(),
+            Ending::Failed => format!("FAILED: {}", self.error.as_deref().unwrap_or("")),
+        };
+        format!("{}: {what}", self.portal)
+    }
+}
+
+/// The hidden command that [`crate::refresh`] starts with the portal's lock as standard input.
+pub fn refresher(words: &[String]) -> Outcome {
+    let usage = |why: String| Failure::Usage(why);
+    let [portal] = words else { return Err(usage("refresher is not for people; see refresh".into())) };
+    let config = configuration()?;
+    let portal = PortalName::parse(portal).ok_or_else(|| usage("this is not a portal's name".into()))?;
+    let log = Log::new(String::new());
+    log.configure(config.log.level, config.log.file.as_deref());
+    run_refresher(&config, &portal, &log).map_err(usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_old_from_its_day_on_and_when_its_age_is_unknown() {
+        let now = 100 * 86_400;
+        assert!(!is_old(Some(now - 30 * 86_400 + 1), 30, now));
+        assert!(is_old(Some(now - 30 * 86_400), 30, now));
+        assert!(is_old(Some(now), 0, now));
+        assert!(is_old(None, 30, now));
+        assert!(!is_old(Some(now + 5), 1, now), "a clock set back");
+    }
+}

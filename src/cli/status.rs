@@ -1,0 +1,47 @@
+//! `b24proxy status`: what `GET /status` says, of all portals.
+
+use super::terminal::say;
+use super::{arguments, arguments::Arguments, configuration, Command, Failure, Outcome};
+use crate::page::Language;
+use crate::status::{self, PortalStatus};
+
+pub const COMMAND: Command = Command {
+    name: "status",
+    usage: "[--json]",
+    summary: "each portal's installation, tokens, last refresh and limits",
+    help: "Shows for each portal of proxy.toml whether it is installed, by whom and when,
+when its token expires, when it was last refreshed and what went wrong then, and
+its limits. No portal is called; \"b24proxy call PORTAL profile\" does that.
+
+--json prints what GET /status answers. Exit status 1: a portal is not
+installed, its token file is damaged, or its last refresh failed.",
+    words: (0, 0),
+    options: &[arguments::JSON],
+    on_files: true,
+    run,
+};
+
+fn run(arguments: &Arguments) -> Outcome {
+    let config = configuration()?;
+    let portals: Vec<PortalStatus> = config.portals.iter().map(|portal| status::of(&config, portal)).collect();
+    if arguments.json() {
+        say(&status::json(&portals));
+    } else if portals.is_empty() {
+        say(&format!("no portal is configured: add [portals.\"…\"] to {}", config.path.display()));
+    } else {
+        let tables: Vec<String> = portals.iter().map(table).collect();
+        say(&tables.join("\n"));
+    }
+    match portals.iter().all(PortalStatus::is_well) {
+        true => Ok(()),
+        false => Err(Failure::Told),
+    }
+}
+
+fn table(portal: &PortalStatus) -> String {
+    let mut text = format!("{}\n", portal.name());
+    for (name, value) in status::facts(Language::English, portal) {
+        text += &super::terminal::wrapped(&format!("  {name:<23}"), 25, &value);
+    }
+    text
+}

@@ -1,0 +1,53 @@
+//! `b24proxy token`: a new client token, with the lines that configure it.
+
+use super::terminal::say;
+use super::{arguments, arguments::Arguments, Command, Outcome};
+use crate::secret::{hex, random_token, sha256};
+
+pub const COMMAND: Command = Command {
+    name: "token",
+    usage: "[--json]",
+    summary: "a new token for a client such as 1C, and how it is configured",
+    help: "Makes a new token, 32 random letters and digits (webhook clients accept nothing
+else in an address), and prints it with the lines of proxy.toml that allow it.
+It is kept nowhere: copy it into proxy.toml and into 1C.
+
+With token_sha256 instead of token, proxy.toml does not hold the token itself;
+\"b24proxy check --url\" can then not call with it.",
+    words: (0, 0),
+    options: &[arguments::JSON],
+    on_files: false,
+    run,
+};
+
+fn run(arguments: &Arguments) -> Outcome {
+    let token = random_token();
+    let token = token.expose();
+    let digest = hex(&sha256(token.as_bytes()));
+    if arguments.json() {
+        say(&serde_json::json!({ "token": token, "token_sha256": digest }).to_string());
+        return Ok(());
+    }
+    say(&format!(
+        "{token}
+
+In proxy.toml, where there is one client:
+
+[security]
+auth_token = \"{token}\"
+
+or, for each of several clients:
+
+[[security.clients]]
+name  = \"1c-trade\"
+token = \"{token}\"
+
+or, so that proxy.toml does not hold the token itself:
+
+[[security.clients]]
+name = \"1c-trade\"
+token_sha256 = \"{digest}\"
+"
+    ));
+    Ok(())
+}

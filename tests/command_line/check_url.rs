@@ -1,0 +1,196 @@
+//! `b24proxy check --url`: what the web server does, asked from outside.
+
+use crate::check::say_time;
+use crate::fixture::*;
+use crate::{assert_line, lines, run, Ended};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use support::webserver::{Kind, Setup, WebServer, ALL};
+
+const PATH: &str = "/cgi-bin/b24proxy";
+
+fn check(proxy: &Proxy, server: &WebServer) -> Ended {
+    run(proxy, &["check", "--json", "--url", &server.url(PATH)])
+}
+
+#[test]
+fn with_the_shipped_files_all_is_well_under_apache_and_nginx() {
+    for kind in ALL {
+        let proxy = Proxy::installed();
+        say_time(&proxy, 0);
+        let server = WebServer::start(&proxy.sandbox, kind);
+        let proxy = proxy.reconfigured("https://www.example.com/cgi-bin/b24proxy", &server.url(PATH));
+        let ended = check(&proxy, &server);
+        // The executable under test may be a link to another user's; the temporary folder a tmpfs.
+        let accepted = |check: &str| ["executable", "file system"].contains(&check);
+        let bad: Vec<_> =
+            lines(&ended).into_iter().filter(|(check, status, _)| status != "ok" && !accepted(check)).collect();
+        assert!(bad.is_empty(), "{kind:?}: {bad:?}");
+        assert_eq!(ended.code, 0, "{kind:?}");
+        for name in ["web server", "path", "errors", "Authorization", "query", "body", "chunked body", "client token"] {
+            assert_line(&ended, name, "ok", "");
+        }
+        assert_line(&ended, "privacy", "ok", "");
+    }
+}
+
+#[test]
+fn an_authorization_that_apache_keeps_to_itself_is_named() {
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.path().join("cgi-bin");
+    let directives =
+        format!("<Directory \"{}\">\n<Files b24proxy>\nCGIPassAuth Off\n</Files>\n</Directory>", folder.display());
+    let setup = Setup { directives, ..Setup::default() };
+    let server = WebServer::start_with(&proxy.sandbox, Kind::ApacheCgid, &setup);
+    let ended = check(&proxy, &server);
+    assert_line(&ended, "Authorization", "fail", "CGIPassAuth On");
+    assert_line(&ended, "Authorization", "fail", "X-B24proxy-Token");
+}
+
+#[test]
+fn a_path_that_apache_does_not_pass_is_named() {
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.path().join("cgi-bin");
+    let directives =
+        format!("<Directory \"{}\">\n<Files b24proxy>\nAcceptPathInfo Off\n</Files>\n</Directory>", folder.display());
+    let setup = Setup { directives, ..Setup::default() };
+    let server = WebServer::start_with(&proxy.sandbox, Kind::ApacheCgid, &setup);
+    assert_line(&check(&proxy, &server), "path", "fail", "AcceptPathInfo On");
+}
+
+#[test]
+fn a_program_that_is_not_run_is_named_by_what_is_answered_instead() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheHtaccess);
+    let folder = proxy.sandbox.path().join("htdocs/cgi-bin");
+    let program = folder.join("b24proxy");
+    // Apache hands out only what it may read as a file; below it there is nothing.
+    let htaccess = fs::read(folder.join(".htaccess")).unwrap();
+    proxy.sandbox.write("htdocs/cgi-bin/.htaccess", 0o644, b"AcceptPathInfo On\n");
+    assert_line(&check(&proxy, &server), "web server", "fail", "hands out the program's file");
+    proxy.sandbox.write("htdocs/cgi-bin/.htaccess", 0o644, &htaccess);
+    proxy.sandbox.write("htdocs/cgi-bin/b24proxy", 0o755, b"#!/bin/sh\nexit 1\n");
+    assert_line(&check(&proxy, &server), "web server", "fail", "Premature end of script headers");
+    proxy.sandbox.write("htdocs/cgi-bin/b24proxy", 0o755, b"#!/bin/sh\nprintf 'Content-Type: text/html\\n\\n<html>'\n");
+    assert_line(&check(&proxy, &server), "web server", "fail", "another page");
+    proxy.sandbox.write("htdocs/cgi-bin/.htaccess", 0o644, b"Require all denied\n");
+    assert_line(&check(&proxy, &server), "web server", "fail", "forbids");
+    proxy.sandbox.write("htdocs/cgi-bin/.htaccess", 0o644, &htaccess);
+    fs::remove_file(program).unwrap();
+    assert_line(&check(&proxy, &server), "web server", "fail", "finds nothing");
+}
+
+#[test]
+fn a_gateway_without_fcgiwrap_is_a_502_that_is_explained() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::Nginx);
+    let fcgiwrap = server.process_groups()[1];
+    let killed =
+        Command::new("/bin/sh").args(["-c", "kill -s KILL -- \"-$1\"", "kill", &fcgiwrap.to_string()]).status();
+    assert!(killed.unwrap().success());
+    assert_line(&check(&proxy, &server), "web server", "fail", "fcgiwrap");
+}
+
+#[test]
+fn errors_that_nginx_replaces_by_its_own_pages_are_named() {
+    let proxy = Proxy::installed();
+    // A longer location than the shipped one takes the address that check asks for, as an error page would.
+    let directives = "error_page 404 /404.html; location = /404.html { internal; return 404 \"<html>gone</html>\"; } \
+                      location ^~ /cgi-bin/b24proxy/check-no { return 404; }";
+    let setup = Setup { directives: directives.into(), ..Setup::default() };
+    let server = WebServer::start_with(&proxy.sandbox, Kind::Nginx, &setup);
+    assert_line(&check(&proxy, &server), "errors", "fail", "fastcgi_intercept_errors");
+}
+
+#[test]
+fn a_configuration_or_token_file_that_is_handed_out_is_named() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheHtaccess);
+    proxy.sandbox.write("htdocs/proxy.toml", 0o644, proxy.config().as_bytes());
+    assert_line(&check(&proxy, &server), "privacy", "fail", "/proxy.toml");
+    fs::remove_file(proxy.sandbox.path().join("htdocs/proxy.toml")).unwrap();
+    proxy.sandbox.make_folder("htdocs/tokens", 0o755);
+    let name = format!("htdocs/tokens/{}.json", proxy.stem());
+    proxy.sandbox.write(&name, 0o644, proxy.stored().to_string().as_bytes());
+    assert_line(&check(&proxy, &server), "privacy", "fail", "/tokens/");
+}
+
+#[test]
+fn a_configuration_that_only_the_command_line_can_use_shows_in_the_web_servers_run() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::Nginx);
+    let elsewhere = proxy.config().replace("\"ca.pem\"", "\"../b24proxy/ca.pem\"");
+    proxy.sandbox.make_folder("own", 0o755);
+    proxy.sandbox.write("own/proxy.toml", 0o600, elsewhere.as_bytes());
+    fs::set_permissions(proxy.sandbox.config(), fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = proxy.sandbox.command_line(&["check", "--json", "--url", &server.url(PATH)]);
+    command.env("B24PROXY_CONFIG", proxy.sandbox.path().join("own/proxy.toml"));
+    assert_line(&crate::ended(&proxy, command, ""), "web server", "fail", "cannot use its configuration");
+
+    // Another configuration than the web server's: its client token is not known there.
+    fs::set_permissions(proxy.sandbox.config(), fs::Permissions::from_mode(0o600)).unwrap();
+    let other = elsewhere.replace(TOKEN, "another-token-of-another-file");
+    proxy.sandbox.write("own/proxy.toml", 0o600, other.as_bytes());
+    let mut command = proxy.sandbox.command_line(&["check", "--json", "--url", &server.url(PATH)]);
+    command.env("B24PROXY_CONFIG", proxy.sandbox.path().join("own/proxy.toml"));
+    assert_line(&crate::ended(&proxy, command, ""), "client token", "fail", "another proxy.toml");
+}
+
+/// A web server that answers a request line with a status and headers.
+fn answering(answer: impl Fn(&str) -> String + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}{PATH}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut lines = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let first = lines.next().unwrap_or_default();
+            let headers: Vec<String> = lines.map(|line| line.to_ascii_lowercase()).collect();
+            let length = headers.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            let _ = reader.take(length.unwrap_or(0)).read_to_end(&mut Vec::new());
+            let head = answer(&first);
+            let _ = write!(stream, "HTTP/1.1 {head}\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>");
+        }
+    });
+    url
+}
+
+#[test]
+fn a_query_or_a_body_that_does_not_arrive_is_named() {
+    let proxy = Proxy::installed();
+    let url = answering(|request| {
+        let status = match request {
+            health if health.contains("/health") => 200,
+            // As the program answers when the query, or the body, is lost.
+            query if query.contains("?portal=") => 405,
+            post if post.starts_with("POST") => 401,
+            _ => 404,
+        };
+        format!("{status} -\r\nX-Request-Id: 1\r\nX-Content-Type-Options: nosniff")
+    });
+    let ended = run(&proxy, &["check", "--json", "--url", &url]);
+    assert_line(&ended, "query", "fail", "QUERY_STRING");
+    assert_line(&ended, "body", "fail", "CONTENT_LENGTH");
+    assert_line(&ended, "chunked body", "warn", "fastcgi_request_buffering");
+}
+
+#[test]
+fn redirects_passwords_and_used_up_resources_are_explained() {
+    let proxy = Proxy::installed();
+    for (head, word) in [
+        ("301 Moved Permanently\r\nLocation: https://www.example.com/cgi-bin/b24proxy/health", "www.example.com"),
+        ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"site\"", "password"),
+        ("508 Loop Detected", "CloudLinux"),
+        ("504 Gateway Timeout", "more workers"),
+    ] {
+        let url = answering(move |_| head.to_owned());
+        assert_line(&run(&proxy, &["check", "--json", "--url", &url]), "web server", "fail", word);
+    }
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{closed}{PATH}");
+    assert_line(&run(&proxy, &["check", "--json", "--url", &url]), "web server", "fail", "refuses the connection");
+    assert_eq!(run(&proxy, &["check", "--url", "www.example.com"]).code, 2);
+}

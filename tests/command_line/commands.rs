@@ -1,0 +1,174 @@
+//! The other commands, and how they are called.
+
+use crate::fixture::*;
+use crate::{ended, run};
+use serde_json::json;
+use simulator::{Action, Fault, Target};
+use support::cgi::Cgi;
+
+#[test]
+fn wrong_usage_is_exit_status_2_and_says_what_to_type() {
+    let proxy = Proxy::not_installed();
+    for (arguments, word) in [
+        ([].as_slice(), "First steps"),
+        (&["chek"], "b24proxy check"),
+        (&["check", "--ulr", "x"], "--url"),
+        (&["call", "acme"], "PORTAL METHOD"),
+        (&["call", "acme", "crm deal"], "crm.deal.list"),
+        (&["call", "acme", "profile", "{ID:1}"], "single quotes"),
+        (&["refresh", "--older-than", "long"], "number of days"),
+        (&["help", "chek"], "check"),
+    ] {
+        let ended = run(&proxy, arguments);
+        assert_eq!(ended.code, 2, "{arguments:?} {}", ended.all());
+        assert!(ended.all().contains(word), "{arguments:?} {}", ended.all());
+    }
+}
+
+#[test]
+fn help_teaches_every_command() {
+    let proxy = Proxy::not_installed();
+    let overview = run(&proxy, &["help"]);
+    assert_eq!(overview.code, 0);
+    for command in ["check", "status", "call", "install-url", "refresh", "token", "import", "version"] {
+        assert!(overview.stdout.contains(command), "{}", overview.stdout);
+        let page = run(&proxy, &["help", command]);
+        assert!(page.code == 0 && page.stdout.starts_with(&format!("b24proxy {command}")), "{}", page.stdout);
+        assert_eq!(run(&proxy, &[command, "--help"]).stdout, page.stdout);
+    }
+}
+
+#[test]
+fn a_new_token_is_letters_and_digits_and_works_in_each_printed_form() {
+    let proxy = Proxy::not_installed();
+    let (one, other) = (run(&proxy, &["token"]).stdout, run(&proxy, &["token"]).stdout);
+    assert_ne!(one, other);
+    let token = one.lines().next().unwrap().to_owned();
+    assert!(token.len() == 32 && token.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{token}");
+    let digest = one.lines().find(|line| line.starts_with("token_sha256")).unwrap().to_owned();
+    let auth = format!("auth_token = \"{token}\"");
+    assert!(one.contains(&auth));
+    let forms = [auth, format!("[[security.clients]]\nname = \"1c-trade\"\n{digest}")];
+    let mut proxy = proxy;
+    let mut line = format!("auth_token = \"{TOKEN}\"");
+    for form in forms {
+        proxy = proxy.reconfigured(&line, &form);
+        let answer = Cgi::new(&proxy.sandbox).path("/status").bearer(&token).run();
+        assert_eq!(answer.status, 200, "{form}: {}", answer.text());
+        line = form;
+    }
+    let json = run(&proxy, &["token", "--json"]).json();
+    assert!(json["token"].is_string() && json["token_sha256"].is_string());
+}
+
+#[test]
+fn the_version_is_printed() {
+    let proxy = Proxy::not_installed();
+    assert!(run(&proxy, &["version"]).stdout.starts_with("b24proxy "));
+    assert_eq!(run(&proxy, &["version", "--json"]).json()["name"], "b24proxy");
+}
+
+#[test]
+fn the_installation_address_is_printed_for_a_name_or_alias() {
+    let proxy = Proxy::not_installed();
+    let expected = format!("https://www.example.com/cgi-bin/b24proxy/install?portal={}\n", proxy.portal().name());
+    assert_eq!(run(&proxy, &["install-url", "acme"]).stdout, expected);
+    let json = run(&proxy, &["install-url", "acme", "--json"]).json();
+    assert_eq!(json["install_url"].as_str(), Some(expected.trim()));
+    let unknown = run(&proxy, &["install-url", "acme.bitrix24.com"]);
+    assert!(unknown.code == 1 && unknown.stderr.contains("[portals.\"acme.bitrix24.com\"]"), "{}", unknown.stderr);
+}
+
+#[test]
+fn status_is_what_get_status_answers_and_fails_where_a_portal_does_not_work() {
+    let proxy = Proxy::installed();
+    let ended = run(&proxy, &["status", "--json"]);
+    assert_eq!(ended.code, 0, "{}", ended.all());
+    let answer = Cgi::new(&proxy.sandbox).path("/status").bearer(TOKEN).run().json();
+    let mut ours = ended.json();
+    // A second may have passed.
+    ours["data"]["portals"][0]["expires_in"] = answer["data"]["portals"][0]["expires_in"].clone();
+    assert_eq!(ours, answer);
+    let table = run(&proxy, &["status"]).stdout;
+    assert!(table.starts_with(&proxy.portal().name()) && table.contains("installed"), "{table}");
+    std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.json", proxy.stem()))).unwrap();
+    let ended = run(&proxy, &["status"]);
+    assert!(ended.code == 1 && ended.stdout.contains("not installed"), "{}", ended.all());
+}
+
+#[test]
+fn a_call_prints_bitrix24s_answer_byte_for_byte_or_the_envelope() {
+    let proxy = Proxy::installed();
+    let params = r#"{"b":1.50,"a":null}"#;
+    let ended = run(&proxy, &["call", "acme", "sim.echo", params]);
+    assert_eq!(ended.code, 0, "{}", ended.all());
+    let sent = proxy.simulator.ledger().last_call().unwrap().answer.clone();
+    assert_eq!(ended.stdout.trim_end().as_bytes(), sent);
+    let envelope = run(&proxy, &["call", "acme", "profile", "--json"]).json();
+    assert_eq!((&envelope["success"], &envelope["data"]["result"]["ID"]), (&json!(true), &json!("1")), "{envelope}");
+    let version_3 = run(&proxy, &["call", "acme", "tasks.task.get", "{\"id\":1}", "--v3", "--json"]);
+    assert_eq!(proxy.simulator.ledger().last_call().unwrap().call().unwrap().version, 3, "{}", version_3.all());
+}
+
+#[test]
+fn parameters_of_a_call_may_come_from_standard_input() {
+    let proxy = Proxy::installed();
+    let command = proxy.sandbox.command_line(&["call", "acme", "sim.echo", "-"]);
+    let ended = ended(&proxy, command, "\u{feff}{\"title\":\"Стол\"}");
+    assert!(ended.code == 0 && ended.stdout.contains("title"), "{}", ended.all());
+}
+
+#[test]
+fn a_failed_call_is_exit_status_1_with_its_reason() {
+    let proxy = Proxy::installed();
+    let error = run(&proxy, &["call", "acme", "no.such.method"]);
+    assert!(error.code == 1 && error.stderr.contains("ERROR_METHOD_NOT_FOUND"), "{}", error.all());
+    let json = run(&proxy, &["call", "acme", "no.such.method", "--json"]);
+    assert_eq!((json.code, &json.json()["error_code"]), (1, &json!("bitrix24_error")));
+    std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.json", proxy.stem()))).unwrap();
+    let absent = run(&proxy, &["call", "acme", "profile"]);
+    assert!(absent.code == 1 && absent.stderr.contains("/install?portal="), "{}", absent.all());
+}
+
+#[test]
+fn refresh_renews_only_what_is_older_than_it_says() {
+    let proxy = Proxy::installed();
+    let ended = run(&proxy, &["refresh"]);
+    assert!(ended.code == 0 && ended.stdout.contains("not needed"), "{}", ended.all());
+    assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+    proxy.change_stored(|tokens| tokens["installed_at"] = json!(unix_now() - 31 * 86_400));
+    let ended = run(&proxy, &["refresh", "--json"]);
+    assert_eq!((ended.code, &ended.json()[0]["result"]), (0, &json!("refreshed")), "{}", ended.all());
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+    assert_eq!(
+        run(&proxy, &["refresh", "--older-than", "0", "--json"]).json()[0]["result"],
+        "fresh",
+        "within five minutes"
+    );
+    assert_eq!(proxy.call("profile", json!({})).status, 200);
+}
+
+#[test]
+fn refreshes_at_once_by_cron_and_by_calls_are_one() {
+    let proxy = Proxy::installed();
+    proxy.store_expired_pair(&proxy.portal().issue_pair(1));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(run(&proxy, &["refresh", "--older-than", "0"]).code, 0));
+            scope.spawn(|| assert_eq!(proxy.call("profile", json!({})).status, 200));
+        }
+    });
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+}
+
+#[test]
+fn a_refresh_that_fails_is_exit_status_1_with_the_reason() {
+    let proxy = Proxy::installed();
+    proxy.simulator.inject(Fault::once(Target::Token, Action::Html500));
+    let ended = run(&proxy, &["refresh", "--older-than", "0"]);
+    assert!(ended.code == 1 && ended.stdout.contains("FAILED"), "{}", ended.all());
+    proxy.portal().revoke_refresh_tokens();
+    std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.lock", proxy.stem()))).unwrap();
+    let ended = run(&proxy, &["refresh", "--older-than", "0", "--json"]);
+    assert_eq!((ended.code, &ended.json()[0]["result"]), (1, &json!("failed")), "{}", ended.all());
+}
