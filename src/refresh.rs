@@ -112,9 +112,9 @@ fn shared(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline
                 Decision::Share(last) => return Err(refused(context, portal, &last)),
                 Decision::Refresh => {}
             }
-            // Under the lock and nothing new: a refresher of ours that has ended could not store.
+            // Under the lock and nothing new: a refresher of ours that has ended could not store, or was killed.
             if let Some(ended) = refresher.take() {
-                return Err(Error::Storage(ended.storage_failure()));
+                return Err(ended.failure(context.log));
             }
             context.log.line(Level::Debug, "refreshing the tokens", &[("portal", portal.name.as_str().into())]);
             refresher = Some(Refresher::start(context.config, &portal.name, lock).map_err(|error| {
@@ -210,16 +210,21 @@ impl Refresher {
         Ok(Refresher { child: command.spawn()?, started: Instant::now() })
     }
 
-    /// Why it ended without storing or recording anything.
-    fn storage_failure(mut self) -> String {
+    /// Why it ended without storing or recording anything: it says so itself, or was killed, and then whoever comes next
+    /// tries again.
+    fn failure(mut self, log: &Log) -> Error {
         let mut report = Vec::new();
         if let Some(output) = self.child.stdout.take() {
             let _ = output.take(16 << 10).read_to_end(&mut report);
         }
         let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         match serde_json::from_slice(&report) {
-            Ok(Report::Storage(why)) => why,
-            _ => format!("the refresher ended after {} ms with {status}", self.started.elapsed().as_millis()),
+            Ok(Report::Storage(why)) => Error::Storage(why),
+            _ => {
+                let ms = self.started.elapsed().as_millis();
+                log.error(&format!("the refresher ended after {ms} ms with {status}; the next call tries again"));
+                Error::RefreshPending { retry_after: 1 }
+            }
         }
     }
 }

@@ -87,7 +87,7 @@ fn a_request_whose_refresher_is_killed_is_answered_and_the_next_one_goes_on() {
         let ledger = bench.settle();
         assert_eq!(ledger.executed(METHOD), usize::from(answer.status == 200), "{point:?}: {}", answer.text());
         if answer.status != 200 {
-            assert_failure(&answer, 500, "storage_error");
+            assert_failure(&answer, 503, "refresh_pending");
             assert!(answer.stderr.contains("the refresher ended"), "{}", answer.stderr);
         }
         answered.add(answer.status == 200);

@@ -58,8 +58,8 @@ enum Outcome {
     Reinstall {
         interrupted: bool,
     },
-    /// `storage_error`: its refresher was lost.
-    Storage,
+    /// `refresh_pending`: its refresher was lost.
+    Pending,
 }
 
 /// `refresh::refresh`, step by step.
@@ -205,7 +205,7 @@ impl State {
                 } else if let Some(note) = shared {
                     Process::Done(Outcome::Reinstall { interrupted: note.interrupted })
                 } else if started {
-                    Process::Done(Outcome::Storage)
+                    Process::Done(Outcome::Pending)
                 } else {
                     s.lock = Some(Holder::Refresher);
                     s.refresher = Some(Refresher::Reads);
@@ -402,7 +402,7 @@ fn in_every_interleaving_one_process_refreshes_and_the_live_token_is_not_lost() 
     let some = |is_so: &dyn Fn(&State) -> bool| assert!(states.keys().any(is_so));
     let ends_with = |outcome: Outcome| move |state: &State| state.processes.contains(&Process::Done(outcome));
     some(&ends_with(Outcome::Reinstall { interrupted: true }));
-    some(&ends_with(Outcome::Storage));
+    some(&ends_with(Outcome::Pending));
     some(&|state| state.kills == 0 && state.processes == [Process::Done(Outcome::Fresh(2)); PROCESSES]);
     some(&|state| state.in_window == 1 && state.presented[1] == 2);
     println!("{} states", states.len());
