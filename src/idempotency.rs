@@ -15,9 +15,13 @@
 //! | begun | free | its outcome is unknown: never executed again |
 //! | begun, done | free | executed; the answer is kept and replayed |
 //!
+//! A request with many calls writes `sending` before each step and `results` behind it; the same request goes on behind the
+//! last results, and calls that were being sent when the process ended have an unknown outcome.
+//!
 //! A definite error removes the journal, which frees the key. After 24 hours a journal counts as absent. There is no
 //! daemon: a client's folder is swept when it is full, and once an hour by whoever comes first.
 
+use crate::bulk::calls::{lost, Piece};
 use crate::clock::{unix_now, Deadline};
 use crate::error::{Error, Result};
 use crate::portal::PortalName;
@@ -80,6 +84,12 @@ enum Record {
         /// Bytes of content behind this line; `None`: the answer was too large to be kept.
         length: Option<u64>,
     },
+    /// Of a request with many calls: the next so many of them are about to be sent.
+    Sending { calls: usize },
+    /// They were not sent after all.
+    NotSent,
+    /// They ended: their results, as [`Piece`] holds them, behind this line; `None`: too large to be kept.
+    Results { calls: usize, errors: usize, halted: bool, length: Option<u64> },
 }
 
 /// What a key's journal says, once its lock is ours.
@@ -115,8 +125,7 @@ impl Keys {
 
     /// Waits for the key's lock, at most until the deadline, and reads its journal.
     pub fn claim(&self, portal: &PortalName, key: &str, fingerprint: String, deadline: Deadline) -> Result<State<'_>> {
-        let name = &hex(&sha256(format!("{portal}\n{key}").as_bytes()))[..40];
-        let path = self.folder.join(format!("{name}.call"));
+        let path = self.path(portal, key);
         let mut file = self.locked(&path, deadline)?;
         match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
             Journal::Empty => {}
@@ -131,6 +140,37 @@ impl Keys {
             Journal::Done { kept: Some(kept), .. } => return Ok(State::Done(kept)),
         }
         Ok(State::Free(Held { keys: self, path, file, fingerprint, begun: false, settled: false }))
+    }
+
+    /// The same for a request with many calls: what it has done so far, to go on behind it.
+    pub fn claim_many(
+        &self,
+        portal: &PortalName,
+        key: &str,
+        fingerprint: String,
+        deadline: Deadline,
+    ) -> Result<Journaled<'_>> {
+        let path = self.path(portal, key);
+        let mut file = self.locked(&path, deadline)?;
+        let (mut kept, mut begun) = (Piece::default(), false);
+        match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
+            Journal::Empty => {}
+            Journal::Expired => self.empty(&file, &path)?,
+            Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. } => {
+                if known != fingerprint {
+                    return Err(Error::IdempotencyKeyReused);
+                }
+                begun = true;
+                kept = read_results(&mut file).map_err(|e| storage(&e, "read", &path))?;
+            }
+        }
+        let held = Held { keys: self, path, file, fingerprint, begun, settled: begun };
+        Ok(Journaled { held, kept })
+    }
+
+    fn path(&self, portal: &PortalName, key: &str) -> PathBuf {
+        let name = &hex(&sha256(format!("{portal}\n{key}").as_bytes()))[..40];
+        self.folder.join(format!("{name}.call"))
     }
 
     /// The locked file that stands at `path` now: one that was removed while we waited for its lock does not count.
@@ -261,23 +301,28 @@ impl Held<'_> {
         self.keys.take_place()?;
         self.begun = true;
         let record = Record::Begun { fingerprint: self.fingerprint.clone(), at: unix_now() };
-        let written = append(&mut self.file, &record, b"");
-        written.map_err(|error| storage(&error, "write", &self.path))
+        self.append(&record, b"")
     }
 
     /// The call was executed: its answer is kept, if there is room. The answer goes to the caller in any case.
     pub fn done(mut self, status: u16, content_type: &str, body: &[u8]) -> Result<()> {
         self.settled = true;
-        let size = body.len() as u64;
-        let room = self.keys.change_usage(|usage| {
+        let length = self.take_room(body.len() as u64)?;
+        let record = Record::Done { status, content_type: content_type.to_owned(), length };
+        self.append(&record, if length.is_some() { body } else { b"" })
+    }
+
+    /// `size`, if there is room for so many more bytes.
+    fn take_room(&self, size: u64) -> Result<Option<u64>> {
+        self.keys.change_usage(|usage| {
             let room = usage.bytes.saturating_add(size) <= self.keys.max_bytes;
             usage.bytes += if room { size } else { 0 };
-            room
-        })?;
-        let length = room.then_some(size);
-        let record = Record::Done { status, content_type: content_type.to_owned(), length };
-        let content = if room { body } else { b"" };
-        append(&mut self.file, &record, content).map_err(|error| storage(&error, "write", &self.path))
+            room.then_some(size)
+        })
+    }
+
+    fn append(&mut self, record: &Record, content: &[u8]) -> Result<()> {
+        append(&mut self.file, record, content).map_err(|error| storage(&error, "write", &self.path))
     }
 
     /// Whether the call was executed is not known: the journal stays as it is.
@@ -297,6 +342,73 @@ impl Drop for Held<'_> {
             let _ = self.keys.change_usage(|usage| usage.give_back(0));
         }
     }
+}
+
+/// A key whose request has many calls.
+pub struct Journaled<'a> {
+    held: Held<'a>,
+    kept: Piece,
+}
+
+impl Journaled<'_> {
+    /// The results of the calls that are done.
+    pub fn take_kept(&mut self) -> Piece {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// The next so many calls are about to be sent.
+    pub fn sending(&mut self, calls: usize) -> Result<()> {
+        self.held.begin()?;
+        self.held.append(&Record::Sending { calls }, b"")
+    }
+
+    pub fn not_sent(&mut self) -> Result<()> {
+        self.held.append(&Record::NotSent, b"")
+    }
+
+    pub fn finished(&mut self, piece: &Piece) -> Result<()> {
+        // From here on the key is not free any more.
+        self.held.settled = true;
+        let length = self.held.take_room(piece.text.len() as u64)?;
+        let Piece { calls, errors, halted, .. } = *piece;
+        let content = if length.is_some() { piece.text.as_slice() } else { b"" };
+        self.held.append(&Record::Results { calls, errors, halted, length }, content)
+    }
+}
+
+/// The results in a journal of many calls, those of unknown outcome included.
+fn read_results(file: &mut File) -> std::io::Result<Piece> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = BufReader::new(file);
+    let (mut results, mut sending) = (Piece::default(), 0);
+    while let Some(record) = next_record(&mut reader)? {
+        match record {
+            Record::Begun { .. } | Record::Done { .. } => {}
+            Record::Sending { calls } => sending = calls,
+            Record::NotSent => sending = 0,
+            Record::Results { calls, errors, halted, length } => {
+                let mut piece = Piece { text: Vec::new(), calls, errors, halted };
+                match length {
+                    Some(length) => {
+                        reader.by_ref().take(length).read_to_end(&mut piece.text)?;
+                        if piece.text.len() as u64 != length {
+                            break;
+                        }
+                    }
+                    None => {
+                        piece = Piece {
+                            halted,
+                            ..lost(calls, "The call was executed; its result was too large to be kept.")
+                        }
+                    }
+                }
+                results.append(&piece);
+                sending = 0;
+            }
+        }
+    }
+    results.append(&lost(sending, "The answer was lost; the call may have been executed."));
+    Ok(results)
 }
 
 enum Journal {
@@ -335,7 +447,7 @@ fn next_record(reader: &mut impl BufRead) -> std::io::Result<Option<Record>> {
 fn begun_at(file: &mut File) -> Option<i64> {
     match next_record(&mut BufReader::new(file)).ok()?? {
         Record::Begun { at, .. } => Some(at),
-        Record::Done { .. } => None,
+        _ => None,
     }
 }
 

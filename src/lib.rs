@@ -9,6 +9,7 @@ pub mod access;
 pub mod answer;
 pub mod batch;
 pub mod boundary;
+pub mod bulk;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -30,6 +30,8 @@ pub struct Session<'a> {
     /// How long a call may wait for the rate limit or a refresh. `None`: a call of this program's own, which counts in
     /// the limit but is never refused.
     pub max_wait: Option<Duration>,
+    /// Most bytes of an answer.
+    pub max_response: u64,
     /// What was done again, for the log.
     pub repeated: Vec<&'static str>,
 }
@@ -412,7 +414,7 @@ impl<'a> Session<'a> {
             headers: &call.headers,
             parts: &parts.each_ref().map(|part| part.as_ref()),
             deadline: self.deadline,
-            max_response: self.config.limits.max_response,
+            max_response: self.max_response,
             prefix,
         })
     }
@@ -426,7 +428,7 @@ impl<'a> Session<'a> {
                 why: format!(
                     "it is larger than max_response ({} bytes); ask for less, or raise max_response under [limits] in \
                      proxy.toml",
-                    self.config.limits.max_response
+                    self.max_response
                 ),
                 executed: Executed::Unknown,
                 upstream: None,

@@ -244,6 +244,7 @@ impl Installer<'_> {
             log: self.log,
             deadline: self.deadline,
             max_wait: None,
+            max_response: 1 << 20,
             repeated: Vec::new(),
         };
         let profile = Method::parse("profile").expect("a method name");

@@ -1,0 +1,258 @@
+//! `"calls"`: many calls in one request, packed into batches of 50, in order.
+
+use super::{name, pack, BatchAnswer, Steps, MAX_COMMANDS};
+use crate::error::{Error, Executed, Result};
+use crate::idempotency::Journaled;
+use crate::json;
+use crate::log::Log;
+use crate::method::Method;
+use crate::relay::Parameters;
+
+/// One of the calls.
+pub struct One<'a> {
+    pub method: Method,
+    /// `params` as written; an object or a list.
+    pub raw_params: &'a str,
+}
+
+/// Some of the results, as text between commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    pub text: Vec<u8>,
+    pub calls: usize,
+    pub errors: usize,
+    /// `halt`, and there was an error.
+    pub halted: bool,
+}
+
+impl Piece {
+    pub fn append(&mut self, piece: &Piece) {
+        if self.calls > 0 && piece.calls > 0 {
+            self.text.push(b',');
+        }
+        self.text.extend(&piece.text);
+        self.calls += piece.calls;
+        self.errors += piece.errors;
+        self.halted |= piece.halted;
+    }
+}
+
+/// What one request to the portal carries.
+enum Step {
+    Batch(Vec<String>),
+    Single,
+}
+
+pub struct Outcome {
+    pub results: Piece,
+    /// The first call that was not executed, where time or size ran out or an answer was lost.
+    pub next: Option<usize>,
+    /// Nothing was executed now: all of it was kept.
+    pub replayed: bool,
+}
+
+impl Outcome {
+    /// `{"results":[…],"errors":N,"next":I}`
+    pub fn to_json(&self, head: &[u8], tail: u8) -> Vec<u8> {
+        let next = self.next.map(|next| format!(",\"next\":{next}")).unwrap_or_default();
+        let end = format!("],\"errors\":{}{next}}}", self.results.errors);
+        [head, b"{\"results\":[", &self.results.text, end.as_bytes(), &[tail]].concat()
+    }
+}
+
+/// Executes the calls, going on behind `journal`'s kept results, and keeps each step's results there.
+pub fn execute(
+    steps: &mut Steps,
+    calls: &[One],
+    halt: bool,
+    journal: &mut Option<Journaled>,
+    log: &Log,
+) -> Result<Outcome> {
+    let mut results = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
+    let kept = results.calls;
+    while results.calls < calls.len() && !results.halted {
+        let from = results.calls;
+        if from > kept && !steps.may_go_on(results.text.len()) {
+            break;
+        }
+        let (step, count) = plan(&calls[from..]);
+        if let Some(journal) = journal {
+            journal.sending(count)?;
+        }
+        let outcome = match &step {
+            Step::Batch(commands) => steps.batch(commands, halt, results.text.len()),
+            Step::Single => {
+                let parameters = Parameters::from_json(calls[from].raw_params).map_err(Error::InvalidRequest)?;
+                steps.single(&calls[from].method, parameters, results.text.len())
+            }
+        };
+        let (piece, lost) = match outcome {
+            Ok((reply, None)) => (answered(&step, reply.answer(), count, halt), false),
+            Ok((_, Some(upstream))) if from == 0 && matches!(step, Step::Batch(_)) => {
+                release(journal, log);
+                return Err(Error::Bitrix24(upstream));
+            }
+            Ok((_, Some(upstream))) => (all_failed(count, &upstream.error, &upstream.error_description, halt), false),
+            Err(error) if error.executed() == Some(Executed::Unknown) => {
+                (Piece { halted: halt, ..lost(count, &error.text()) }, true)
+            }
+            Err(error) if from == 0 => {
+                release(journal, log);
+                return Err(error);
+            }
+            // The wait for the limit, or for a refresh, would pass the time.
+            Err(Error::RateLimited { .. } | Error::RefreshPending { .. }) => {
+                release(journal, log);
+                break;
+            }
+            Err(error) => {
+                release(journal, log);
+                let left = calls.len() - from;
+                let code = error.status_and_code().1.to_ascii_uppercase();
+                results.append(&all_failed(left, &code, &error.text(), halt));
+                return Ok(Outcome { results, next: None, replayed: false });
+            }
+        };
+        if let Some(journal) = journal {
+            if let Err(error) = journal.finished(&piece) {
+                log.error(&format!("results of an idempotency key were not kept: {:?}", error.detail()));
+            }
+        }
+        results.append(&piece);
+        steps.progress(results.calls, Some(calls.len()));
+        if lost {
+            break;
+        }
+    }
+    let next = (results.calls < calls.len() && !results.halted).then_some(results.calls);
+    let replayed = kept > 0 && results.calls == kept;
+    Ok(Outcome { results, next, replayed })
+}
+
+/// What was about to be sent was not: the key's journal must not say that it may have been.
+fn release(journal: &mut Option<Journaled>, log: &Log) {
+    if let Some(Err(error)) = journal.as_mut().map(Journaled::not_sent) {
+        log.error(&format!("the journal of an idempotency key cannot be written: {:?}", error.detail()));
+    }
+}
+
+/// The next step: as many calls as a batch takes, or one that must go on its own.
+fn plan(calls: &[One]) -> (Step, usize) {
+    let packed = |call: &One| pack::command(call.method.as_str(), call.raw_params);
+    let commands: Vec<String> = calls.iter().take(MAX_COMMANDS).map_while(packed).collect();
+    match commands.len() {
+        0 => (Step::Single, 1),
+        count => (Step::Batch(commands), count),
+    }
+}
+
+fn answered(step: &Step, body: &[u8], count: usize, halt: bool) -> Piece {
+    match step {
+        Step::Single => {
+            let text = std::str::from_utf8(body).unwrap_or("{}");
+            let part = |name: &str| super::field(text, name);
+            let mut piece = Piece::default();
+            push_result(&mut piece, part("result").unwrap_or("null"), part("total"), part("next"));
+            piece
+        }
+        Step::Batch(_) => match BatchAnswer::parse(body) {
+            Some(answer) => of_batch(&answer, count, halt),
+            None => Piece { halted: halt, ..lost(count, "Bitrix24's answer is not that of a batch.") },
+        },
+    }
+}
+
+fn of_batch(answer: &BatchAnswer, count: usize, halt: bool) -> Piece {
+    let mut piece = Piece::default();
+    for name in (0..count).map(name) {
+        if let Some(error) = answer.errors.get(&name) {
+            let part = |name: &str| super::field(error, name).map(text_of).unwrap_or_default();
+            push_error(&mut piece, &part("error"), &part("error_description"));
+        } else if let Some(result) = answer.results.get(&name) {
+            push_result(&mut piece, result, answer.totals.get(&name).copied(), answer.nexts.get(&name).copied());
+        } else {
+            push_error(&mut piece, "OUTCOME_UNKNOWN", "Bitrix24's answer does not mention this call.");
+        }
+        if halt && piece.errors > 0 {
+            piece.halted = true;
+            break;
+        }
+    }
+    piece
+}
+
+fn text_of(raw: &str) -> String {
+    serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned())
+}
+
+fn push_result(piece: &mut Piece, result: &str, total: Option<&str>, next: Option<&str>) {
+    let mut members = vec![("result".to_owned(), result.to_owned())];
+    members.extend(total.map(|total| ("total".to_owned(), total.to_owned())));
+    members.extend(next.map(|next| ("next".to_owned(), next.to_owned())));
+    push(piece, &json::object(&members));
+}
+
+fn push_error(piece: &mut Piece, error: &str, description: &str) {
+    let error = serde_json::json!({ "error": error, "error_description": description });
+    piece.errors += 1;
+    push(piece, &error.to_string());
+}
+
+fn push(piece: &mut Piece, item: &str) {
+    if piece.calls > 0 {
+        piece.text.push(b',');
+    }
+    piece.text.extend(item.as_bytes());
+    piece.calls += 1;
+}
+
+/// The same error for each of `count` calls; with `halt` for the first.
+fn all_failed(count: usize, error: &str, description: &str, halt: bool) -> Piece {
+    let mut piece = Piece::default();
+    for _ in 0..if halt { 1 } else { count } {
+        push_error(&mut piece, error, description);
+    }
+    piece.halted = halt;
+    piece
+}
+
+/// The results of calls whose answer was lost.
+pub fn lost(count: usize, description: &str) -> Piece {
+    all_failed(count, "OUTCOME_UNKNOWN", description, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(piece: &Piece) -> serde_json::Value {
+        serde_json::from_slice(&[b"[", piece.text.as_slice(), b"]"].concat()).unwrap()
+    }
+
+    #[test]
+    fn results_are_in_the_order_of_the_calls_with_total_and_next() {
+        let body = br#"{"result":{"result":{"c1":[],"c0":{"a":1.0}},"result_error":{"c2":{"error":"X","error_description":"y"}},
+            "result_total":{"c0":7},"result_next":{"c0":50},"result_time":[]},"time":{}}"#;
+        let piece = of_batch(&BatchAnswer::parse(body).unwrap(), 4, false);
+        assert_eq!((piece.calls, piece.errors), (4, 2));
+        assert!(piece.text.starts_with(br#"{"result":{"a":1.0},"total":7,"next":50},{"result":[]},"#));
+        let results = text(&piece);
+        assert_eq!(results[2], serde_json::json!({"error": "X", "error_description": "y"}));
+        assert_eq!(results[3]["error"], "OUTCOME_UNKNOWN");
+    }
+
+    #[test]
+    fn php_writes_an_empty_map_as_a_list() {
+        let body = br#"{"result":{"result":[],"result_error":{"c0":{"error":"X"}},"result_total":[]}}"#;
+        let piece = of_batch(&BatchAnswer::parse(body).unwrap(), 1, true);
+        assert_eq!((piece.calls, piece.errors, piece.halted), (1, 1, true));
+    }
+
+    #[test]
+    fn calls_are_packed_by_fifty_and_those_that_would_not_survive_go_alone() {
+        let call = |raw_params| One { method: Method::parse("m").unwrap(), raw_params };
+        let calls: Vec<One> = (0..60).map(|i| call(if i == 55 { r#"{"a":null}"# } else { r#"{"a":1}"# })).collect();
+        let counts: Vec<usize> = [0, 50, 55, 56].map(|from| plan(&calls[from..]).1).to_vec();
+        assert_eq!(counts, [50, 5, 1, 4]);
+    }
+}
