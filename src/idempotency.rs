@@ -128,7 +128,8 @@ impl Keys {
         let path = self.path(portal, key);
         let mut file = self.locked(&path, deadline)?;
         match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
-            Journal::Empty => {}
+            // What was cut off in writing would hide what is written behind it.
+            Journal::Empty => file.set_len(0).map_err(|e| storage(&e, "write", &path))?,
             Journal::Expired => self.empty(&file, &path)?,
             Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. }
                 if known != fingerprint =>
@@ -154,14 +155,18 @@ impl Keys {
         let mut file = self.locked(&path, deadline)?;
         let (mut kept, mut begun) = (Piece::default(), false);
         match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
-            Journal::Empty => {}
+            // What was cut off in writing would hide what is written behind it.
+            Journal::Empty => file.set_len(0).map_err(|e| storage(&e, "write", &path))?,
             Journal::Expired => self.empty(&file, &path)?,
             Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. } => {
                 if known != fingerprint {
                     return Err(Error::IdempotencyKeyReused);
                 }
                 begun = true;
-                kept = read_results(&mut file).map_err(|e| storage(&e, "read", &path))?;
+                let end;
+                (kept, end) = read_results(&mut file).map_err(|e| storage(&e, "read", &path))?;
+                // What was cut off in writing would make everything behind it unreadable.
+                file.set_len(end).map_err(|e| storage(&e, "write", &path))?;
             }
         }
         let held = Held { keys: self, path, file, fingerprint, begun, settled: begun };
@@ -376,39 +381,48 @@ impl Journaled<'_> {
     }
 }
 
-/// The results in a journal of many calls, those of unknown outcome included.
-fn read_results(file: &mut File) -> std::io::Result<Piece> {
+/// The results in a journal of many calls, those of unknown outcome included, and where its last whole record ends.
+fn read_results(file: &mut File) -> std::io::Result<(Piece, u64)> {
     file.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(file);
-    let (mut results, mut sending) = (Piece::default(), 0);
+    let (mut results, mut sending, mut end) = (Piece::default(), 0, 0);
     while let Some(record) = next_record(&mut reader)? {
         match record {
             Record::Begun { .. } | Record::Done { .. } => {}
-            Record::Sending { calls } => sending = calls,
+            // Where the ones before have no results, the process ended while it sent them.
+            Record::Sending { calls } => results.append(&lost_in_sending(std::mem::replace(&mut sending, calls))),
             Record::NotSent => sending = 0,
             Record::Results { calls, errors, halted, length } => {
-                let mut piece = Piece { text: Vec::new(), calls, errors, halted };
-                match length {
-                    Some(length) => {
-                        reader.by_ref().take(length).read_to_end(&mut piece.text)?;
-                        if piece.text.len() as u64 != length {
-                            break;
-                        }
-                    }
-                    None => {
-                        piece = Piece {
-                            halted,
-                            ..lost(calls, "The call was executed; its result was too large to be kept.")
-                        }
-                    }
-                }
+                let Some(piece) = read_piece(&mut reader, calls, errors, halted, length)? else { break };
                 results.append(&piece);
                 sending = 0;
             }
         }
+        end = reader.stream_position()?;
     }
-    results.append(&lost(sending, "The answer was lost; the call may have been executed."));
-    Ok(results)
+    results.append(&lost_in_sending(sending));
+    Ok((results, end))
+}
+
+/// The results behind their record; `None` where they are incomplete.
+fn read_piece(
+    reader: &mut impl Read,
+    calls: usize,
+    errors: usize,
+    halted: bool,
+    length: Option<u64>,
+) -> std::io::Result<Option<Piece>> {
+    let Some(length) = length else {
+        let lost = lost(calls, "The call was executed; its result was too large to be kept.");
+        return Ok(Some(Piece { halted, ..lost }));
+    };
+    let mut text = Vec::new();
+    reader.take(length).read_to_end(&mut text)?;
+    Ok((text.len() as u64 == length).then_some(Piece { text, calls, errors, halted }))
+}
+
+fn lost_in_sending(calls: usize) -> Piece {
+    lost(calls, "The answer was lost; the call may have been executed.")
 }
 
 enum Journal {
@@ -509,6 +523,53 @@ mod tests {
         }
     }
 
+    fn many<'a>(keys: &'a Keys, key: &str) -> Journaled<'a> {
+        let portal = PortalName::parse("acme.bitrix24.ru").unwrap();
+        keys.claim_many(&portal, key, "what".to_owned(), Deadline::after(Duration::from_millis(30))).unwrap()
+    }
+
+    fn one_result() -> Piece {
+        Piece { text: b"{}".to_vec(), calls: 1, errors: 0, halted: false }
+    }
+
+    #[test]
+    fn calls_that_were_being_sent_stay_unknown_whatever_follows() {
+        let (_folder, keys) = Folder::new();
+        let mut journal = many(&keys, "k");
+        journal.sending(2).unwrap();
+        // As it stands when the process is killed.
+        let (path, bytes) = (journal.held.path.clone(), std::fs::read(&journal.held.path).unwrap());
+        drop(journal);
+        std::fs::write(path, bytes).unwrap();
+        for known in [2, 3, 4] {
+            let mut journal = many(&keys, "k");
+            assert_eq!(journal.take_kept().calls, known);
+            journal.sending(1).unwrap();
+            journal.finished(&one_result()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_journal_of_many_calls_cut_anywhere_never_repeats_one() {
+        let (_folder, keys) = Folder::new();
+        let mut journal = many(&keys, "k");
+        journal.sending(1).unwrap();
+        let path = journal.held.path.clone();
+        let sent = std::fs::metadata(&path).unwrap().len();
+        journal.finished(&one_result()).unwrap();
+        drop(journal);
+        let whole = std::fs::read(&path).unwrap();
+        for length in usize::try_from(sent).unwrap()..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let mut journal = many(&keys, "k");
+            assert_eq!(journal.take_kept().calls, 1, "{length}");
+            journal.sending(1).unwrap();
+            journal.finished(&one_result()).unwrap();
+            drop(journal);
+            assert_eq!(many(&keys, "k").take_kept().calls, 2, "{length}");
+        }
+    }
+
     fn kept(body: &str) -> Kept {
         Kept { status: 200, content_type: "application/json".into(), body: body.as_bytes().to_vec() }
     }
@@ -572,6 +633,11 @@ mod tests {
         let begun = std::fs::metadata(&path).unwrap().len();
         done(held, "{\"result\":1}").unwrap();
         let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..20]).unwrap();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        held.unknown();
+        assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })), "cut before anything was sent");
         for length in usize::try_from(begun).unwrap()..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })), "{length}");
