@@ -129,8 +129,8 @@ impl<'a> Fields<'a> {
         if method.is_batch() {
             return Err(invalid("\"all\" needs a list method, which batch is not"));
         }
-        let cursor = match cursor.map(|text| Cursor::parse(&text)) {
-            Some(None) => return Err(invalid("\"cursor\" is not one that this program gave")),
+        let cursor = match cursor.map(|text| Cursor::parse(&text, &method)) {
+            Some(None) => return Err(invalid("\"cursor\" is not one that this program gave for this method")),
             cursor => cursor.flatten(),
         };
         Ok(Asked::All { method, raw_params, cursor })
@@ -224,10 +224,7 @@ mod tests {
         let asked = |body: &'static str| Envelope::parse(body.as_bytes()).unwrap().asked;
         assert!(matches!(asked(r#"{"calls":[{"method":"a"},{"method":"b","params":[1]}],"halt":true}"#),
             Asked::Many { calls, halt: true, .. } if calls.len() == 2));
-        assert!(matches!(
-            asked(r#"{"method":"a","all":true,"cursor":"id:7"}"#),
-            Asked::All { cursor: Some(Cursor::AfterId(7)), .. }
-        ));
+        assert!(matches!(asked(r#"{"method":"a","all":true}"#), Asked::All { cursor: None, .. }));
         assert!(matches!(asked(r#"{"method":"a","all":false}"#), Asked::One(_)));
     }
 
@@ -261,6 +258,7 @@ mod tests {
             (r#"{"method":"a","all":1}"#, "all"),
             (r#"{"method":"a","cursor":"id:1"}"#, "cursor"),
             (r#"{"method":"a","all":true,"cursor":"nonsense"}"#, "cursor"),
+            (r#"{"method":"a","all":true,"cursor":"id:7.00000000"}"#, "cursor"),
         ] {
             assert!(refused(body).contains(word), "{body}: {}", refused(body));
         }

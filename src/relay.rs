@@ -32,6 +32,8 @@ pub struct Session<'a> {
     pub max_wait: Option<Duration>,
     /// Most bytes of an answer.
     pub max_response: u64,
+    /// How long calls waited for the limit.
+    pub waited: Duration,
     /// What was done again, for the log.
     pub repeated: Vec<&'static str>,
 }
@@ -207,7 +209,7 @@ fn judge_xml(status: u16, xml: &str) -> Verdict {
 }
 
 /// A string without its quotes; anything else (an error may be a number) as it stands.
-fn text_of(raw: &str) -> String {
+pub fn text_of(raw: &str) -> String {
     match serde_json::from_str::<Option<String>>(raw) {
         Ok(text) => text.unwrap_or_default(),
         Err(_) => raw.to_owned(),
@@ -358,7 +360,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for this call's turn under Bitrix24's limit.
-    fn await_turn(&self, portal: &Portal, method: &str, until: Deadline) -> Result<()> {
+    fn await_turn(&mut self, portal: &Portal, method: &str, until: Deadline) -> Result<()> {
         let limits = Limits::new(&self.store, portal);
         if self.max_wait.is_none() {
             limits.count();
@@ -368,6 +370,7 @@ impl<'a> Session<'a> {
             Turn::In(wait) => {
                 if !wait.is_zero() {
                     std::thread::sleep(wait);
+                    self.waited += wait;
                 }
                 Ok(())
             }

@@ -429,6 +429,7 @@ impl Request<'_> {
             deadline: self.deadline(to.config),
             max_wait: Some(max_wait),
             max_response: to.config.limits.max_response,
+            waited: Duration::ZERO,
             repeated: Vec::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! `"calls"`: many calls in one request, packed into batches of 50, in order.
 
-use super::{name, pack, BatchAnswer, Steps, MAX_COMMANDS};
-use crate::error::{Error, Executed, Result};
+use super::{error_of, name, pack, BatchAnswer, Steps, MAX_COMMANDS};
+use crate::error::{Error, Executed, Result, Upstream};
 use crate::idempotency::Journaled;
 use crate::json;
 use crate::log::Log;
@@ -60,6 +60,18 @@ impl Outcome {
     }
 }
 
+/// What became of a step.
+enum Done {
+    /// Its calls have results. `last`: the answer was lost, and the caller is asked first whether to go on.
+    Executed {
+        piece: Piece,
+        last: bool,
+    },
+    /// Bitrix24 refused the batch as a whole.
+    Refused(Upstream),
+    NotSent(Error),
+}
+
 /// Executes the calls, going on behind `journal`'s kept results, and keeps each step's results there.
 pub fn execute(
     steps: &mut Steps,
@@ -72,55 +84,38 @@ pub fn execute(
     let kept = results.calls;
     while results.calls < calls.len() && !results.halted {
         let from = results.calls;
-        if from > kept && !steps.may_go_on(results.text.len()) {
+        if !steps.has_room(results.text.len()) || (from > kept && !steps.has_time()) {
             break;
         }
         let (step, count) = plan(&calls[from..]);
         if let Some(journal) = journal {
             journal.sending(count)?;
         }
-        let outcome = match &step {
-            Step::Batch(commands) => steps.batch(commands, halt, results.text.len()),
-            Step::Single => {
-                let parameters = Parameters::from_json(calls[from].raw_params).map_err(Error::InvalidRequest)?;
-                steps.single(&calls[from].method, parameters, results.text.len())
+        let done = send(steps, &step, &calls[from..from + count], halt, results.text.len());
+        let (piece, last) = match done {
+            Done::Executed { piece, last } => (piece, last),
+            Done::Refused(upstream) if from > 0 => {
+                (all_failed(count, &upstream.error, &upstream.error_description, halt), false)
             }
-        };
-        let (piece, lost) = match outcome {
-            Ok((reply, None)) => (answered(&step, reply.answer(), count, halt), false),
-            Ok((_, Some(upstream))) if from == 0 && matches!(step, Step::Batch(_)) => {
-                release(journal, log);
-                return Err(Error::Bitrix24(upstream));
-            }
-            Ok((_, Some(upstream))) => (all_failed(count, &upstream.error, &upstream.error_description, halt), false),
-            Err(error) if error.executed() == Some(Executed::Unknown) => {
-                (Piece { halted: halt, ..lost(count, &error.text()) }, true)
-            }
-            Err(error) if from == 0 => {
-                release(journal, log);
-                return Err(error);
-            }
-            // The wait for the limit, or for a refresh, would pass the time.
-            Err(Error::RateLimited { .. } | Error::RefreshPending { .. }) => {
-                release(journal, log);
+            Done::Refused(upstream) => return Err(not_sent(journal, log, Error::Bitrix24(upstream))),
+            Done::NotSent(error) => {
+                let error = not_sent(journal, log, error);
+                if from == 0 {
+                    return Err(error);
+                }
+                if !is_about_time(&error) {
+                    let code = error.status_and_code().1.to_ascii_uppercase();
+                    results.append(&all_failed(calls.len() - from, &code, &error.text(), halt));
+                }
                 break;
             }
-            Err(error) => {
-                release(journal, log);
-                let left = calls.len() - from;
-                let code = error.status_and_code().1.to_ascii_uppercase();
-                results.append(&all_failed(left, &code, &error.text(), halt));
-                return Ok(Outcome { results, next: None, replayed: false });
-            }
         };
-        if let Some(journal) = journal {
-            if let Err(error) = journal.finished(&piece) {
-                log.error(&format!("results of an idempotency key were not kept: {:?}", error.detail()));
-            }
+        if let Some(Err(error)) = journal.as_mut().map(|journal| journal.finished(&piece)) {
+            log.error(&format!("results of an idempotency key were not kept: {:?}", error.detail()));
         }
         results.append(&piece);
         steps.progress(results.calls, Some(calls.len()));
-        if lost {
+        if last {
             break;
         }
     }
@@ -129,16 +124,50 @@ pub fn execute(
     Ok(Outcome { results, next, replayed })
 }
 
+/// The wait for the limit or for a refresh would pass the time, or a connection did.
+fn is_about_time(error: &Error) -> bool {
+    matches!(error, Error::RateLimited { .. } | Error::RefreshPending { .. } | Error::Timeout { .. })
+}
+
+/// Sends a step: a batch of these calls, or the only one of them.
+fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: usize) -> Done {
+    let outcome = match step {
+        Step::Batch(commands) => steps.batch(commands, halt, collected),
+        Step::Single => match Parameters::from_json(calls[0].raw_params) {
+            Ok(parameters) => steps.single(&calls[0].method, parameters, collected),
+            Err(why) => Err(Error::InvalidRequest(why)),
+        },
+    };
+    let executed = |piece| Done::Executed { piece, last: false };
+    match (outcome, step) {
+        (Ok((reply, None)), Step::Batch(_)) => executed(batch_answered(reply.answer(), calls.len(), halt)),
+        (Ok((reply, None)), Step::Single) => executed(single_answered(reply.answer())),
+        (Ok((_, Some(upstream))), Step::Batch(_)) => Done::Refused(upstream),
+        (Ok((_, Some(upstream))), Step::Single) => {
+            executed(all_failed(1, &upstream.error, &upstream.error_description, halt))
+        }
+        // As a command in a batch would be answered.
+        (Err(error @ Error::MethodBlocked { .. }), Step::Single) => {
+            executed(all_failed(1, "OPERATION_TIME_LIMIT", &error.text(), halt))
+        }
+        (Err(error), _) if error.executed() == Some(Executed::Unknown) => {
+            Done::Executed { piece: Piece { halted: halt, ..lost(calls.len(), &error.text()) }, last: true }
+        }
+        (Err(error), _) => Done::NotSent(error),
+    }
+}
+
 /// What was about to be sent was not: the key's journal must not say that it may have been.
-fn release(journal: &mut Option<Journaled>, log: &Log) {
+fn not_sent(journal: &mut Option<Journaled>, log: &Log, error: Error) -> Error {
     if let Some(Err(error)) = journal.as_mut().map(Journaled::not_sent) {
         log.error(&format!("the journal of an idempotency key cannot be written: {:?}", error.detail()));
     }
+    error
 }
 
 /// The next step: as many calls as a batch takes, or one that must go on its own.
 fn plan(calls: &[One]) -> (Step, usize) {
-    let packed = |call: &One| pack::command(call.method.as_str(), call.raw_params);
+    let packed = |call: &One| pack::command(&call.method.canonical(), call.raw_params);
     let commands: Vec<String> = calls.iter().take(MAX_COMMANDS).map_while(packed).collect();
     match commands.len() {
         0 => (Step::Single, 1),
@@ -146,19 +175,18 @@ fn plan(calls: &[One]) -> (Step, usize) {
     }
 }
 
-fn answered(step: &Step, body: &[u8], count: usize, halt: bool) -> Piece {
-    match step {
-        Step::Single => {
-            let text = std::str::from_utf8(body).unwrap_or("{}");
-            let part = |name: &str| super::field(text, name);
-            let mut piece = Piece::default();
-            push_result(&mut piece, part("result").unwrap_or("null"), part("total"), part("next"));
-            piece
-        }
-        Step::Batch(_) => match BatchAnswer::parse(body) {
-            Some(answer) => of_batch(&answer, count, halt),
-            None => Piece { halted: halt, ..lost(count, "Bitrix24's answer is not that of a batch.") },
-        },
+fn single_answered(body: &[u8]) -> Piece {
+    let entries = json::entries(std::str::from_utf8(body).unwrap_or("{}")).unwrap_or_default();
+    let part = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let mut piece = Piece::default();
+    push_result(&mut piece, part("result").unwrap_or("null"), part("total"), part("next"));
+    piece
+}
+
+fn batch_answered(body: &[u8], count: usize, halt: bool) -> Piece {
+    match BatchAnswer::parse(body) {
+        Some(answer) => of_batch(&answer, count, halt),
+        None => Piece { halted: halt, ..lost(count, "Bitrix24's answer is not that of a batch.") },
     }
 }
 
@@ -166,8 +194,8 @@ fn of_batch(answer: &BatchAnswer, count: usize, halt: bool) -> Piece {
     let mut piece = Piece::default();
     for name in (0..count).map(name) {
         if let Some(error) = answer.errors.get(&name) {
-            let part = |name: &str| super::field(error, name).map(text_of).unwrap_or_default();
-            push_error(&mut piece, &part("error"), &part("error_description"));
+            let Upstream { error, error_description, .. } = error_of(error);
+            push_error(&mut piece, &error, &error_description);
         } else if let Some(result) = answer.results.get(&name) {
             push_result(&mut piece, result, answer.totals.get(&name).copied(), answer.nexts.get(&name).copied());
         } else {
@@ -179,10 +207,6 @@ fn of_batch(answer: &BatchAnswer, count: usize, halt: bool) -> Piece {
         }
     }
     piece
-}
-
-fn text_of(raw: &str) -> String {
-    serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned())
 }
 
 fn push_result(piece: &mut Piece, result: &str, total: Option<&str>, next: Option<&str>) {

@@ -7,7 +7,6 @@ pub mod calls;
 pub mod list;
 pub mod pack;
 
-use crate::clock::Deadline;
 use crate::config::Portal;
 use crate::error::{Result, Upstream};
 use crate::http::Reply;
@@ -29,8 +28,12 @@ pub struct Steps<'s, 'a> {
     session: &'s mut Session<'a>,
     portal: &'s Portal,
     max_response: u64,
-    longest: Duration,
     timeout: Duration,
+    /// How long the last step took, and the longest, without what they waited for the limit.
+    last: Duration,
+    longest: Duration,
+    /// Bytes of the largest answer.
+    largest: usize,
     said: Instant,
 }
 
@@ -38,17 +41,29 @@ impl<'s, 'a> Steps<'s, 'a> {
     pub fn new(session: &'s mut Session<'a>, portal: &'s Portal) -> Self {
         let limits = &session.config.limits;
         let (max_response, timeout) = (limits.max_response, session.config.bitrix24.timeout);
-        Steps { session, portal, max_response, longest: Duration::ZERO, timeout, said: Instant::now() }
+        let (last, longest, largest) = (Duration::ZERO, Duration::ZERO, 0);
+        Steps { session, portal, max_response, timeout, last, longest, largest, said: Instant::now() }
     }
 
-    /// Whether another step can end in time, judged by the longest so far, and its answer find room beside `collected` bytes.
-    pub fn may_go_on(&self, collected: usize) -> bool {
-        let margin = (self.timeout / 10).max(self.longest.mul_f32(1.5));
-        self.deadline().remaining() > margin && (collected as u64) < self.max_response / 2
+    /// What a step must find left of the time when it is sent, judged by the longest so far.
+    fn margin(&self) -> Duration {
+        (self.timeout / 10).max(self.longest.mul_f32(1.5))
     }
 
-    pub fn deadline(&self) -> Deadline {
-        self.session.deadline
+    /// Whether another step can end in time.
+    pub fn has_time(&self) -> bool {
+        self.session.deadline.remaining() > self.margin()
+    }
+
+    /// Whether the answer of another step finds room beside `collected` bytes, judged by the largest so far.
+    pub fn has_room(&self, collected: usize) -> bool {
+        let expected = (collected + 2 * self.largest) as u64;
+        (collected as u64) < self.max_response / 2 && (collected == 0 || expected <= self.max_response)
+    }
+
+    /// How long the last step took, without what it waited for the limit.
+    pub fn last_took(&self) -> Duration {
+        self.last
     }
 
     /// A call on its own.
@@ -66,9 +81,15 @@ impl<'s, 'a> Steps<'s, 'a> {
             headers: vec![("Accept", "application/json")],
         };
         self.session.max_response = self.max_response.saturating_sub(collected as u64).max(1);
-        let started = Instant::now();
+        // Sent with no time left, its answer would be lost.
+        self.session.max_wait = Some(self.session.deadline.remaining().saturating_sub(self.margin()));
+        let (started, waited) = (Instant::now(), self.session.waited);
         let outcome = self.session.call(self.portal, &call, b"", None);
-        self.longest = self.longest.max(started.elapsed());
+        self.last = started.elapsed().saturating_sub(self.session.waited - waited);
+        self.longest = self.longest.max(self.last);
+        if let Ok((reply, _)) = &outcome {
+            self.largest = self.largest.max(reply.body.len());
+        }
         outcome
     }
 
@@ -110,8 +131,11 @@ impl<'a> BatchAnswer<'a> {
     /// `None`: not the answer of a batch.
     pub fn parse(body: &'a [u8]) -> Option<BatchAnswer<'a>> {
         let text = std::str::from_utf8(body).ok()?;
-        let result = field(text, "result")?;
-        let part = |name: &str| field(result, name).map(by_name).unwrap_or_default();
+        let parts = json::entries(field(text, "result")?).ok()?;
+        let part = |name: &str| {
+            let found = parts.iter().rev().find(|(key, _)| key == name);
+            found.map(|(_, raw)| by_name(raw.get())).unwrap_or_default()
+        };
         Some(BatchAnswer {
             results: part("result"),
             errors: part("result_error"),
@@ -124,6 +148,12 @@ impl<'a> BatchAnswer<'a> {
 /// The entries of a JSON object; PHP writes an empty map as `[]`.
 fn by_name(raw: &str) -> HashMap<String, &str> {
     json::entries(raw).unwrap_or_default().into_iter().map(|(key, raw)| (key.into_owned(), raw.get())).collect()
+}
+
+/// The error of a batch's command.
+pub fn error_of(raw: &str) -> Upstream {
+    let text = |name: &str| field(raw, name).map(crate::relay::text_of).unwrap_or_default();
+    Upstream { status: 200, error: text("error"), error_description: text("error_description") }
 }
 
 /// A field of a JSON object as it stands; of a name given twice the last.

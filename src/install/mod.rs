@@ -245,6 +245,7 @@ impl Installer<'_> {
             deadline: self.deadline,
             max_wait: None,
             max_response: 1 << 20,
+            waited: std::time::Duration::ZERO,
             repeated: Vec::new(),
         };
         let profile = Method::parse("profile").expect("a method name");
