@@ -390,17 +390,17 @@ fn read_results(file: &mut File) -> std::io::Result<(Piece, u64)> {
         match record {
             Record::Begun { .. } | Record::Done { .. } => {}
             // Where the ones before have no results, the process ended while it sent them.
-            Record::Sending { calls } => results.append(&lost_in_sending(std::mem::replace(&mut sending, calls))),
+            Record::Sending { calls } => results.append(lost_in_sending(std::mem::replace(&mut sending, calls))),
             Record::NotSent => sending = 0,
             Record::Results { calls, errors, halted, length } => {
                 let Some(piece) = read_piece(&mut reader, calls, errors, halted, length)? else { break };
-                results.append(&piece);
+                results.append(piece);
                 sending = 0;
             }
         }
         end = reader.stream_position()?;
     }
-    results.append(&lost_in_sending(sending));
+    results.append(lost_in_sending(sending));
     Ok((results, end))
 }
 

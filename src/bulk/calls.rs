@@ -26,11 +26,13 @@ pub struct Piece {
 }
 
 impl Piece {
-    pub fn append(&mut self, piece: &Piece) {
-        if self.calls > 0 && piece.calls > 0 {
+    pub fn append(&mut self, mut piece: Piece) {
+        if self.calls == 0 {
+            std::mem::swap(&mut self.text, &mut piece.text);
+        } else if piece.calls > 0 {
             self.text.push(b',');
+            self.text.append(&mut piece.text);
         }
-        self.text.extend(&piece.text);
         self.calls += piece.calls;
         self.errors += piece.errors;
         self.halted |= piece.halted;
@@ -105,7 +107,7 @@ pub fn execute(
                 }
                 if !is_about_time(&error) {
                     let code = error.status_and_code().1.to_ascii_uppercase();
-                    results.append(&all_failed(calls.len() - from, &code, &error.text(), halt));
+                    results.append(all_failed(calls.len() - from, &code, &error.text(), halt));
                 }
                 break;
             }
@@ -113,7 +115,7 @@ pub fn execute(
         if let Some(Err(error)) = journal.as_mut().map(|journal| journal.finished(&piece)) {
             log.error(&format!("results of an idempotency key were not kept: {:?}", error.detail()));
         }
-        results.append(&piece);
+        results.append(piece);
         steps.progress(results.calls, Some(calls.len()));
         if last {
             break;
@@ -210,23 +212,22 @@ fn of_batch(answer: &BatchAnswer, count: usize, halt: bool) -> Piece {
 }
 
 fn push_result(piece: &mut Piece, result: &str, total: Option<&str>, next: Option<&str>) {
-    let mut members = vec![("result".to_owned(), result.to_owned())];
-    members.extend(total.map(|total| ("total".to_owned(), total.to_owned())));
-    members.extend(next.map(|next| ("next".to_owned(), next.to_owned())));
-    push(piece, &json::object(&members));
+    let member = |name, value: Option<&str>| value.map(|value| format!(",\"{name}\":{value}")).unwrap_or_default();
+    push(piece, &["{\"result\":", result, &member("total", total), &member("next", next), "}"]);
 }
 
 fn push_error(piece: &mut Piece, error: &str, description: &str) {
     let error = serde_json::json!({ "error": error, "error_description": description });
     piece.errors += 1;
-    push(piece, &error.to_string());
+    push(piece, &[&error.to_string()]);
 }
 
-fn push(piece: &mut Piece, item: &str) {
+/// In parts, because a result may be as large as memory allows.
+fn push(piece: &mut Piece, item: &[&str]) {
     if piece.calls > 0 {
         piece.text.push(b',');
     }
-    piece.text.extend(item.as_bytes());
+    item.iter().for_each(|part| piece.text.extend(part.as_bytes()));
     piece.calls += 1;
 }
 

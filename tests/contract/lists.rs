@@ -560,6 +560,28 @@ fn memory_stays_below_twice_max_response_and_16_mib() {
 }
 
 #[test]
+fn memory_stays_so_with_answers_nearly_as_large_as_max_response() {
+    let proxy = Proxy::installed().reconfigured("[limits]", "[limits]\nmax_response = \"8 MiB\"");
+    let text = "x".repeat(150_000);
+    let add = json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": text}}});
+    for _ in 0..2 {
+        let body = json!({ "domain": proxy.portal().name(), "calls": vec![add.clone(); 35] }).to_string();
+        assert_eq!(data(&proxy.request(body).run())["errors"], 0);
+    }
+    let calls =
+        json!({ "domain": proxy.portal().name(), "calls": [{"method": "crm.deal.list"}, {"method": "profile"}] });
+    let whole = proxy.whole("crm.deal.list", json!({}), None);
+    for request in [proxy.request(calls.to_string()), whole] {
+        let answer = request.measure_memory().run();
+        assert!(answer.body.len() > 7_400_000, "{}", answer.body.len());
+        println!("{} bytes, {} KiB", answer.body.len(), answer.max_rss.unwrap());
+        assert!(answer.max_rss.unwrap() < (2 * 8 + 16) * 1024, "{:?} KiB", answer.max_rss);
+    }
+    let (rows, _) = until_complete(&proxy, "crm.deal.list", &json!({}), || {});
+    assert_eq!(rows, (1..=70).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_hundred_thousand_rows_need_hardly_more_than_the_fewest_requests() {
     let rate = tested_rate();
     let proxy = Proxy::over_http()
