@@ -369,7 +369,7 @@ fn a_list_that_changes_while_it_is_read_has_no_duplicates_and_no_gaps() {
         (descending.clone(), true, false),
         (descending, false, true),
     ] {
-        let proxy = Proxy::over_http();
+        let proxy = Proxy::over_http().reconfigured("timeout       = 10", "timeout       = 55");
         let count = if params.get("x").is_some() { 1500 } else { 6000 };
         proxy.portal().seed("crm.deal", count);
         let pause = Action::Delay(Duration::from_millis(150));
@@ -389,7 +389,9 @@ fn a_list_that_changes_while_it_is_read_has_no_duplicates_and_no_gaps() {
                 }
                 std::thread::sleep(Duration::from_millis(4));
             }
-            (ids(&running.join().unwrap()), deleted)
+            let data = running.join().unwrap();
+            assert_eq!(data["complete"], true, "{params}");
+            (ids(&data), deleted)
         });
         assert!(deleted.len() > 10 || !deletes, "{}", deleted.len());
         let distinct: BTreeSet<u64> = rows.iter().copied().collect();
