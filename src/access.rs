@@ -1,6 +1,5 @@
 //! Who may call: credentials, addresses, browsers, portals and methods. Decisions only, on values.
 
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::method::{Method, Pattern};
 use crate::portal::PortalName;
@@ -89,13 +88,13 @@ pub fn authenticate<'c>(clients: &'c [Client], credentials: &Credentials) -> Res
 }
 
 /// `REMOTE_ADDR` against the addresses of all clients and of this one.
-pub fn check_address(config: &Config, client: &Client, remote_addr: &str) -> Result<()> {
+pub fn check_address(allowed_ips: &Option<Vec<IpNet>>, client: &Client, remote_addr: &str) -> Result<()> {
     let address = remote_addr.trim().parse::<IpAddr>().map(|address| address.to_canonical());
     let within = |list: &Option<Vec<IpNet>>| match list {
         None => true,
         Some(list) => address.as_ref().is_ok_and(|address| list.iter().any(|net| net.contains(address))),
     };
-    if within(&config.allowed_ips) && within(&client.ips) {
+    if within(allowed_ips) && within(&client.ips) {
         return Ok(());
     }
     let shown = if address.is_ok() { remote_addr.trim() } else { "unknown" };
@@ -112,11 +111,9 @@ pub struct Browser<'a> {
 
 /// A browser remembers Basic credentials and would send them along for any page that asks: only pages of this
 /// program's own address or of a configured origin may make it call.
-pub fn check_origin(config: &Config, browser: &Browser) -> Result<()> {
+pub fn check_origin(own: Option<&str>, cors_origins: &[String], browser: &Browser) -> Result<()> {
     let allowed = match (browser.origin, browser.sec_fetch_site) {
-        (Some(origin), _) => {
-            config.own_origin().as_deref() == Some(origin) || config.cors_origins.iter().any(|o| o == origin)
-        }
+        (Some(origin), _) => own == Some(origin) || cors_origins.iter().any(|allowed| allowed == origin),
         (None, Some(site)) => matches!(site, "same-origin" | "none"),
         (None, None) => true,
     };

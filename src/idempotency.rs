@@ -15,12 +15,16 @@
 //! | begun | free | its outcome is unknown: never executed again |
 //! | begun, done | free | executed; the answer is kept and replayed |
 //!
+//! A request with many calls writes `sending` before each step and `results` behind it; the same request goes on behind the
+//! last results, and calls that were being sent when the process ended have an unknown outcome.
+//!
 //! A definite error removes the journal, which frees the key. After 24 hours a journal counts as absent. There is no
 //! daemon: a client's folder is swept when it is full, and once an hour by whoever comes first.
 
 use crate::clock::{unix_now, Deadline};
 use crate::error::{Error, Result};
 use crate::portal::PortalName;
+use crate::results::Piece;
 use crate::secret::{hex, sha256};
 use crate::store::{explain, open_or_create, Store, POLL};
 use fs2::FileExt;
@@ -80,6 +84,12 @@ enum Record {
         /// Bytes of content behind this line; `None`: the answer was too large to be kept.
         length: Option<u64>,
     },
+    /// Of a request with many calls: the next so many of them are about to be sent.
+    Sending { calls: usize },
+    /// They were not sent after all.
+    NotSent,
+    /// They ended: their results, as [`Piece`] holds them, behind this line; `None`: too large to be kept.
+    Results { calls: usize, errors: usize, halted: bool, length: Option<u64> },
 }
 
 /// What a key's journal says, once its lock is ours.
@@ -114,8 +124,7 @@ impl Keys {
 
     /// Waits for the key's lock, at most until the deadline, and reads its journal.
     pub fn claim(&self, portal: &PortalName, key: &str, fingerprint: String, deadline: Deadline) -> Result<State<'_>> {
-        let name = &hex(&sha256(format!("{portal}\n{key}").as_bytes()))[..40];
-        let path = self.folder.join(format!("{name}.call"));
+        let path = self.path(portal, key);
         let mut file = self.locked(&path, deadline)?;
         match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
             // Half a record, of a machine that lost its power, would spoil what is appended to it.
@@ -131,6 +140,41 @@ impl Keys {
             Journal::Done { kept: Some(kept), .. } => return Ok(State::Done(kept)),
         }
         Ok(State::Free(Held { keys: self, path, file, fingerprint, begun: false }))
+    }
+
+    /// The same for a request with many calls: what it has done so far, to go on behind it.
+    pub fn claim_many(
+        &self,
+        portal: &PortalName,
+        key: &str,
+        fingerprint: String,
+        deadline: Deadline,
+    ) -> Result<Journaled<'_>> {
+        let path = self.path(portal, key);
+        let mut file = self.locked(&path, deadline)?;
+        let (mut kept, mut begun) = (Piece::default(), false);
+        match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
+            // What was cut off in writing would hide what is written behind it.
+            Journal::Empty => file.set_len(0).map_err(|e| storage(&e, "write", &path))?,
+            Journal::Expired => self.empty(&file, &path)?,
+            Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. } => {
+                if known != fingerprint {
+                    return Err(Error::IdempotencyKeyReused);
+                }
+                begun = true;
+                let end;
+                (kept, end) = read_results(&mut file).map_err(|e| storage(&e, "read", &path))?;
+                // What was cut off in writing would make everything behind it unreadable.
+                file.set_len(end).map_err(|e| storage(&e, "write", &path))?;
+            }
+        }
+        let held = Held { keys: self, path, file, fingerprint, begun };
+        Ok(Journaled { held, kept })
+    }
+
+    fn path(&self, portal: &PortalName, key: &str) -> PathBuf {
+        let name = &hex(&sha256(format!("{portal}\n{key}").as_bytes()))[..40];
+        self.folder.join(format!("{name}.call"))
     }
 
     /// The locked file that stands at `path` now: one that was removed while we waited for its lock does not count.
@@ -263,22 +307,27 @@ impl Held<'_> {
         self.keys.take_place()?;
         self.begun = true;
         let record = Record::Begun { fingerprint: self.fingerprint.clone(), at: unix_now() };
-        let written = append(&mut self.file, &record, b"");
-        written.map_err(|error| storage(&error, "write", &self.path))
+        self.append(&record, b"")
     }
 
     /// The call was executed: its answer is kept, if there is room. The answer goes to the caller in any case.
     pub fn done(mut self, status: u16, content_type: &str, body: &[u8]) -> Result<()> {
-        let size = body.len() as u64;
-        let room = self.keys.change_usage(|usage| {
+        let length = self.take_room(body.len() as u64)?;
+        let record = Record::Done { status, content_type: content_type.to_owned(), length };
+        self.append(&record, if length.is_some() { body } else { b"" })
+    }
+
+    /// `size`, if there is room for so many more bytes.
+    fn take_room(&self, size: u64) -> Result<Option<u64>> {
+        self.keys.change_usage(|usage| {
             let room = usage.bytes.saturating_add(size) <= self.keys.max_bytes;
             usage.bytes += if room { size } else { 0 };
-            room
-        })?;
-        let length = room.then_some(size);
-        let record = Record::Done { status, content_type: content_type.to_owned(), length };
-        let content = if room { body } else { b"" };
-        append(&mut self.file, &record, content).map_err(|error| storage(&error, "write", &self.path))
+            room.then_some(size)
+        })
+    }
+
+    fn append(&mut self, record: &Record, content: &[u8]) -> Result<()> {
+        append(&mut self.file, record, content).map_err(|error| storage(&error, "write", &self.path))
     }
 
     /// The call was not executed, or ended with a definite error: the key is free again.
@@ -296,6 +345,85 @@ impl Drop for Held<'_> {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// A key whose request has many calls.
+pub struct Journaled<'a> {
+    held: Held<'a>,
+    kept: Piece,
+}
+
+impl Journaled<'_> {
+    /// The results of the calls that are done.
+    pub fn take_kept(&mut self) -> Piece {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// The next so many calls are about to be sent.
+    pub fn sending(&mut self, calls: usize) -> Result<()> {
+        self.held.begin()?;
+        self.held.append(&Record::Sending { calls }, b"")
+    }
+
+    pub fn not_sent(&mut self) -> Result<()> {
+        self.held.append(&Record::NotSent, b"")
+    }
+
+    /// Nothing of the request was executed: the key is free again.
+    pub fn free(self) {
+        self.held.free();
+    }
+
+    pub fn finished(&mut self, piece: &Piece) -> Result<()> {
+        let length = self.held.take_room(piece.text.len() as u64)?;
+        let Piece { calls, errors, halted, .. } = *piece;
+        let content = if length.is_some() { piece.text.as_slice() } else { b"" };
+        self.held.append(&Record::Results { calls, errors, halted, length }, content)
+    }
+}
+
+/// The results in a journal of many calls, those of unknown outcome included, and where its last whole record ends.
+fn read_results(file: &mut File) -> std::io::Result<(Piece, u64)> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = BufReader::new(file);
+    let (mut results, mut sending, mut end) = (Piece::default(), 0, 0);
+    while let Some(record) = next_record(&mut reader)? {
+        match record {
+            Record::Begun { .. } | Record::Done { .. } => {}
+            // Where the ones before have no results, the process ended while it sent them.
+            Record::Sending { calls } => results.append(lost_in_sending(std::mem::replace(&mut sending, calls))),
+            Record::NotSent => sending = 0,
+            Record::Results { calls, errors, halted, length } => {
+                let Some(piece) = read_piece(&mut reader, calls, errors, halted, length)? else { break };
+                results.append(piece);
+                sending = 0;
+            }
+        }
+        end = reader.stream_position()?;
+    }
+    results.append(lost_in_sending(sending));
+    Ok((results, end))
+}
+
+/// The results behind their record; `None` where they are incomplete.
+fn read_piece(
+    reader: &mut impl Read,
+    calls: usize,
+    errors: usize,
+    halted: bool,
+    length: Option<u64>,
+) -> std::io::Result<Option<Piece>> {
+    let Some(length) = length else {
+        let lost = Piece::lost(calls, "The call was executed; its result was too large to be kept.");
+        return Ok(Some(Piece { halted, ..lost }));
+    };
+    let mut text = Vec::new();
+    reader.take(length).read_to_end(&mut text)?;
+    Ok((text.len() as u64 == length).then_some(Piece { text, calls, errors, halted }))
+}
+
+fn lost_in_sending(calls: usize) -> Piece {
+    Piece::lost(calls, "The answer was lost; the call may have been executed.")
 }
 
 enum Journal {
@@ -403,6 +531,53 @@ mod tests {
         }
     }
 
+    fn many<'a>(keys: &'a Keys, key: &str) -> Journaled<'a> {
+        let portal = PortalName::parse("acme.bitrix24.ru").unwrap();
+        keys.claim_many(&portal, key, "what".to_owned(), Deadline::after(Duration::from_millis(30))).unwrap()
+    }
+
+    fn one_result() -> Piece {
+        Piece { text: b"{}".to_vec(), calls: 1, errors: 0, halted: false }
+    }
+
+    #[test]
+    fn calls_that_were_being_sent_stay_unknown_whatever_follows() {
+        let (_folder, keys) = Folder::new();
+        let mut journal = many(&keys, "k");
+        journal.sending(2).unwrap();
+        // As it stands when the process is killed.
+        let (path, bytes) = (journal.held.path.clone(), std::fs::read(&journal.held.path).unwrap());
+        drop(journal);
+        std::fs::write(path, bytes).unwrap();
+        for known in [2, 3, 4] {
+            let mut journal = many(&keys, "k");
+            assert_eq!(journal.take_kept().calls, known);
+            journal.sending(1).unwrap();
+            journal.finished(&one_result()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_journal_of_many_calls_cut_anywhere_never_repeats_one() {
+        let (_folder, keys) = Folder::new();
+        let mut journal = many(&keys, "k");
+        journal.sending(1).unwrap();
+        let path = journal.held.path.clone();
+        let sent = std::fs::metadata(&path).unwrap().len();
+        journal.finished(&one_result()).unwrap();
+        drop(journal);
+        let whole = std::fs::read(&path).unwrap();
+        for length in usize::try_from(sent).unwrap()..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let mut journal = many(&keys, "k");
+            assert_eq!(journal.take_kept().calls, 1, "{length}");
+            journal.sending(1).unwrap();
+            journal.finished(&one_result()).unwrap();
+            drop(journal);
+            assert_eq!(many(&keys, "k").take_kept().calls, 2, "{length}");
+        }
+    }
+
     fn kept(body: &str) -> Kept {
         Kept { status: 200, content_type: "application/json".into(), body: body.as_bytes().to_vec() }
     }
@@ -466,6 +641,11 @@ mod tests {
         let begun = std::fs::metadata(&path).unwrap().len();
         done(held, "{\"result\":1}").unwrap();
         let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..20]).unwrap();
+        let mut held = free(&keys, "k");
+        held.begin().unwrap();
+        drop(held);
+        assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })), "cut before anything was sent");
         for length in usize::try_from(begun).unwrap()..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { .. })), "{length}");

@@ -30,6 +30,10 @@ pub struct Session<'a> {
     /// How long a call may wait for the rate limit or a refresh. `None`: a call of this program's own, which counts in
     /// the limit but is never refused.
     pub max_wait: Option<Duration>,
+    /// Most bytes of an answer.
+    pub max_response: u64,
+    /// How long calls waited for the limit.
+    pub waited: Duration,
     /// What was done again, for the log.
     pub repeated: Vec<&'static str>,
 }
@@ -205,7 +209,7 @@ fn judge_xml(status: u16, xml: &str) -> Verdict {
 }
 
 /// A string without its quotes; anything else (an error may be a number) as it stands.
-fn text_of(raw: &str) -> String {
+pub fn text_of(raw: &str) -> String {
     match serde_json::from_str::<Option<String>>(raw) {
         Ok(text) => text.unwrap_or_default(),
         Err(_) => raw.to_owned(),
@@ -224,6 +228,19 @@ fn version_3_error(raw: &str) -> (String, String) {
 }
 
 impl<'a> Session<'a> {
+    pub fn new(config: &'a Config, log: &'a Log, deadline: Deadline, max_wait: Option<Duration>) -> Session<'a> {
+        Session {
+            config,
+            store: Store::new(&config.token_folder),
+            log,
+            deadline,
+            max_wait,
+            max_response: config.limits.max_response,
+            waited: Duration::ZERO,
+            repeated: Vec::new(),
+        }
+    }
+
     /// The portal's tokens and address, refreshed if their lifetime is over.
     fn authorization(&mut self, portal: &Portal, until: Deadline) -> Result<Authorization> {
         let Way::OAuth(_) = &portal.way else {
@@ -338,7 +355,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for this call's turn under Bitrix24's limit. `over_limit`: Bitrix24 has just refused it there.
-    fn await_turn(&self, portal: &Portal, method: &str, until: Deadline, over_limit: bool) -> Result<()> {
+    fn await_turn(&mut self, portal: &Portal, method: &str, until: Deadline, over_limit: bool) -> Result<()> {
         let limits = Limits::new(&self.store, portal);
         if self.max_wait.is_none() {
             limits.count();
@@ -351,6 +368,7 @@ impl<'a> Session<'a> {
             Turn::In(wait) => {
                 if !wait.is_zero() {
                     std::thread::sleep(wait);
+                    self.waited += wait;
                 }
                 Ok(())
             }
@@ -397,7 +415,7 @@ impl<'a> Session<'a> {
             headers: &call.headers,
             parts: &parts.each_ref().map(|part| part.as_ref()),
             deadline: self.deadline,
-            max_response: self.config.limits.max_response,
+            max_response: self.max_response,
             prefix,
         })
     }
@@ -411,7 +429,7 @@ impl<'a> Session<'a> {
                 why: format!(
                     "it is larger than max_response ({} bytes); ask for less, or raise max_response under [limits] in \
                      proxy.toml",
-                    self.config.limits.max_response
+                    self.max_response
                 ),
                 executed: Executed::Unknown,
                 upstream: None,

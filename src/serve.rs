@@ -4,10 +4,13 @@ use crate::access::{self, Browser, Client, Credentials};
 use crate::answer::{Answer, JSON};
 use crate::batch;
 use crate::boundary::{self, Body, BodyError, Environment};
+use crate::bulk::calls::One;
+use crate::bulk::list::Cursor;
+use crate::bulk::{self, Steps};
 use crate::clock::Deadline;
 use crate::config::{Config, Portal, Surroundings};
 use crate::cors;
-use crate::envelope::{Envelope, SUCCESS_HEAD, SUCCESS_TAIL};
+use crate::envelope::{Asked, Envelope, OneCall, SUCCESS_HEAD, SUCCESS_TAIL};
 use crate::error::{Error, Executed, Result, Upstream};
 use crate::form::Form;
 use crate::http::{Failure, Http, Reply};
@@ -71,6 +74,13 @@ struct Trace {
     /// Bitrix24's own error code.
     bitrix24: Option<String>,
     repeated: Vec<&'static str>,
+}
+
+/// Who calls whom.
+struct Destination<'a> {
+    config: &'a Config,
+    client: &'a Client,
+    portal: &'a Portal,
 }
 
 /// What a route wants of a call.
@@ -255,7 +265,7 @@ impl Request<'_> {
 
     /// `by_header`: whether the request carries credentials that a browser could have remembered.
     fn admit(&self, config: &Config, client: &Client, by_header: bool) -> Result<()> {
-        access::check_address(config, client, self.environment.text("REMOTE_ADDR").unwrap_or(""))?;
+        access::check_address(&config.allowed_ips, client, self.environment.text("REMOTE_ADDR").unwrap_or(""))?;
         if !by_header {
             return Ok(());
         }
@@ -263,7 +273,7 @@ impl Request<'_> {
             origin: self.environment.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
             sec_fetch_site: self.environment.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
         };
-        access::check_origin(config, &browser)
+        access::check_origin(config.own_origin().as_deref(), &config.cors_origins, &browser)
     }
 
     /// Without credentials only a short form is read: Bitrix24's events and the application opened in it.
@@ -319,35 +329,44 @@ impl Request<'_> {
         }
     }
 
-    /// The call of an admitted client, answered in the envelope.
+    /// The request of an admitted client, answered in the envelope.
     fn relayed(&self, config: &Config, client: &Client, bytes: &[u8], trace: &mut Trace) -> Result<Answer> {
-        let mut envelope = Envelope::parse(bytes)?;
+        let envelope = Envelope::parse(bytes)?;
         let portal = find_portal(config, envelope.domain.as_deref())?;
         trace.portal = Some(portal.name.to_string());
-        trace.method = Some(envelope.method.as_str().to_owned());
         client.check_portal(&portal.name)?;
-        client.check_method(&envelope.method)?;
-        if client.methods.is_some() && envelope.method.is_batch() {
-            envelope.parameters = batch::checked(client, envelope.version, envelope.raw_params)?;
+        let to = Destination { config, client, portal };
+        match envelope.asked {
+            Asked::One(call) => self.one_call(&to, call, trace),
+            Asked::Many { calls, halt, raw } => self.many_calls(&to, &calls, halt, raw, trace),
+            Asked::All { method, raw_params, cursor } => self.whole_list(&to, &method, raw_params, cursor, trace),
+        }
+    }
+
+    fn one_call(&self, to: &Destination, mut asked: OneCall, trace: &mut Trace) -> Result<Answer> {
+        trace.method = Some(asked.method.as_str().to_owned());
+        to.client.check_method(&asked.method)?;
+        if to.client.methods.is_some() && asked.method.is_batch() {
+            asked.parameters = batch::checked(to.client, asked.version, asked.raw_params)?;
         }
         let call = Call {
-            version: envelope.version,
-            method: &envelope.method,
+            version: asked.version,
+            method: &asked.method,
             query: "",
-            payload: Payload::Json(envelope.parameters),
+            payload: Payload::Json(asked.parameters),
             headers: vec![("Accept", "application/json")],
         };
         let wanted = Wanted {
-            max_wait: config.limits.max_wait,
+            max_wait: to.config.limits.max_wait,
             prefix: SUCCESS_HEAD,
             identity: &[
                 b"envelope",
-                &[envelope.version as u8],
-                envelope.method.as_str().as_bytes(),
-                envelope.raw_params.as_bytes(),
+                &[asked.version as u8],
+                asked.method.as_str().as_bytes(),
+                asked.raw_params.as_bytes(),
             ],
         };
-        let (mut body, replayed) = match self.call(config, client, portal, call, wanted, trace)? {
+        let (mut body, replayed) = match self.call(to, call, wanted, trace)? {
             Outcome::Answered(_, Some(upstream)) => return Err(Error::Bitrix24(upstream)),
             Outcome::Answered(reply, None) => {
                 let replayed = reply.headers.contains_key("Idempotent-Replayed");
@@ -358,6 +377,61 @@ impl Request<'_> {
         body.push(SUCCESS_TAIL);
         let answer = Answer { status: 200, content_type: JSON.into(), headers: Vec::new(), body };
         Ok(if replayed { answer.with("Idempotent-Replayed", "true") } else { answer })
+    }
+
+    /// `calls`: packed into batches, in order.
+    fn many_calls(&self, to: &Destination, calls: &[One], halt: bool, raw: &str, trace: &mut Trace) -> Result<Answer> {
+        trace.method = Some(format!("{} calls", calls.len()));
+        for call in calls {
+            to.client.check_method(&call.method)?;
+        }
+        let store = Store::new(&to.config.token_folder);
+        let keys = Keys::of(&store, &to.client.name);
+        let mut journal = match self.idempotency_key()? {
+            None => None,
+            Some(key) => {
+                let identity = fingerprint(&[b"calls", &[u8::from(halt)], raw.as_bytes()]);
+                let deadline = self.deadline(to.config).at_most(to.config.limits.max_wait);
+                Some(keys.claim_many(&to.portal.name, key, identity, deadline)?)
+            }
+        };
+        let mut session = self.session(to, to.config.bitrix24.timeout);
+        let mut steps = Steps::new(&mut session, to.portal);
+        let outcome = bulk::calls::execute(&mut steps, calls, halt, &mut journal, self.log);
+        trace.repeated = session.repeated;
+        let outcome = outcome?;
+        let body = outcome.to_json(SUCCESS_HEAD, SUCCESS_TAIL);
+        let answer = Answer::json(200, body);
+        Ok(if outcome.replayed { answer.with("Idempotent-Replayed", "true") } else { answer })
+    }
+
+    /// `all`: a list to its end.
+    fn whole_list(
+        &self,
+        to: &Destination,
+        method: &Method,
+        raw_params: &str,
+        cursor: Option<Cursor>,
+        trace: &mut Trace,
+    ) -> Result<Answer> {
+        trace.method = Some(method.as_str().to_owned());
+        to.client.check_method(method)?;
+        if self.idempotency_key()?.is_some() {
+            return Err(Error::InvalidRequest("an Idempotency-Key has no meaning where \"all\" only reads".into()));
+        }
+        let mut session = self.session(to, to.config.bitrix24.timeout);
+        let mut steps = Steps::new(&mut session, to.portal);
+        let outcome = bulk::list::read(&mut steps, method, raw_params, cursor);
+        trace.repeated = session.repeated;
+        Ok(Answer::json(200, outcome?.to_json(SUCCESS_HEAD, SUCCESS_TAIL)))
+    }
+
+    fn idempotency_key(&self) -> Result<Option<&str>> {
+        self.environment.os("HTTP_IDEMPOTENCY_KEY").map(|value| check_key(value.as_encoded_bytes())).transpose()
+    }
+
+    fn session<'s>(&'s self, to: &Destination<'s>, max_wait: Duration) -> Session<'s> {
+        Session::new(to.config, self.log, self.deadline(to.config), Some(max_wait))
     }
 
     /// A call to a webhook address, answered as Bitrix24 answers it.
@@ -401,7 +475,7 @@ impl Request<'_> {
             payload: outgoing.payload,
             headers: Vec::new(),
         };
-        Ok(match self.call(config, client, portal, call, wanted, trace)? {
+        Ok(match self.call(&Destination { config, client, portal }, call, wanted, trace)? {
             Outcome::Answered(reply, _) => webhook::pass_through(reply),
             Outcome::Replayed(kept) => {
                 let Kept { status, content_type, body } = kept;
@@ -413,38 +487,28 @@ impl Request<'_> {
     /// Executes a call, once for each idempotency key.
     fn call<'r>(
         &'r self,
-        config: &Config,
-        client: &Client,
-        portal: &Portal,
+        to: &Destination<'r>,
         mut call: Call<'r>,
         wanted: Wanted,
         trace: &mut Trace,
     ) -> Result<Outcome> {
-        let store = Store::new(&config.token_folder);
-        let keys = Keys::of(&store, &client.name);
+        let store = Store::new(&to.config.token_folder);
+        let keys = Keys::of(&store, &to.client.name);
         // All waiting together: for the key, for a refresh and for the limit.
-        let wait_until = self.deadline(config).at_most(wanted.max_wait);
+        let wait_until = self.deadline(to.config).at_most(wanted.max_wait);
         let mut held = None;
-        if let Some(value) = self.environment.os("HTTP_IDEMPOTENCY_KEY") {
-            let key = check_key(value.as_encoded_bytes())?;
+        if let Some(key) = self.idempotency_key()? {
             // REST 2 ignores the header; only REST 3.0 knows it.
             if call.version == Version::V3 {
                 call.headers.push(("Idempotency-Key", key));
             }
-            match keys.claim(&portal.name, key, fingerprint(wanted.identity), wait_until)? {
+            match keys.claim(&to.portal.name, key, fingerprint(wanted.identity), wait_until)? {
                 State::Done(kept) => return Ok(Outcome::Replayed(kept)),
                 State::Free(free) => held = Some(free),
             }
         }
-        let mut session = Session {
-            config,
-            store: store.clone(),
-            log: self.log,
-            deadline: self.deadline(config),
-            max_wait: Some(wait_until.remaining()),
-            repeated: Vec::new(),
-        };
-        let outcome = session.call(portal, &call, wanted.prefix, held.as_mut());
+        let mut session = self.session(to, wait_until.remaining());
+        let outcome = session.call(to.portal, &call, wanted.prefix, held.as_mut());
         trace.repeated = session.repeated;
         match (&outcome, held) {
             (Ok((reply, None)), Some(held)) => {

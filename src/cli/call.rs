@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::method::Method;
 use crate::portal::Version;
 use crate::relay::{Call, Parameters, Payload, Session};
-use crate::store::Store;
 use std::io::{Read, Write};
 
 const V3: Known = Known { name: "--v3", value: None };
@@ -42,14 +41,8 @@ fn run(arguments: &Arguments) -> Outcome {
     let config = configuration()?;
     let portal = portal(&config, &arguments.words[0])?;
     let log = log(&config);
-    let mut session = Session {
-        config: &config,
-        store: Store::new(&config.token_folder),
-        log: &log,
-        deadline: Deadline::after(config.bitrix24.timeout),
-        max_wait: Some(config.limits.max_wait),
-        repeated: Vec::new(),
-    };
+    let deadline = Deadline::after(config.bitrix24.timeout);
+    let mut session = Session::new(&config, &log, deadline, Some(config.limits.max_wait));
     // Whole lists and many calls at once are other ways to an answer: options chosen between here.
     let version = if arguments.has(V3.name) { Version::V3 } else { Version::V2 };
     let answer = one_call(&mut session, portal, &method, version, parameters);

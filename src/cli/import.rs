@@ -349,14 +349,8 @@ impl Import<'_> {
 
     /// `profile` with the stored tokens, refreshed if need be. An answer that tells nothing of the tokens is an error.
     fn call_with_stored(&self) -> Result<Opinion, Failure> {
-        let mut session = Session {
-            config: self.config,
-            store: self.store.clone(),
-            log: &self.log,
-            deadline: Deadline::after(self.config.bitrix24.timeout),
-            max_wait: None,
-            repeated: Vec::new(),
-        };
+        let deadline = Deadline::after(self.config.bitrix24.timeout);
+        let mut session = Session::new(self.config, &self.log, deadline, None);
         let profile = Method::parse("profile").expect("a method name");
         let payload = Payload::Json(Parameters::from_members(&[]));
         let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };

@@ -252,14 +252,7 @@ impl Installer<'_> {
 
     /// Whether Bitrix24 accepts the stored tokens, refreshed if need be. An answer that tells neither is a problem.
     fn stored(&self, portal: &Portal) -> Result<Stored, Problem> {
-        let mut session = Session {
-            config: self.config,
-            store: self.store.clone(),
-            log: self.log,
-            deadline: self.deadline,
-            max_wait: None,
-            repeated: Vec::new(),
-        };
+        let mut session = Session::new(self.config, self.log, self.deadline, None);
         let profile = Method::parse("profile").expect("a method name");
         let payload = Payload::Json(Parameters::from_members(&[]));
         let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };

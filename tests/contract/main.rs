@@ -4,6 +4,7 @@
 mod access;
 mod allow_list;
 mod attacks;
+mod calls;
 mod configuration;
 #[allow(dead_code)]
 mod fixture;
@@ -12,6 +13,7 @@ mod idempotency;
 mod installation;
 mod installing;
 mod limits;
+mod lists;
 mod logging;
 mod refresh;
 mod relay;

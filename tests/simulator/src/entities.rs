@@ -186,12 +186,16 @@ impl Table {
         self.records.remove(&id).is_some()
     }
 
-    /// The IDs that `filter` leaves, in `order`.
-    pub(crate) fn find(&self, filter: &[Condition], order: &[(String, bool)]) -> Vec<i64> {
-        let matching = self.records.iter().filter(|(id, record)| filter.iter().all(|c| c.holds(**id, record)));
-        let mut ids: Vec<i64> = matching.map(|(id, _)| *id).collect();
-        if !order.is_empty() {
+    /// The IDs that `filter` leaves, in `order`, at most `most` of them.
+    pub(crate) fn find(&self, filter: &[Condition], order: &[(String, bool)], most: usize) -> Vec<i64> {
+        let by_id = order.iter().all(|(name, descending)| name.eq_ignore_ascii_case("id") && !descending);
+        let first = filter.iter().filter_map(Condition::least_id).max().unwrap_or(0);
+        let records = self.records.range(first..);
+        let matching = records.filter(|(id, record)| filter.iter().all(|c| c.holds(**id, record)));
+        let mut ids: Vec<i64> = matching.map(|(id, _)| *id).take(if by_id { most } else { usize::MAX }).collect();
+        if !by_id {
             ids.sort_by(|a, b| self.compare(*a, *b, order));
+            ids.truncate(most);
         }
         ids
     }
@@ -259,6 +263,14 @@ pub(crate) fn conditions(filter: &Array) -> Vec<Condition> {
 }
 
 impl Condition {
+    /// Below this ID it never holds; so that long lists are read fast.
+    fn least_id(&self) -> Option<i64> {
+        match (self.operator, self.values.as_slice()) {
+            (">", [value]) if self.field.eq_ignore_ascii_case("id") => value.to_int(),
+            _ => None,
+        }
+    }
+
     fn holds(&self, id: i64, record: &Array) -> bool {
         let value = field(id, Some(record), &self.field).unwrap_or(Php::Null);
         let any = |test: &dyn Fn(Ordering) -> bool| self.values.iter().any(|v| test(compare(&value, v)));

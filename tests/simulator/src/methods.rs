@@ -258,12 +258,15 @@ fn list(portal: &mut PortalState, kind: &Kind, params: &Array) -> Answer {
     let start = params.get_any_case("start").and_then(Php::to_int).unwrap_or(0);
     let select: Vec<String> = array_param(params, "select").values().map(Php::to_text).collect();
     let table = portal.store.table(kind, params);
-    let ids = table
-        .find(&entities::conditions(&array_param(params, "filter")), &entities::order(&array_param(params, "order")));
+    let counted = start >= 0;
+    let ids = table.find(
+        &entities::conditions(&array_param(params, "filter")),
+        &entities::order(&array_param(params, "order")),
+        if counted { usize::MAX } else { PAGE },
+    );
     let from = start.max(0) as usize;
     let page = ids.iter().skip(from).take(PAGE);
     let rows: Array = page.filter_map(|id| Some(kind.render(*id, table.get(*id)?, &select))).collect();
-    let counted = start >= 0;
     Answer {
         next: (counted && from + PAGE < ids.len()).then_some((from + PAGE) as i64),
         total: counted.then_some(ids.len() as i64),

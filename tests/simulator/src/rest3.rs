@@ -229,7 +229,7 @@ fn task(table: &mut entities::Table, kind: &entities::Kind, verb: &str, params: 
             Ok(wrap("item", item(id, record)))
         }
         "list" => {
-            let ids = table.find(&conditions(params), &order(params));
+            let ids = table.find(&conditions(params), &order(params), usize::MAX);
             let (from, limit) = page(params);
             let rows = ids.iter().skip(from).take(limit);
             let rows = rows.filter_map(|id| Some(item(*id, table.get(*id)?)));
