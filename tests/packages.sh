@@ -12,7 +12,8 @@ usage() {
     exit 2
 }
 
-# A package, and the file by which one sees that what it is needed for is there.
+# A package, and the file by which one sees that what it is needed for is there,
+# or the module of Python.
 # Not the package's own state: another variant of nginx does as well, and
 # apt-get would remove it in favour of the one that is named here.
 packages() {
@@ -29,6 +30,8 @@ fcgiwrap         /usr/sbin/fcgiwrap
 time             /usr/bin/time
 strace           strace
 php-cgi          php-cgi
+python3          python3
+python3-venv     python3:ensurepip
 chromium         chromium
 chromium-driver  chromedriver
 END
@@ -43,6 +46,7 @@ esac
 is_there() {
     case $1 in
     /*) [ -e "$1" ] ;;
+    python3:*) python3 -c "import ${1#*:}" 2>/dev/null ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
     esac
 }
