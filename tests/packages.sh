@@ -12,7 +12,8 @@ usage() {
     exit 2
 }
 
-# A package, and the file by which one sees that what it is needed for is there.
+# A package, and the file by which one sees that what it is needed for is there,
+# or the module of Python.
 # Not the package's own state: another variant of nginx does as well, and
 # apt-get would remove it in favour of the one that is named here.
 packages() {
@@ -30,6 +31,7 @@ time             /usr/bin/time
 strace           strace
 mount            mount
 php-cgi          php-cgi
+python3          python3
 chromium         chromium
 chromium-driver  chromedriver
 python3-venv     python3:ensurepip

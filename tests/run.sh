@@ -25,6 +25,7 @@ component clippy clippy
 
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
+step sh tests/onec/lint.sh
 step cargo build --release --locked
 
 target=${CARGO_TARGET_DIR:-target}

@@ -1,0 +1,43 @@
+"""Runs the linter and fails on errors and warnings; what it calls information is a matter of taste and is left out."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+# Rules that this module breaks on purpose.
+IGNORED = {
+    "BSL008": "more than three returns",
+    "BSL011": "cognitive complexity",
+    "BSL199": "a chain of conditions without an else",
+    "BSL203": "the Internet is used",
+    "BSL255": "numbers are read in a try: a date that is none is no date",
+}
+
+BROKEN = "Процедура А()\n\tЕсли Истина Тогда\n\t\tБ = (1;\nКонецПроцедуры\n"
+
+
+def findings(path):
+    linter = str(pathlib.Path(sys.executable).with_name("onec-hbk-bsl"))
+    command = [linter, "check", "--no-config", "--format", "json", "--ignore", ",".join(IGNORED), path]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode not in (0, 1):
+        sys.exit(f"{linter} ended with {done.returncode}:\n{done.stderr}")
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        sys.exit(f"{linter} does not answer JSON:\n{done.stdout}{done.stderr}")
+    return [finding for finding in found if finding["severity"] in ("ERROR", "WARNING")]
+
+
+with tempfile.TemporaryDirectory() as folder:
+    broken = pathlib.Path(folder, "broken.bsl")
+    broken.write_text(BROKEN, encoding="utf-8")
+    if not any(finding["severity"] == "ERROR" for finding in findings(str(broken))):
+        sys.exit("the linter does not find what is broken")
+
+serious = [(path, finding) for path in sys.argv[1:] for finding in findings(path)]
+for path, finding in serious:
+    print(f"{path}:{finding['line']}: {finding['severity']} {finding['code']} {finding['message']}")
+sys.exit(1 if serious else 0)
