@@ -162,7 +162,7 @@ fn method(text: &str) -> std::result::Result<Method, &'static str> {
 }
 
 /// The calls, each checked, so that nothing is executed where one of them is wrong.
-fn calls(raw: &str) -> Result<Vec<One<'_>>> {
+pub fn calls(raw: &str) -> Result<Vec<One<'_>>> {
     let list: Vec<&RawValue> =
         serde_json::from_str(raw).map_err(|_| invalid("\"calls\" must be a list of {\"method\",\"params\"}"))?;
     let mut calls = Vec::with_capacity(list.len().min(1 << 16));

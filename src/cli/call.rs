@@ -1,6 +1,7 @@
 //! `b24proxy call PORTAL METHOD [JSON]`: one call, as 1C would make it.
 
 use super::arguments::{Arguments, Known, JSON};
+use super::call_many;
 use super::terminal::say;
 use super::{configuration, log, portal, Command, Failure, Outcome};
 use crate::answer::Answer;
@@ -14,11 +15,14 @@ use crate::relay::{Call, Parameters, Payload, Session};
 use std::io::{Read, Write};
 
 const V3: Known = Known { name: "--v3", value: None };
+const ALL: Known = Known { name: "--all", value: None };
+const CALLS: Known = Known { name: "--calls", value: Some("FILE") };
+const KEY: Known = Known { name: "--key", value: Some("NAME") };
 
 pub const COMMAND: Command = Command {
     name: "call",
-    usage: "PORTAL METHOD [JSON | -] [--v3] [--json]",
-    summary: "calls a method of a portal and prints the answer",
+    usage: "PORTAL METHOD [JSON | -] [--all | --v3] [--json]\n         b24proxy call PORTAL --calls FILE [--key NAME]",
+    summary: "calls methods of a portal and prints the answers",
     help: "Calls a REST method with the portal's tokens and prints Bitrix24's answer as it
 came. JSON are the parameters, an object; \"-\" reads them from standard input,
 where they do not appear in the process list.
@@ -27,23 +31,48 @@ where they do not appear in the process list.
   b24proxy call acme.bitrix24.ru crm.deal.list '{\"select\":[\"ID\",\"TITLE\"]}'
   b24proxy call acme.bitrix24.ru crm.deal.add - < deal.json
 
+--all reads a list to its end and prints its rows as one JSON array, however long
+that takes; progress is on standard error.
+
+  b24proxy call acme.bitrix24.ru crm.deal.list --all > deals.json
+
+--calls executes the calls in FILE, a JSON array or JSON lines of
+{\"method\":…,\"params\":…}, in batches, and prints one result a line, in order.
+With --key a run has a name: the same command again, within 24 hours, prints what
+is done and goes on where it stopped, and no call is executed twice.
+
+  b24proxy call acme.bitrix24.ru --calls new.jsonl --key 2026-08-01 > results.jsonl
+
 --v3 calls REST 3.0. --json prints what 1C gets: {\"success\":true,\"data\":…}, or
 the failure with its error_code. Exit status 1: the call did not succeed.",
-    words: (2, 3),
-    options: &[V3, JSON],
+    words: (1, 3),
+    options: &[V3, JSON, ALL, CALLS, KEY],
     on_files: true,
     run,
 };
 
 fn run(arguments: &Arguments) -> Outcome {
+    if let Some(file) = arguments.value(CALLS.name) {
+        return call_many::calls(arguments, file, arguments.value(KEY.name));
+    }
+    if arguments.has(KEY.name) {
+        return Err(Failure::Usage("--key belongs to --calls".into()));
+    }
+    if arguments.words.len() < 2 {
+        return Err(Failure::Usage(
+            "a method is missing: write PORTAL METHOD, such as crm.deal.list, or --calls FILE".into(),
+        ));
+    }
     let raw = parameters(arguments.word(2).unwrap_or("{}"))?;
     let (method, parameters) = understood(&arguments.words[1], &raw)?;
     let config = configuration()?;
     let portal = portal(&config, &arguments.words[0])?;
     let log = log(&config);
+    if arguments.has(ALL.name) {
+        return call_many::whole_list(&config, &log, portal, &method, &raw);
+    }
     let deadline = Deadline::after(config.bitrix24.timeout);
     let mut session = Session::new(&config, &log, deadline, Some(config.limits.max_wait));
-    // Whole lists and many calls at once are other ways to an answer: options chosen between here.
     let version = if arguments.has(V3.name) { Version::V3 } else { Version::V2 };
     let answer = one_call(&mut session, portal, &method, version, parameters);
     shown(answer, arguments.json(), &log.request_id)

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod call;
+mod call_many;
 mod check;
 mod help;
 mod import;

@@ -9,6 +9,7 @@ mod check;
 mod check_url;
 mod commands;
 mod import;
+mod many;
 mod root;
 
 use fixture::{Proxy, TOKEN};

@@ -89,6 +89,20 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The rows as text between commas, and how many they are.
+    pub fn rows(&self) -> (&[u8], usize) {
+        (&self.rows.text, self.rows.count)
+    }
+
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// Where to go on; `None`: this is all.
+    pub fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
     /// `{"result":[…],"total"?,"complete":true}`, or `"complete":false,"cursor":C`.
     pub fn to_json(&self, head: &[u8], tail: u8) -> Vec<u8> {
         let total = self.total.map(|total| format!(",\"total\":{total}")).unwrap_or_default();

@@ -1,0 +1,188 @@
+//! `b24proxy call … --all` and `--calls FILE`: as long as it takes, in steps of one request's time each.
+
+use super::arguments::Arguments;
+use super::{configuration, log, portal, Failure, Outcome};
+use crate::bulk::calls::{execute, One};
+use crate::bulk::list::{self, Cursor};
+use crate::bulk::Steps;
+use crate::clock::Deadline;
+use crate::config::{Config, Portal};
+use crate::envelope;
+use crate::error::Error;
+use crate::idempotency::{check_key, fingerprint, Journaled, Keys};
+use crate::json;
+use crate::log::Log;
+use crate::method::Method;
+use crate::relay::Session;
+use crate::store::Store;
+use serde_json::value::RawValue;
+use std::io::{IsTerminal, Write};
+
+/// Calls under one idempotency key: their results are kept together.
+const CALLS_A_KEY: usize = 500;
+/// Whose keys they are.
+const CLIENT: &str = "command line";
+
+/// A line on standard error that is written over; only where a person looks.
+struct Progress(bool);
+
+impl Progress {
+    fn new() -> Progress {
+        Progress(std::io::stderr().is_terminal())
+    }
+
+    fn show(&self, done: usize, all: Option<usize>) {
+        if !self.0 {
+            return;
+        }
+        let _ = match all.filter(|all| *all > 0) {
+            Some(all) => {
+                let tenths = (done * 30 / all).min(30);
+                write!(std::io::stderr(), "\r[{}{}] {done} of {all} ", "#".repeat(tenths), ".".repeat(30 - tenths))
+            }
+            None => write!(std::io::stderr(), "\r{done} "),
+        };
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+}
+
+fn wrong(error: Error) -> Failure {
+    Failure::Wrong(error.detail().map_or_else(|| error.text(), str::to_owned))
+}
+
+fn session<'a>(config: &'a Config, log: &'a Log) -> Session<'a> {
+    let timeout = config.bitrix24.timeout;
+    Session::new(config, log, Deadline::after(timeout), Some(timeout))
+}
+
+/// Prints the rows as one JSON array. Where reading fails the array is not closed, so that a short list never looks whole.
+pub fn whole_list(config: &Config, log: &Log, portal: &Portal, method: &Method, raw_params: &str) -> Outcome {
+    let (mut out, progress) = (std::io::stdout().lock(), Progress::new());
+    let (mut done, mut cursor) = (0, None::<Cursor>);
+    let _ = out.write_all(b"[");
+    loop {
+        let mut session = session(config, log);
+        let outcome = list::read(&mut Steps::new(&mut session, portal), method, raw_params, cursor).map_err(wrong)?;
+        let (rows, count) = outcome.rows();
+        if done > 0 && count > 0 {
+            let _ = out.write_all(b",");
+        }
+        let _ = out.write_all(rows);
+        done += count;
+        progress.show(done, outcome.total().and_then(|total| usize::try_from(total).ok()));
+        let Some(text) = outcome.cursor() else {
+            let _ = out.write_all(b"]\n");
+            return Ok(());
+        };
+        cursor = Cursor::parse(text, method);
+    }
+}
+
+/// Executes the calls of a file and prints one result a line.
+pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
+    let bytes = std::fs::read(file).map_err(|error| format!("{file} cannot be read: {error}"))?;
+    let text = array(json::text(&bytes)?);
+    let calls = envelope::calls(&text).map_err(|error| format!("{file}: {}", error.text()))?;
+    if let Some(key) = key {
+        check_key(key.as_bytes())
+            .map_err(|_| Failure::Usage("--key is printable ASCII, up to 200 characters".into()))?;
+    }
+    let config = configuration()?;
+    let portal = portal(&config, &arguments.words[0])?;
+    let log = log(&config);
+    let store = Store::new(&config.token_folder);
+    let keys = Keys::of(&store, CLIENT);
+    let (progress, mut errors) = (Progress::new(), 0);
+    for (i, part) in calls.chunks(CALLS_A_KEY).enumerate() {
+        let done = i * CALLS_A_KEY;
+        let run = Run { config: &config, log: &log, portal, keys: &keys, file: &bytes };
+        errors += run
+            .part(part, key.map(|key| format!("{key} {i}")), |count| progress.show(done + count, Some(calls.len())))?;
+    }
+    drop(progress);
+    if errors > 0 {
+        return Err(Failure::Wrong(format!("{errors} of {} calls ended with an error", calls.len())));
+    }
+    Ok(())
+}
+
+/// A JSON array as it is; JSON lines as one.
+fn array(text: &str) -> String {
+    if text.trim_start().starts_with('[') {
+        return text.to_owned();
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!("[{}]", lines.join(","))
+}
+
+/// What the parts of a run have in common.
+struct Run<'a> {
+    config: &'a Config,
+    log: &'a Log,
+    portal: &'a Portal,
+    keys: &'a Keys,
+    /// The content of the file: another one under the same key is refused.
+    file: &'a [u8],
+}
+
+impl Run<'_> {
+    /// Executes some calls to their end; how many ended with an error.
+    fn part(&self, calls: &[One], key: Option<String>, show: impl Fn(usize)) -> Result<usize, Failure> {
+        let (mut printed, mut errors) = (0, 0);
+        while printed < calls.len() {
+            let mut journal = self.journal(key.as_deref())?;
+            // Under a key the whole part is asked for again, and what is done comes from its journal.
+            let skip = if journal.is_some() { 0 } else { printed };
+            let mut session = session(self.config, self.log);
+            let mut steps = Steps::new(&mut session, self.portal);
+            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal, self.log).map_err(wrong)?;
+            if skip + outcome.results.calls <= printed {
+                let why = "the results of one part are larger than max_response allows; raise it, or run without --key";
+                return Err(Failure::Wrong(why.into()));
+            }
+            print_lines(&outcome.results.text, printed - skip);
+            errors = if journal.is_some() { 0 } else { errors } + outcome.results.errors;
+            printed = skip + outcome.results.calls;
+            show(printed);
+        }
+        Ok(errors)
+    }
+
+    fn journal(&self, key: Option<&str>) -> Result<Option<Journaled<'_>>, Failure> {
+        let Some(key) = key else { return Ok(None) };
+        let deadline = Deadline::after(self.config.limits.max_wait);
+        let identity = fingerprint(&[b"command line", self.file]);
+        self.keys.claim_many(&self.portal.name, key, identity, deadline).map(Some).map_err(wrong)
+    }
+}
+
+/// Prints the results behind the first `skip`, each in a line of its own.
+fn print_lines(results: &[u8], skip: usize) {
+    let text = [b"[", results, b"]"].concat();
+    let items: Vec<&RawValue> = serde_json::from_slice(&text).unwrap_or_default();
+    let mut out = std::io::stdout().lock();
+    for item in items.iter().skip(skip) {
+        // Line ends can stand between the parts of a value only, where they mean nothing.
+        let line = item.get().replace(['\n', '\r'], " ");
+        let _ = writeln!(out, "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_an_array_or_lines() {
+        assert_eq!(array(" [{}]"), " [{}]");
+        assert_eq!(array("{\"method\":\"a\"}\r\n\n{\"method\":\"b\"}\n"), r#"[{"method":"a"},{"method":"b"}]"#);
+        assert_eq!(array(""), "[]");
+    }
+}

@@ -1,0 +1,103 @@
+//! `call --all` and `call --calls`: as long as it takes.
+
+use crate::fixture::*;
+use crate::run;
+use serde_json::{json, Value};
+use simulator::{Action, Fault, Target};
+
+fn calls_file(proxy: &Proxy, name: &str, text: &str) -> String {
+    proxy.sandbox.write(name, 0o644, text.as_bytes());
+    proxy.sandbox.path().join(name).to_str().unwrap().to_owned()
+}
+
+/// So many deals to add, as JSON lines.
+fn deals(count: usize) -> String {
+    let line =
+        |i: usize| json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": format!("№ {i}")}}}).to_string();
+    (0..count).map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn titles(proxy: &Proxy) -> Vec<String> {
+    let ledger = proxy.simulator.ledger();
+    let commands = ledger.of_method("batch").flat_map(|entry| entry.call().unwrap().commands.clone());
+    commands.map(|command| command.params["fields"]["TITLE"].as_str().unwrap_or("").to_owned()).collect()
+}
+
+#[test]
+fn all_prints_a_whole_list_as_one_json_array_following_cursors() {
+    // Of half the size only some of the rows fit one step.
+    let proxy = Proxy::installed().reconfigured("max_wait = 5", "max_wait = 5\nmax_response = \"256 KiB\"");
+    proxy.portal().seed("crm.deal", 3210);
+    let ended = run(&proxy, &["call", "acme", "crm.deal.list", "--all"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let rows: Vec<Value> = serde_json::from_str(&ended.stdout).expect("one JSON array");
+    let ids: Vec<u64> = rows.iter().map(|row| row["ID"].as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!(ids.len(), 3210);
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "each once, in order");
+    let empty = run(&proxy, &["call", "acme", "crm.lead.list", "--all"]);
+    assert_eq!((empty.code, empty.stdout.trim()), (0, "[]"));
+}
+
+#[test]
+fn a_list_that_breaks_off_never_looks_whole() {
+    let proxy = Proxy::installed();
+    proxy.portal().seed("crm.deal", 1000);
+    let refused = Action::ErrorJson { status: 403, error: "ACCESS_DENIED".into(), error_description: "no".into() };
+    proxy.simulator.inject(Fault::forever(Target::Method("batch".into()), refused.clone()));
+    proxy.simulator.inject(Fault::forever(Target::Method("crm.deal.list".into()), refused).after(1));
+    let ended = run(&proxy, &["call", "acme", "crm.deal.list", "--all"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(serde_json::from_str::<Value>(&ended.stdout).is_err(), "the array is not closed");
+    assert!(ended.stderr.contains("ACCESS_DENIED"), "{}", ended.stderr);
+}
+
+#[test]
+fn calls_of_a_file_print_one_result_a_line_in_their_order() {
+    let proxy = Proxy::installed();
+    for text in [deals(120), format!("[{}]", deals(120).replace('\n', ","))] {
+        proxy.simulator.clear_ledger();
+        let file = calls_file(&proxy, "calls", &text);
+        let ended = run(&proxy, &["call", "acme", "--calls", &file]);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let results: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(results.len(), 120);
+        assert!(results.windows(2).all(|pair| pair[0]["result"].as_u64() < pair[1]["result"].as_u64()));
+        assert_eq!(titles(&proxy), (0..120).map(|i| format!("№ {i}")).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_run_with_a_name_goes_on_where_it_stopped_and_executes_nothing_twice() {
+    let proxy = Proxy::installed();
+    let file = calls_file(&proxy, "calls", &deals(700));
+    let arguments = ["call", "acme", "--calls", &file, "--key", "run 1"];
+    // The second part, from the 501st call on, finds no portal.
+    proxy.simulator.inject(Fault::forever(Target::Connection, Action::CloseBefore).after(1 + 500 / 50 - 1));
+    let broken = run(&proxy, &arguments);
+    assert_eq!(broken.code, 1, "{}", broken.stderr);
+    proxy.simulator.clear_faults();
+    let whole = run(&proxy, &arguments);
+    assert_eq!(whole.code, 0, "{}", whole.stderr);
+    assert_eq!(whole.stdout.lines().count(), 700);
+    assert_eq!(titles(&proxy), (0..700).map(|i| format!("№ {i}")).collect::<Vec<_>>(), "each once, in order");
+    let again = run(&proxy, &arguments);
+    assert_eq!((again.code, &again.stdout), (0, &whole.stdout));
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), 700);
+    let other = calls_file(&proxy, "other", &deals(3));
+    let refused = run(&proxy, &["call", "acme", "--calls", &other, "--key", "run 1"]);
+    assert!(refused.code == 1 && refused.stderr.contains("another request"), "{}", refused.stderr);
+}
+
+#[test]
+fn calls_that_fail_have_their_errors_in_their_lines_and_exit_status_1() {
+    let proxy = Proxy::installed();
+    let file = calls_file(&proxy, "calls", "{\"method\":\"profile\"}\n{\"method\":\"no.such.method\"}\n");
+    let ended = run(&proxy, &["call", "acme", "--calls", &file]);
+    assert_eq!(ended.code, 1, "{}", ended.stdout);
+    let results: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&results[0]["result"]["ID"], &results[1]["error"]), (&json!("1"), &json!("ERROR_METHOD_NOT_FOUND")));
+    assert!(ended.stderr.contains("1 of 2"), "{}", ended.stderr);
+    let wrong = calls_file(&proxy, "wrong", "{\"method\":\"profile\"}\n{\"methd\":\"profile\"}\n");
+    let refused = run(&proxy, &["call", "acme", "--calls", &wrong]);
+    assert!(refused.code == 1 && refused.stderr.contains("[1]"), "{}", refused.stderr);
+}
