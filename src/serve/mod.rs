@@ -1,0 +1,276 @@
+//! A CGI request from beginning to end: *environment → route → access → body → portal → token → call → answer*.
+
+mod calling;
+mod installing;
+
+use crate::access::{self, Browser, Client, Credentials};
+use crate::answer::Answer;
+use crate::boundary::{self, Body, BodyError, Environment};
+use crate::clock::Deadline;
+use crate::config::{Config, Portal, Surroundings};
+use crate::cors;
+use crate::error::{Error, Result};
+use crate::form::Form;
+use crate::http::{Failure, Http};
+use crate::install::browser::Query;
+use crate::log::{Level, Log};
+use crate::page::Language;
+use crate::route::Route;
+use crate::secret::random_hex;
+use crate::status;
+use crate::store::Store;
+use crate::webhook;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Most that is read from somebody without credentials.
+const MAX_STRANGER_BODY: u64 = 64 << 10;
+
+/// Serves the one request that this process was started for.
+pub fn cgi() {
+    let started = Instant::now();
+    let environment = Environment::take();
+    let log = Arc::new(Log::new(random_hex::<8>()));
+    let head_only = environment.method() == "HEAD";
+    boundary::answer_once(&log, head_only, || {
+        let mut body = Body::of(&environment);
+        let loaded = Config::load(&surroundings(&environment));
+        if let Ok(config) = &loaded {
+            log.configure(config.log.level, config.log.file.as_deref());
+        }
+        let request = Request { environment: &environment, log: &log, started };
+        let answer = request.answer(loaded.as_ref(), &mut body);
+        // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
+        // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
+        // the answer on one socket, which is reset when it is closed with something unread.
+        body.drain(loaded.as_ref().map_or(16 << 20, |config| config.limits.max_body).saturating_mul(4));
+        answer
+    });
+}
+
+/// What of the environment decides where the configuration is.
+fn surroundings(environment: &Environment) -> Surroundings {
+    Surroundings {
+        named: environment.os("B24PROXY_CONFIG").filter(|path| !path.is_empty()).map(Into::into),
+        executable: std::env::current_exe().ok(),
+        document_root: environment.os("DOCUMENT_ROOT").map(Into::into),
+    }
+}
+
+/// What becomes known of a request on its way, for its line in the log.
+#[derive(Default)]
+struct Trace {
+    client: Option<String>,
+    portal: Option<String>,
+    method: Option<String>,
+    /// Bitrix24's own error code.
+    bitrix24: Option<String>,
+    repeated: Vec<&'static str>,
+}
+
+struct Request<'a> {
+    environment: &'a Environment,
+    log: &'a Log,
+    started: Instant,
+}
+
+impl Request<'_> {
+    fn answer(&self, loaded: std::result::Result<&Config, &String>, body: &mut Body) -> Answer {
+        let route = Route::of(self.environment);
+        let mut trace = Trace::default();
+        let (outcome, config) = match loaded {
+            Ok(config) => (self.routed(config, &route, body, &mut trace), Some(config)),
+            Err(why) if route == Route::Health => {
+                self.log.error(why);
+                (Ok(unhealthy("configuration_error")), None)
+            }
+            Err(why) => (Err(Error::Configuration(why.clone())), None),
+        };
+        let origin = self.environment.text("HTTP_ORIGIN");
+        let answer = outcome.as_ref().err().map(|error| match &route {
+            Route::Webhook(path) => webhook::failure(error, path.version),
+            _ => Answer::failure(error, &self.log.request_id),
+        });
+        self.log_outcome(&trace, &outcome);
+        let answer = answer.or(outcome.ok()).expect("an outcome is one of the two");
+        match config {
+            Some(config) => cors::decorate(answer, config, origin),
+            None => answer,
+        }
+    }
+
+    fn routed(&self, config: &Config, route: &Route, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+        let method = self.environment.method();
+        if *route == Route::Unknown {
+            return Err(Error::NotFound);
+        }
+        if method == "OPTIONS" {
+            return cors::preflight(config, self.environment.text("HTTP_ORIGIN"), route.allow());
+        }
+        if !route.supports(method) {
+            return Err(Error::MethodNotSupported { allow: route.allow() });
+        }
+        match route {
+            Route::Health => Ok(self.health(config)),
+            Route::Install => Ok(self.install(config, &Query::of(self.environment))),
+            Route::Callback => Ok(self.callback(config, &Query::of(self.environment))),
+            Route::Status => self.status(config, trace),
+            Route::Root if method == "GET" => self.root_page(config, route),
+            Route::Root => self.posted(config, body, trace),
+            Route::Webhook(path) => self.webhook(config, path, body, trace),
+            Route::Unknown => Err(Error::NotFound),
+        }
+    }
+
+    fn health(&self, config: &Config) -> Answer {
+        if let Err(Failure::Configuration(why)) = Http::for_portals(config) {
+            self.log.error(&why);
+            return unhealthy("configuration_error");
+        }
+        match Store::new(&config.token_folder).check() {
+            Ok(()) => Answer::json(200, r#"{"status":"ok"}"#),
+            Err(why) => {
+                self.log.error(&why);
+                unhealthy("storage_error")
+            }
+        }
+    }
+
+    /// `GET /`: where the server passes no path, the query decides.
+    fn root_page(&self, config: &Config, route: &Route) -> Result<Answer> {
+        let query = Query::of(self.environment);
+        if query.code.is_some() || query.state.is_some() {
+            return Ok(self.callback(config, &query));
+        }
+        if query.portal.is_some() {
+            return Ok(self.install(config, &query));
+        }
+        Err(Error::MethodNotSupported { allow: route.allow() })
+    }
+
+    /// `GET /status`, for a client; a page where the caller prefers one.
+    fn status(&self, config: &Config, trace: &mut Trace) -> Result<Answer> {
+        let credentials = self.credentials().ok_or(Error::Unauthorized)?;
+        let client = self.admitted(config, &credentials, trace)?;
+        let wants_page = self.environment.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
+        let language = wants_page.then(|| Language::of(self.environment, Query::of(self.environment).lang.as_deref()));
+        Ok(status::answer(config, client, language))
+    }
+
+    fn deadline(&self, config: &Config) -> Deadline {
+        Deadline::from(self.started, config.bitrix24.timeout)
+    }
+
+    /// `POST /`: a client's call, or a form from Bitrix24.
+    fn posted(&self, config: &Config, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+        let Some(credentials) = self.credentials() else {
+            return self.form_of_a_stranger(config, body);
+        };
+        let client = self.admitted(config, &credentials, trace)?;
+        let limit = config.limits.max_body;
+        let bytes = body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))?;
+        self.relayed(config, client, &bytes, trace)
+    }
+
+    fn credentials(&self) -> Option<Credentials> {
+        let value = |name| self.environment.bytes(name);
+        Credentials::from_headers(
+            &[value("HTTP_AUTHORIZATION"), value("REDIRECT_HTTP_AUTHORIZATION")],
+            value("HTTP_X_B24PROXY_TOKEN"),
+        )
+    }
+
+    /// The client, once its credentials, its address and the page that made a browser call are right.
+    fn admitted<'c>(&self, config: &'c Config, credentials: &Credentials, trace: &mut Trace) -> Result<&'c Client> {
+        let client = access::authenticate(&config.clients, credentials)?;
+        trace.client = Some(client.name.clone());
+        self.admit(config, client, true)?;
+        Ok(client)
+    }
+
+    /// `by_header`: whether the request carries credentials that a browser could have remembered.
+    fn admit(&self, config: &Config, client: &Client, by_header: bool) -> Result<()> {
+        access::check_address(&config.allowed_ips, client, self.environment.text("REMOTE_ADDR").unwrap_or(""))?;
+        if !by_header {
+            return Ok(());
+        }
+        let browser = Browser {
+            origin: self.environment.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
+            sec_fetch_site: self.environment.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
+        };
+        access::check_origin(config.own_origin().as_deref(), &config.cors_origins, &browser)
+    }
+
+    /// Without credentials only a short form is read: Bitrix24's events and the application opened in it.
+    fn form_of_a_stranger(&self, config: &Config, body: &mut Body) -> Result<Answer> {
+        let content_type = self.environment.text("CONTENT_TYPE").unwrap_or("");
+        let media_type = content_type.split(';').next().unwrap_or("").trim();
+        if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(Error::Unauthorized);
+        }
+        let bytes = body
+            .read(MAX_STRANGER_BODY, self.deadline(config))
+            .map_err(|error| body_error(error, MAX_STRANGER_BODY))?;
+        let form = Form::parse(&bytes);
+        if form.has("event") {
+            self.event(config, &form)
+        } else if form.has("AUTH_ID") {
+            Ok(self.opened(config, &form))
+        } else {
+            Err(Error::Unauthorized)
+        }
+    }
+
+    fn log_outcome(&self, trace: &Trace, outcome: &Result<Answer>) {
+        let mut fields: Vec<(&str, Value)> = Vec::new();
+        for (name, value) in [
+            ("client", &trace.client),
+            ("portal", &trace.portal),
+            ("method", &trace.method),
+            ("bitrix24", &trace.bitrix24),
+        ] {
+            if let Some(value) = value {
+                fields.push((name, value.as_str().into()));
+            }
+        }
+        let (level, message, status) = match outcome {
+            Ok(answer) => (Level::Info, "answered".to_owned(), answer.status),
+            Err(error) => {
+                let (status, code) = error.status_and_code();
+                fields.push(("error_code", code.into()));
+                let level = if status >= 500 { Level::Error } else { Level::Warn };
+                (level, error.detail().map_or_else(|| error.text(), str::to_owned), status)
+            }
+        };
+        fields.push(("status", status.into()));
+        fields.push(("ms", u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).into()));
+        if !trace.repeated.is_empty() {
+            fields.push(("repeated", trace.repeated.clone().into()));
+        }
+        self.log.line(level, &message, &fields);
+    }
+}
+
+fn unhealthy(reason: &str) -> Answer {
+    Answer::json(503, format!(r#"{{"status":"unavailable","reason":"{reason}"}}"#))
+}
+
+/// The portal that a caller names; where one is configured, it need not be named. A name that is not configured is
+/// not looked at any further.
+fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Portal> {
+    match (domain, config.portals.as_slice()) {
+        (Some(domain), _) => config.portal(domain).ok_or(Error::UnknownPortal),
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Error::InvalidRequest("\"domain\" is missing: several portals are configured".into())),
+    }
+}
+
+fn body_error(error: BodyError, limit: u64) -> Error {
+    match error {
+        BodyError::TooLarge => Error::BodyTooLarge { limit },
+        BodyError::Truncated => Error::InvalidRequest("the body ended before its announced length".into()),
+        BodyError::TimedOut => Error::InvalidRequest("the body did not arrive in time".into()),
+        BodyError::InvalidLength => Error::InvalidRequest("Content-Length is not a number".into()),
+    }
+}
