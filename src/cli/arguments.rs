@@ -102,7 +102,7 @@ mod tests {
             ("check", &["--url"], "needs a value"),
             ("check", &["--json=1"], "no value"),
             ("check", &["now"], "too many"),
-            ("call", &["acme"], "PORTAL METHOD"),
+            ("call", &[], "PORTAL METHOD"),
         ] {
             let why = parse(command, words).unwrap_err();
             assert!(why.contains(expected), "{why}");

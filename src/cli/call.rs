@@ -31,17 +31,17 @@ where they do not appear in the process list.
   b24proxy call acme.bitrix24.ru crm.deal.list '{\"select\":[\"ID\",\"TITLE\"]}'
   b24proxy call acme.bitrix24.ru crm.deal.add - < deal.json
 
---all reads a list to its end and prints its rows as one JSON array, however long
-that takes; progress is on standard error.
+--all reads a list to its end and prints its rows as one JSON array, however
+long that takes; progress is on standard error.
 
   b24proxy call acme.bitrix24.ru crm.deal.list --all > deals.json
 
 --calls executes the calls in FILE, a JSON array or JSON lines of
 {\"method\":…,\"params\":…}, in batches, and prints one result a line, in order.
-With --key a run has a name: the same command again, within 24 hours, prints what
-is done and goes on where it stopped, and no call is executed twice.
+With --key a run has a name: the same command again, within 24 hours, prints
+what is done and goes on where it stopped, and no call is executed twice.
 
-  b24proxy call acme.bitrix24.ru --calls new.jsonl --key 2026-08-01 > results.jsonl
+  b24proxy call acme.bitrix24.ru --calls new.jsonl --key monday > results.jsonl
 
 --v3 calls REST 3.0. --json prints what 1C gets: {\"success\":true,\"data\":…}, or
 the failure with its error_code. Exit status 1: the call did not succeed.",
