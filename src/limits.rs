@@ -146,7 +146,7 @@ impl<'a> Limits<'a> {
 
     /// How full the bucket is, and which methods rest until when (Unix seconds).
     pub fn known(&self) -> (f64, BTreeMap<String, i64>) {
-        let mut known = self.store.open_limits(&self.portal.name).map(|file| read(&file)).unwrap_or_default();
+        let mut known = self.store.open_limits(&self.portal.name).map(|file| read(&file).0).unwrap_or_default();
         known.drain(self.bucket(), crate::clock::unix_now_ms());
         (known.level, known.blocked.into_iter().map(|(method, until)| (method, until / 1000)).collect())
     }
@@ -156,27 +156,31 @@ impl<'a> Limits<'a> {
         file.lock_exclusive().ok()?;
         // By the time of the lock, so that places are in its order.
         let now = crate::clock::unix_now_ms();
-        let mut known = read(&file);
+        let (mut known, length) = read(&file);
         let result = change(&mut known, now);
-        write(&file, &known)?;
+        write(&file, &known, length)?;
         Some(result)
     }
 }
 
-fn read(mut file: &File) -> Known {
-    let mut bytes = Vec::new();
+/// What is known, and the bytes that say so.
+fn read(mut file: &File) -> (Known, usize) {
+    let mut bytes = Vec::with_capacity(1024);
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(32 << 10).read_to_end(&mut bytes));
     let known: Option<Known> = read.ok().and_then(|_| serde_json::from_slice(&bytes).ok());
-    known.filter(|known| known.level.is_finite() && known.level >= 0.0).unwrap_or_default()
+    (known.filter(|known| known.level.is_finite() && known.level >= 0.0).unwrap_or_default(), bytes.len())
 }
 
-fn write(mut file: &File, known: &Known) -> Option<()> {
+fn write(mut file: &File, known: &Known, length: usize) -> Option<()> {
     let mut bytes = serde_json::to_vec(known).ok()?;
     // Padded, so that the file seldom changes its length and a shorter text leaves nothing of a longer one.
     bytes.resize(bytes.len().next_multiple_of(128), b' ');
     file.seek(SeekFrom::Start(0)).ok()?;
     file.write_all(&bytes).ok()?;
-    file.set_len(bytes.len() as u64).ok()
+    if bytes.len() != length {
+        file.set_len(bytes.len() as u64).ok()?;
+    }
+    Some(())
 }
 
 #[cfg(test)]

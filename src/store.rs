@@ -121,7 +121,7 @@ impl Store {
             Err(error) => return Err(explain(&error, "read", &path)),
         };
         self.refuse_readable_by_others(&file, &path)?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(4096);
         // A token file is small; whatever is larger is not one.
         (&file).take(RESERVED as u64 + 1).read_to_end(&mut bytes).map_err(|e| explain(&e, "read", &path))?;
         Ok(match parse(&bytes) {

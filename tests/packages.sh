@@ -2,13 +2,14 @@
 # Installs the Debian packages that a group of things needs, if any is missing:
 #
 #   tests/packages.sh demo    tests/demo.sh
+#   tests/packages.sh bench   tests/bench/run.sh
 #   tests/packages.sh all     every test (the default)
 #
 # No service is started or restarted by this.
 set -eu
 
 usage() {
-    echo "usage: tests/packages.sh [demo|all]" >&2
+    echo "usage: tests/packages.sh [demo|bench|all]" >&2
     exit 2
 }
 
@@ -23,14 +24,23 @@ libc6-dev    /usr/include/stdio.h
 curl         curl
 apache2-bin  /usr/sbin/apache2
 END
-    [ "$1" = all ] || return 0
+    [ "$1" != demo ] || return 0
     cat <<'END'
-nginx-light      /usr/sbin/nginx
-fcgiwrap         /usr/sbin/fcgiwrap
+nginx-light  /usr/sbin/nginx
+fcgiwrap     /usr/sbin/fcgiwrap
+php-cgi      php-cgi
+END
+    if [ "$1" = bench ]; then
+        cat <<'END'
+php-fpm      /usr/sbin/php-fpm*
+php-curl     /usr/lib/php/*/curl.so
+END
+        return 0
+    fi
+    cat <<'END'
 time             /usr/bin/time
 strace           strace
 mount            mount
-php-cgi          php-cgi
 python3          python3
 chromium         chromium
 chromium-driver  chromedriver
@@ -42,12 +52,14 @@ END
 
 group=${1:-all}
 case $group in
-demo | all) ;;
+demo | bench | all) ;;
 *) usage ;;
 esac
 
 is_there() {
     case $1 in
+    # Versions are part of some names.
+    *\**) ls $1 >/dev/null 2>&1 ;;
     /*) [ -e "$1" ] ;;
     python3:*) python3 -c "import ${1#python3:}" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null 2>&1 ;;

@@ -15,6 +15,7 @@ use crate::method::Pattern;
 use crate::portal::{split_address, Endpoint, PortalName, Scheme, Webhook};
 use crate::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -298,7 +299,7 @@ fn portals(file: &file::File, allow_http: bool) -> Result<Vec<Portal>, String> {
 }
 
 fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
-    let mut seen: Vec<(String, &PortalName)> = Vec::new();
+    let mut seen: BTreeMap<String, &PortalName> = BTreeMap::new();
     for portal in portals {
         let aliases = portal.aliases.iter().map(|alias| match PortalName::parse(alias) {
             Some(name) => name.as_str().to_owned(),
@@ -308,10 +309,10 @@ fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
             if word.is_empty() {
                 return Err(format!("[portals.\"{}\"] aliases must not contain an empty name", portal.name));
             }
-            if let Some((_, other)) = seen.iter().find(|(other, _)| *other == word) {
+            if let Some(other) = seen.get(&word) {
                 return Err(format!("{word:?} names both [portals.\"{other}\"] and [portals.\"{}\"]", portal.name));
             }
-            seen.push((word, &portal.name));
+            seen.insert(word, &portal.name);
         }
     }
     Ok(())

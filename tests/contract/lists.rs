@@ -393,7 +393,7 @@ fn a_list_that_changes_while_it_is_read_has_no_duplicates_and_no_gaps() {
             assert_eq!(data["complete"], true, "{params}");
             (ids(&data), deleted)
         });
-        assert!(deleted.len() > 10 || !deletes, "{}", deleted.len());
+        assert!(deleted.len() >= 3 || !deletes, "the list did change: {}", deleted.len());
         let distinct: BTreeSet<u64> = rows.iter().copied().collect();
         assert_eq!(distinct.len(), rows.len(), "{params}: duplicates");
         let stayed = (1..=u64::from(count)).filter(|id| !deleted.contains(id));

@@ -28,7 +28,7 @@ mod sandbox;
 pub mod webserver;
 
 pub use executable::executable;
-pub use processes::PATH;
+pub use processes::{peak_memory, Group, PATH};
 pub use sandbox::Sandbox;
 
 /// Waits until something is so; panics when it is not within ten seconds.

@@ -39,14 +39,14 @@ pub(crate) fn unprivileged(program: impl AsRef<std::ffi::OsStr>) -> Command {
 /// A server in a process group of its own, which ends with this value, and also
 /// when the test is killed: a guard beside it waits for the end of a pipe that
 /// only the test holds open.
-pub(crate) struct Group {
+pub struct Group {
     child: Child,
     guard: Child,
     guard_pipe: Option<ChildStdin>,
 }
 
 impl Group {
-    pub(crate) fn start(mut command: Command) -> io::Result<Group> {
+    pub fn start(mut command: Command) -> io::Result<Group> {
         let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
         let guard = unprivileged("/bin/sh")
             .args(["-c", "read -r _; kill -s KILL -- \"-$1\"", "guard"])
@@ -66,7 +66,7 @@ impl Group {
         }
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
@@ -174,7 +174,7 @@ fn belongs_to(process: &Path, folder: &Path) -> bool {
 }
 
 /// Peak memory of a running process in KiB (`VmHWM`).
-pub(crate) fn peak_memory(pid: u32) -> Option<u64> {
+pub fn peak_memory(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse().ok()

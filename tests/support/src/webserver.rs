@@ -47,7 +47,7 @@ pub struct Setup {
     /// Instead of any free one.
     pub port: Option<u16>,
     /// More directives, at the end of Apache's configuration or of nginx's
-    /// `server { }`.
+    /// `server { }`. `{folder}` in them is where the server's own sockets are.
     pub directives: String,
     /// How many requests fcgiwrap runs at once.
     pub fcgiwrap_workers: usize,
@@ -250,6 +250,10 @@ impl<'a> Layout<'a> {
         self.folder.join(name).display().to_string()
     }
 
+    fn directives(&self, setup: &Setup) -> String {
+        setup.directives.replace("{folder}", &self.folder.display().to_string())
+    }
+
     fn write(&self, name: &str, text: &str) {
         let path = self.folder.join(name);
         let inside = path.strip_prefix(self.sandbox.path());
@@ -420,7 +424,7 @@ Alias "{MARKER}" "{folder}/marker"
             config.push_str(&apache_masked_log(layout));
         }
     }
-    config.push_str(&setup.directives);
+    config.push_str(&layout.directives(setup));
     config.push('\n');
     if let Some(port) = layout.https_port {
         let _ = write!(
@@ -552,6 +556,6 @@ http {{
             true => format!("include \"{}\";", layout.file("b24proxy-root.conf")),
             false => String::new(),
         },
-        directives = setup.directives,
+        directives = layout.directives(setup),
     )
 }

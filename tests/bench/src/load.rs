@@ -1,0 +1,66 @@
+//! Callers: each sends one request after another, each on a connection of its own, as 1C does.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub struct Request<'a> {
+    pub address: SocketAddr,
+    pub path: &'a str,
+    pub token: &'a str,
+    pub body: &'a str,
+}
+
+/// What some callers together achieved.
+pub struct Load {
+    pub requests: usize,
+    pub per_second: f64,
+    pub median: Duration,
+}
+
+impl Request<'_> {
+    /// The whole answer, head and body.
+    pub fn send(&self) -> std::io::Result<String> {
+        let mut socket = TcpStream::connect(self.address)?;
+        socket.set_nodelay(true)?;
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+            self.path,
+            self.token,
+            self.body.len(),
+            self.body
+        );
+        socket.write_all(head.as_bytes())?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// So many callers at once, for that long.
+    pub fn load(&self, callers: usize, duration: Duration) -> Load {
+        let begun = Instant::now();
+        let caller = || {
+            let mut times = Vec::new();
+            while begun.elapsed() < duration {
+                let sent = Instant::now();
+                let answer = self.send().unwrap_or_else(|error| panic!("{}: {error}", self.path));
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{}: {answer:.500}", self.path);
+                times.push(sent.elapsed());
+            }
+            times
+        };
+        let mut times: Vec<Duration> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..callers).map(|_| scope.spawn(caller)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("a caller")).collect()
+        });
+        let elapsed = begun.elapsed();
+        times.sort();
+        Load {
+            requests: times.len(),
+            per_second: times.len() as f64 / elapsed.as_secs_f64(),
+            median: times[times.len() / 2],
+        }
+    }
+}

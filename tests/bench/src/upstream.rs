@@ -1,0 +1,123 @@
+//! In place of a portal: the least TLS server that answers every POST with the same JSON, and a client of the same kind,
+//! which shows what an exchange with it costs without any program around it.
+
+use rustls::pki_types::{pem::PemObject, CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// As many calls as are answered at once.
+const THREADS: usize = 20;
+
+const ANSWER: &str = concat!(
+    r#"{"result":{"ID":"1","NAME":"Стол","ACTIVE":"Y","PRICE":"1990.50"},"time":{"start":1763943000.1,"#,
+    r#""finish":1763943000.2,"duration":0.1,"processing":0.05,"date_start":"2026-11-24T04:30:00+03:00","#,
+    r#""date_finish":"2026-11-24T04:30:00+03:00","operating_reset_at":1763943600,"operating":0.1}}"#
+);
+
+pub struct Upstream {
+    pub port: u16,
+}
+
+impl Upstream {
+    /// TLS 1.3 with this ECDSA certificate. `tickets`: sends two session tickets after the handshake, as most servers do.
+    pub fn start(certificate: &str, key: &str, tickets: bool) -> Upstream {
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("ring knows TLS 1.3")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("the key of the certificate");
+        config.send_tls13_tickets = if tickets { 2 } else { 0 };
+        let config = Arc::new(config);
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        // "localhost" may mean either; a refused connection would be measured as this program's time.
+        let listeners = [Some(listener), TcpListener::bind((Ipv6Addr::LOCALHOST, port)).ok()];
+        for listener in listeners.into_iter().flatten() {
+            let listener = Arc::new(listener);
+            for _ in 0..THREADS {
+                let (listener, config) = (listener.clone(), config.clone());
+                thread::spawn(move || loop {
+                    if let Ok((socket, _)) = listener.accept() {
+                        // Whoever breaks off is not our business.
+                        let _ = serve(socket, config.clone());
+                    }
+                });
+            }
+        }
+        Upstream { port }
+    }
+}
+
+fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut stream = BufReader::new(StreamOwned::new(connection, socket));
+    while let Some(length) = read_head(&mut stream)? {
+        std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink())?;
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n",
+            ANSWER.len()
+        );
+        stream.get_mut().write_all(format!("{head}{ANSWER}").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The length of the body; `None` at the end of the connection.
+fn read_head(stream: &mut impl BufRead) -> std::io::Result<Option<u64>> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        match line.trim_end().split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().map_err(std::io::Error::other)?;
+            }
+            None if line.trim_end().is_empty() => return Ok(Some(length)),
+            _ => {}
+        }
+    }
+}
+
+/// Exchanges with the upstream over connections of their own: connecting, handshake, one small call, its answer.
+pub fn bare_exchanges(port: u16, ca_pem: &str, count: usize) -> Vec<Duration> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("a certificate")).expect("an authority");
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring knows TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut config = config;
+    config.resumption = rustls::client::Resumption::disabled();
+    let config = Arc::new(config);
+    let exchange = || -> std::io::Result<()> {
+        let socket = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        socket.set_nodelay(true)?;
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connection = ClientConnection::new(config.clone(), name).map_err(std::io::Error::other)?;
+        let mut stream = StreamOwned::new(connection, socket);
+        stream.write_all(b"POST /rest/profile HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")?;
+        let mut stream = BufReader::new(stream);
+        let length = read_head(&mut stream)?.ok_or_else(|| std::io::Error::other("no answer"))?;
+        std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink())?;
+        Ok(())
+    };
+    (0..count)
+        .map(|_| {
+            let begun = Instant::now();
+            exchange().expect("the upstream answers");
+            begun.elapsed()
+        })
+        .collect()
+}
