@@ -121,6 +121,10 @@ impl Body {
     pub fn read(&mut self, limit: u64, deadline: Deadline) -> Result<Vec<u8>, BodyError> {
         self.check_announced(limit)?;
         let mut bytes = Vec::new();
+        if let Length::Bytes(length) = self.length {
+            // Room, so that nothing is copied as it grows; not memory, which comes with what is written.
+            let _ = bytes.try_reserve_exact(usize::try_from(length).unwrap_or(0));
+        }
         while !self.ended {
             let so_far = bytes.len() as u64;
             let wanted = match self.length {

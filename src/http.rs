@@ -206,6 +206,10 @@ impl Http {
     fn read(&self, mut response: ureq::http::Response<ureq::Body>, prefix: &[u8], most: u64) -> Result<Reply, Failure> {
         let mut body = prefix.to_vec();
         let start = body.len();
+        if let Some(length) = response.body().content_length() {
+            // With the byte by which the end is seen, and the end of the envelope.
+            let _ = body.try_reserve_exact(usize::try_from(length.min(most)).unwrap_or(0) + 32);
+        }
         response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| {
             match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
                 Some(inner) => self.failure(inner),
