@@ -152,7 +152,6 @@ fn of_many_callers_at_once_bitrix24_refuses_hardly_any_and_the_last_is_through_a
 }
 
 #[test]
-#[ignore = "takes 35 s; the one above is the same ten times as fast"]
 fn of_120_callers_at_2_a_second_and_50_the_last_is_through_after_35_seconds() {
     everybody_gets_through(2.0, 50.0, 120);
 }
