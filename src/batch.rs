@@ -13,6 +13,11 @@ use crate::portal::Version;
 use crate::relay::Parameters;
 use serde_json::Value;
 
+/// Whether this method is a batch that must be looked into for this client.
+pub fn must_be_checked(client: &Client, method: &Method) -> bool {
+    client.methods.is_some() && method.is_batch()
+}
+
 /// Checks a batch's JSON parameters and gives those to send instead.
 pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Parameters<'static>> {
     match version {

@@ -1,5 +1,6 @@
 //! Forms and queries (`application/x-www-form-urlencoded`), with PHP's rules for names.
 
+use crate::percent;
 use crate::secret::Secret;
 
 /// The fields under their names as posted: `auth[domain]` is a name. Of a name given twice PHP keeps the last.
@@ -68,36 +69,14 @@ pub fn without_authorization(text: &[u8]) -> Vec<u8> {
 }
 
 fn decoded(name: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escape = (byte == b'%').then(|| tail.get(..2).and_then(|d| std::str::from_utf8(d).ok())).flatten();
-        rest = tail;
-        match escape.and_then(crate::secret::from_hex) {
-            Some(value) => {
-                out.extend(value);
-                rest = &tail[2..];
-            }
-            None if byte == b'+' => out.push(b' '),
-            None => out.push(byte),
-        }
-    }
-    out
+    let spaced: Vec<u8> = name.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent::decoded(&spaced)
 }
 
 /// The query with every byte that may not stand in an address (RFC 3986, section 3.4) percent-encoded, which PHP reads
 /// alike.
 pub fn for_address(query: &[u8]) -> String {
-    let mut out = String::with_capacity(query.len());
-    for &byte in query {
-        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            out.push_str(&crate::secret::hex(&[byte]).to_ascii_uppercase());
-        }
-    }
-    out
+    percent::encoded(query, b"-._~!$&'()*+,;=:@/?%[]")
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod method;
 pub mod multipart;
 pub mod oauth;
 pub mod page;
+pub mod percent;
 pub mod portal;
 pub mod refresh;
 pub mod relay;

@@ -144,13 +144,6 @@ impl<'a> Limits<'a> {
         });
     }
 
-    /// How full the bucket is, and which methods rest until when (Unix seconds).
-    pub fn known(&self) -> (f64, BTreeMap<String, i64>) {
-        let mut known = self.store.open_limits(&self.portal.name).map(|file| read(&file).0).unwrap_or_default();
-        known.drain(self.bucket(), crate::clock::unix_now_ms());
-        (known.level, known.blocked.into_iter().map(|(method, until)| (method, until / 1000)).collect())
-    }
-
     fn change<T>(&self, change: impl FnOnce(&mut Known, i64) -> T) -> Option<T> {
         let file = self.store.open_limits(&self.portal.name)?;
         file.lock_exclusive().ok()?;

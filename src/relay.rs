@@ -243,10 +243,9 @@ impl<'a> Session<'a> {
 
     /// The portal's tokens and address, refreshed if their lifetime is over.
     fn authorization(&mut self, portal: &Portal, until: Deadline) -> Result<Authorization> {
-        let Way::OAuth(_) = &portal.way else {
-            let Way::Webhook(webhook) = &portal.way else { unreachable!("two ways") };
+        if let Way::Webhook(webhook) = &portal.way {
             return Ok(Authorization { target: Target::Webhook(webhook.clone()), tokens: None });
-        };
+        }
         let tokens = match self.store.read(&portal.name).map_err(Error::Storage)? {
             Installation::Installed(tokens) => *tokens,
             Installation::NotInstalled => {
@@ -254,8 +253,9 @@ impl<'a> Session<'a> {
             }
             Installation::Broken(why) => return Err(Error::Storage(why)),
         };
-        self.check_address(portal, &tokens)?;
         if refresh::is_due(&tokens, unix_now()) {
+            // Tokens of an address that may not be used are not worth a refresh.
+            self.check_address(portal, &tokens)?;
             return self.refresh(portal, &tokens, Why::Due, until);
         }
         self.with_tokens(portal, tokens)

@@ -1,6 +1,7 @@
 //! Which request is it: the path after the executable's name, decided from the environment alone.
 
 use crate::boundary::Environment;
+use crate::percent;
 use crate::portal::Version;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,22 +93,7 @@ fn path(environment: &Environment) -> String {
 
 /// Percent-decoding as web servers do it for `PATH_INFO`. What is not UTF-8 is replaced, and then matches no route.
 fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escape = (byte == b'%').then(|| tail.get(..2).and_then(|d| std::str::from_utf8(d).ok())).flatten();
-        match escape.and_then(crate::secret::from_hex) {
-            Some(decoded) => {
-                bytes.extend(decoded);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&percent::decoded(text.as_bytes())).into_owned()
 }
 
 #[cfg(test)]

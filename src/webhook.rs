@@ -12,7 +12,6 @@ use crate::error::{Error, Executed, Result};
 use crate::form;
 use crate::http::Reply;
 use crate::json;
-use crate::method::Method;
 use crate::multipart::Multipart;
 use crate::portal::Version;
 use crate::relay::{Parameters, Payload};
@@ -157,11 +156,6 @@ pub fn failure(error: &Error, version: Version) -> Answer {
         Version::V3 => json!({ "error": { "code": code, "message": error.text() } }),
     };
     Answer::json(status, body.to_string()).with_headers_of(error)
-}
-
-/// Whether this method is a batch that must be looked into for this client.
-pub fn must_be_checked(client: &Client, method: &Method) -> bool {
-    client.methods.is_some() && method.is_batch()
 }
 
 #[cfg(test)]

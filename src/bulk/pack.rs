@@ -5,6 +5,7 @@
 //! and false become 1 and 0.
 
 use crate::json;
+use crate::percent;
 use serde_json::value::RawValue;
 
 /// `max_input_vars` of PHP, which `parse_str` obeys.
@@ -94,16 +95,7 @@ impl Packer {
 
 /// Everything but unreserved characters percent-encoded (RFC 3986, section 2.3).
 fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            out.push_str(&crate::secret::hex(&[byte]).to_ascii_uppercase());
-        }
-    }
-    out
+    percent::encoded(text.as_bytes(), b"-._~")
 }
 
 #[cfg(test)]

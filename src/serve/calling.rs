@@ -61,7 +61,7 @@ impl Request<'_> {
     fn one_call(&self, to: &Destination, mut asked: OneCall, trace: &mut Trace) -> Result<Answer> {
         trace.method = Some(asked.method.as_str().to_owned());
         to.client.check_method(&asked.method)?;
-        if to.client.methods.is_some() && asked.method.is_batch() {
+        if batch::must_be_checked(to.client, &asked.method) {
             asked.parameters = batch::checked(to.client, asked.version, asked.raw_params)?;
         }
         let call = Call {
@@ -173,7 +173,7 @@ impl Request<'_> {
             content_type: self.environment.text("CONTENT_TYPE").unwrap_or(""),
             body: &bytes,
         };
-        let outgoing = match webhook::must_be_checked(client, &method) {
+        let outgoing = match batch::must_be_checked(client, &method) {
             true => sent.checked_batch(client, path.version)?,
             false => sent.passed_on(path.version)?,
         };

@@ -2,10 +2,11 @@
 
 use crate::fixture::*;
 use b24proxy::access::Client;
+use b24proxy::batch::must_be_checked;
 use b24proxy::method::{Method, Pattern};
 use b24proxy::portal::Version;
 use b24proxy::relay::Payload;
-use b24proxy::webhook::{must_be_checked, Sent};
+use b24proxy::webhook::Sent;
 use proptest::prelude::*;
 use serde_json::json;
 use simulator::BatchReading;
