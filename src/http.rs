@@ -4,8 +4,9 @@
 use crate::clock::Deadline;
 use crate::config::{Bitrix24, Config};
 use crate::error::Executed;
+use rustls::client::Resumption;
 use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -325,11 +326,16 @@ impl<In: Transport> Connector<In> for Tls {
 
 impl Tls {
     fn handshake(&self, details: &ConnectionDetails, transport: impl Transport) -> Result<TlsTransport, ureq::Error> {
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let mut provider = rustls::crypto::ring::default_provider();
+        // AES-128 with SHA-256 first, as browsers have it: processors compute SHA-256, and SHA-384 only in many steps.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .map_err(ureq::Error::Rustls)?
             .with_root_certificates(self.roots.clone())
             .with_no_client_auth();
+        // This process makes one connection: there is nothing to resume.
+        config.resumption = Resumption::disabled();
         let host = details.uri.host().unwrap_or_default().to_owned();
         let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("not a host name"))?;
         let mut connection = ClientConnection::new(Arc::new(config), name).map_err(ureq::Error::Rustls)?;
