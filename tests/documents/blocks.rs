@@ -1,0 +1,220 @@
+//! The fenced blocks, and how each is run.
+
+use crate::bsl::{literal, Module};
+use crate::commands::shell;
+use crate::fixture::*;
+use crate::markdown::{documents, Block, Document};
+use crate::{assert_shown, documented_proxy, platform, shown_json};
+use serde_json::Value;
+use simulator::{Action, Fault, Target};
+use std::collections::BTreeSet;
+use support::cgi::{Answer, SCRIPT_NAME};
+
+/// A block, by its document and its first line (or how that begins), and what runs it.
+type Known = (&'static str, &'static str, fn(&Block));
+
+const BLOCKS: &[Known] = &[
+    ("README.md", r#"1C ──POST {"domain","method","params"}──▶ web server ──CGI──▶ b24proxy"#, drawing),
+    ("README.md", "tests/demo.sh ", shell),
+    ("README.md", "[bitrix24]", configuration),
+    ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
+    ("README.md", r#"{"success":false,"#, not_installed),
+    ("README.md", r#"{"domain":"acme","calls":["#, calls),
+    ("README.ru.md", "Соединение = Новый HTTPСоединение(", request_of_1c),
+    ("README.ru.md", r#"{"success":false,"#, unreachable),
+    ("README.ru.md", r#"{"domain":"acme","calls":["#, calls),
+    ("deploy/1c/README.ru.md", "Подключение = Битрикс24Прокси.НовоеПодключение(", use_of_the_module),
+    ("deploy/1c/README.ru.md", "Если Не ЗначениеЗаполнено(Запись.КлючОбмена) Тогда", use_of_the_module),
+    ("tests/bench/README.md", "tests/bench/run.sh", shell),
+    ("tests/bench/README.md", "tests/bench/run.sh --hold ", shell),
+];
+
+/// The entry of [`BLOCKS`] for a block: where several begin like it, the one that says most.
+fn entry_of(block: &Block) -> Option<usize> {
+    let fits = |&index: &usize| {
+        let (document, line, _) = BLOCKS[index];
+        document == block.document && block.first_line().starts_with(line)
+    };
+    (0..BLOCKS.len()).filter(fits).max_by_key(|&index| BLOCKS[index].1.len())
+}
+
+#[test]
+fn every_block_of_the_documents_is_run() {
+    let mut seen = vec![false; BLOCKS.len()];
+    let documents = documents();
+    for block in documents.iter().flat_map(|document| &document.blocks) {
+        let Some(index) = entry_of(block) else {
+            panic!("{}: this block is not run by any test: {}", block.at(), block.first_line())
+        };
+        let twice = std::mem::replace(&mut seen[index], true);
+        assert!(!twice, "{}: another block begins in the same way; say more in BLOCKS", block.at());
+        eprintln!("{} ({})", block.at(), block.language);
+        BLOCKS[index].2(block);
+    }
+    for ((document, line, _), seen) in BLOCKS.iter().zip(seen) {
+        assert!(seen, "{document} has no block that begins with {line:?} any more");
+    }
+}
+
+/// There is nothing to run in a drawing, but the names in it are real ones.
+fn drawing(block: &Block) {
+    let proxy = documented_proxy();
+    let answer = proxy.request(r#"{"domain":"acme","method":"profile","params":{}}"#).run();
+    assert_eq!(answer.json()["success"], true, "{}", block.at());
+    assert!(block.text.contains(r#"{"domain","method","params"}"#), "{}", block.at());
+    let example = std::fs::read_to_string(crate::repository().join("proxy.toml.example")).expect("the example");
+    for name in ["oauth.bitrix.info", "tokens"] {
+        assert!(block.text.contains(name) && example.contains(name), "{}: {name}", block.at());
+    }
+}
+
+/// The configuration with its placeholders filled in.
+fn filled_in(block: &Block, proxy: &Proxy) -> String {
+    let filled = block
+        .text
+        .replace("\"local.…\"", &format!("{:?}", proxy.simulator.client_id()))
+        .replacen("\"…\"", &format!("{:?}", proxy.simulator.client_secret()), 1)
+        .replacen("\"…\"", &format!("{TOKEN:?}"), 1);
+    assert!(!filled.contains('…'), "{}: a placeholder without a value:\n{filled}", block.at());
+    filled
+}
+
+/// Loads as it stands, and works once the simulator stands for Bitrix24.
+fn configuration(block: &Block) {
+    let proxy = Proxy::installed();
+    let filled = filled_in(block, &proxy);
+    let proxy = proxy.configured(&filled);
+    let health = proxy.get("/health").run();
+    assert_eq!(health.json()["status"], "ok", "{}: {}", block.at(), health.stderr);
+
+    let section = format!(
+        "[bitrix24]\noauth_server = \"{}\"\nca_file = \"ca.pem\"\nconnect_timeout = 3",
+        proxy.simulator.oauth_url()
+    );
+    let portal = proxy.portal().name();
+    let proxy = proxy.reconfigured("[bitrix24]", &section).reconfigured("acme.bitrix24.ru", &portal);
+    crate::commands::assert_runs(&proxy, &["check"], &block.at());
+    assert_eq!(proxy.call("profile", serde_json::json!({})).status, 200, "{}", block.at());
+}
+
+/// Sends a request as it stands, but for the token.
+fn send(block: &Block, proxy: &Proxy) -> Answer {
+    let (head, body) = block.text.split_once("\n\n").unwrap_or_else(|| panic!("{}: no body", block.at()));
+    let mut lines = head.lines();
+    let line: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let [method, path, "HTTP/1.1"] = line[..] else { panic!("{}: not a request: {line:?}", block.at()) };
+    let path = path.strip_prefix(SCRIPT_NAME).unwrap_or_else(|| panic!("{}: not the program's address", block.at()));
+    let mut request = proxy.get(path).method(method).body(body.trim_end());
+    for header in lines {
+        let (name, value) = header.split_once(": ").unwrap_or_else(|| panic!("{}: {header}", block.at()));
+        request = request.header(name, &value.replace("TOKEN", TOKEN));
+    }
+    request.run()
+}
+
+fn request(block: &Block) {
+    let proxy = documented_proxy();
+    let answer = send(block, &proxy);
+    assert_eq!((answer.status, &answer.json()["success"]), (200, &true.into()), "{}: {}", block.at(), answer.text());
+    let (_, body) = block.text.split_once("\n\n").expect("it was sent");
+    let body: Value = serde_json::from_str(body).expect("it was understood");
+    let method = body["method"].as_str().expect("it was called");
+    assert_eq!(proxy.simulator.ledger().executed(method), 1, "{}", block.at());
+}
+
+/// The failure that a block shows, beside the real one: the same keys, and the same values but for the text and the id.
+fn assert_same_failure(block: &Block, answer: &Answer) {
+    let shown: Value = serde_json::from_str(&block.text).unwrap_or_else(|error| panic!("{}: {error}", block.at()));
+    let mut real = answer.json();
+    failure(answer);
+    for changing in ["error", "request_id"] {
+        real[changing] = shown[changing].clone();
+    }
+    assert_eq!(shown, real, "{}", block.at());
+}
+
+/// What the documented request is answered with the documented configuration, before the installation.
+fn not_installed(block: &Block) {
+    let readme = Document::load("README.md");
+    let of =
+        |language: &str| readme.blocks.iter().find(|block| block.language == language).expect("a block before this");
+    let proxy = Proxy::not_installed();
+    let filled = filled_in(of("toml"), &proxy);
+    let proxy = proxy.configured(&filled);
+    assert_same_failure(block, &send(of("http"), &proxy));
+}
+
+fn unreachable(block: &Block) {
+    let proxy = documented_proxy();
+    proxy.simulator.inject(Fault::forever(Target::Connection, Action::CloseBefore));
+    assert_same_failure(block, &proxy.call("profile", serde_json::json!({})));
+}
+
+/// Every one of the calls is executed, in their order.
+fn calls(block: &Block) {
+    let proxy = documented_proxy();
+    let answer = proxy.request(block.text.trim_end()).run();
+    assert_eq!(answer.status, 200, "{}: {}", block.at(), answer.text());
+    let sent: Value = serde_json::from_str(&block.text).expect("it was understood");
+    let count = sent["calls"].as_array().expect("calls").len();
+    let data = &answer.json()["data"];
+    assert_eq!(data["results"].as_array().map(Vec::len), Some(count), "{}: {data}", block.at());
+    let shown = shown_json(r#"{"results":[{"result":N}],"errors":0}"#).expect("JSON");
+    assert_shown(&shown, data, &block.at());
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), count, "{}", block.at());
+}
+
+/// Code of 1C that sends a request itself: it parses, the platform has what it uses, and its request succeeds.
+fn request_of_1c(block: &Block) {
+    let module = parsed(block);
+    for (name, _) in module.constructed(module.root()) {
+        assert!(platform::TYPES.contains(&name), "{}: Новый {name}", block.at());
+    }
+    let calls = module.calls(module.root());
+    for call in calls.iter().filter(|call| !call.receiver.is_empty()) {
+        assert!(platform::METHODS.contains(&call.name), "{}: {}", block.at(), call.name);
+    }
+    let constructed = module.constructed(module.root());
+    let (_, address) = constructed.iter().find(|(name, _)| *name == "HTTPЗапрос").expect("a request is made");
+    let path = literal(address[0]).strip_prefix(SCRIPT_NAME).expect("the program's address");
+    let body = block.text.lines().find_map(|line| line.strip_prefix("Тело = ")).expect("the body is a text");
+    // A quote in a text of 1C is written twice.
+    let body = literal(body.trim_end_matches(';')).replace("\"\"", "\"");
+    let proxy = documented_proxy();
+    let mut request = proxy.get(path).method("POST").body(body);
+    for call in calls.iter().filter(|call| call.name == "Вставить") {
+        request = request.header(literal(call.arguments[0]), &literal(call.arguments[1]).replace("ВАШ_ТОКЕН", TOKEN));
+    }
+    let answer = request.run();
+    assert_eq!((answer.status, &answer.json()["success"]), (200, &true.into()), "{}: {}", block.at(), answer.text());
+}
+
+/// Code that uses the module for 1C: what it calls is exported and takes so many arguments, and the properties that it
+/// reads are ones that the module writes.
+fn use_of_the_module(block: &Block) {
+    let module = Module::load();
+    let example = parsed(block);
+    let functions = module.functions();
+    let ours: Vec<_> =
+        example.calls(example.root()).into_iter().filter(|call| call.receiver == "Битрикс24Прокси").collect();
+    assert!(!ours.is_empty(), "{}: nothing of the module is used", block.at());
+    assert_eq!(ours.len(), block.text.matches("Битрикс24Прокси.").count(), "{}", block.at());
+    for call in ours {
+        let function = functions.iter().find(|function| function.exported && function.name == call.name);
+        let function = function.unwrap_or_else(|| panic!("{}: the module has no {}", block.at(), call.name));
+        let count = call.arguments.len();
+        assert!((function.required..=function.parameters).contains(&count), "{}: {}", block.at(), call.name);
+    }
+    let written: BTreeSet<String> = module.text.split(|c: char| !c.is_alphanumeric()).map(str::to_owned).collect();
+    for read in block.text.split("Результат.").skip(1) {
+        for name in read.split(|c: char| !c.is_alphanumeric() && c != '.').next().expect("a name").split('.') {
+            assert!(written.contains(name), "{}: the module has no {name}", block.at());
+        }
+    }
+}
+
+fn parsed(block: &Block) -> Module {
+    let module = Module::parse(block.text.clone());
+    assert_eq!(module.errors(), [0; 0], "{}: lines that do not parse", block.at());
+    module
+}

@@ -1,0 +1,133 @@
+//! Tables are complete, and links lead somewhere.
+
+use crate::markdown::{code, documents, exists_beside, Document};
+use crate::repository;
+use std::collections::BTreeSet;
+use std::fs;
+
+/// Status and `error_code` of every error, from the one table of the program; the status that Bitrix24 decides is "as
+/// sent".
+fn real_codes() -> BTreeSet<(String, String)> {
+    let source = include_str!("../../src/error.rs");
+    let table = source.split("fn status_and_code").nth(1).expect("the program's table");
+    let table = table.split("\n    }\n").next().expect("split yields something");
+    let pair = |arm: &str| {
+        let (status, code) = arm.split_once(", \"")?;
+        let status = if status.parse::<u16>().is_ok() { status } else { "as sent" };
+        Some((status.to_owned(), code.split('"').next()?.to_owned()))
+    };
+    table.split("=> (").skip(1).map(|arm| pair(arm).unwrap_or_else(|| panic!("not a pair: {arm}"))).collect()
+}
+
+#[test]
+fn the_table_of_errors_is_the_programs() {
+    let rows = Document::load("README.md").table(&["status", "`error_code`", "meaning"]);
+    let pairs = rows.iter().flat_map(|row| code(&row.cells[1]).into_iter().map(|code| (row.cells[0].as_str(), code)));
+    let shown: BTreeSet<_> = pairs.map(|(status, code)| (status.to_owned(), code.to_owned())).collect();
+    assert_eq!(shown, real_codes(), "README.md, and src/error.rs");
+}
+
+#[test]
+fn the_table_of_errors_has_the_same_codes_in_both_languages() {
+    let rows = Document::load("README.ru.md").table(&["`error_code`", "что делать"]);
+    let shown: BTreeSet<_> = rows.iter().flat_map(|row| code(&row.cells[0])).map(str::to_owned).collect();
+    let real: BTreeSet<_> = real_codes().into_iter().map(|(_, code)| code).collect();
+    assert_eq!(shown, real, "README.ru.md, and src/error.rs");
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file() {
+    let mut count = 0;
+    for document in documents() {
+        for (line, target) in document.links() {
+            let target = target.split('#').next().expect("split yields something");
+            if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            assert!(exists_beside(&document.name, target), "{} line {line}: there is no {target}", document.name);
+            count += 1;
+        }
+    }
+    assert!(count > 10, "only {count} links were found");
+}
+
+#[test]
+fn every_file_of_the_repository_that_a_text_names_exists() {
+    let mut count = 0;
+    for span in documents().iter().flat_map(|document| document.spans()) {
+        let path = span.text.split(' ').next().expect("split yields something");
+        if ["tests/", "deploy/", "src/"].iter().any(|folder| path.starts_with(folder)) {
+            assert!(repository().join(path).exists(), "{}: there is no {path}", span.at());
+            count += 1;
+        }
+    }
+    assert!(count > 10, "only {count} files were found");
+}
+
+#[test]
+fn every_folder_of_tests_is_in_the_table() {
+    let rows = Document::load("tests/README.md").table(&["folder", "what it drives"]);
+    let shown: BTreeSet<_> = rows.iter().flat_map(|row| code(&row.cells[0])).map(str::to_owned).collect();
+    let folders = fs::read_dir(repository().join("tests")).expect("the tests").map(|entry| entry.expect("a folder"));
+    let targets = folders.filter(|folder| folder.path().join("main.rs").exists());
+    let real: BTreeSet<_> = targets.map(|folder| folder.file_name().into_string().expect("UTF-8")).collect();
+    assert_eq!(shown, real, "tests/README.md, and the folders");
+}
+
+/// Every Rust source and script of the program and its tests but these, which name what must not exist.
+fn sources() -> String {
+    let mut text = String::new();
+    let mut folders = vec![repository().join("src"), repository().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of sources").map(|entry| entry.expect("an entry").path()) {
+            let skipped = ["node_modules", "target", "documents"].iter().any(|name| entry.ends_with(name));
+            if entry.is_dir() && !skipped {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|extension| extension == "rs" || extension == "sh") {
+                text += &fs::read_to_string(entry).expect("a source in UTF-8");
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn every_environment_variable_that_a_text_names_is_read_somewhere() {
+    let sources = sources();
+    let mut count = 0;
+    for span in documents().iter().flat_map(|document| document.spans()) {
+        for name in span.text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if name.starts_with("B24PROXY_") {
+                assert!(
+                    sources.contains(&format!("{name}\"")) || sources.contains(&format!("{name}=")),
+                    "{}: {name}",
+                    span.at()
+                );
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 5, "only {count} variables were found");
+}
+
+#[test]
+fn every_test_that_proves_a_promise_exists() {
+    let sources = sources();
+    let names: Vec<&str> = sources.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next()).collect();
+    let mut count = 0;
+    for row in Document::load("tests/README.md").table(&["promise", "tests"]) {
+        for file in code(&row.cells[1]).into_iter().filter(|file| file.contains('/') && !file.starts_with("src/")) {
+            let file = format!("tests/{file}.rs");
+            assert!(repository().join(&file).exists(), "tests/README.md line {}: there is no {file}", row.line);
+        }
+        // What is not between backticks; "…" stands for the rest of a name, before or behind.
+        for text in row.cells[1].split('`').step_by(2) {
+            for name in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|name| name.contains('_')) {
+                let exists = names.iter().any(|known| known.contains(name));
+                assert!(exists, "tests/README.md line {}: no test is called {name}", row.line);
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 20, "only {count} tests were found");
+}
