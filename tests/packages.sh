@@ -40,6 +40,7 @@ END
     cat <<'END'
 time             /usr/bin/time
 strace           strace
+systemd          systemd-analyze
 mount            mount
 python3          python3
 chromium         chromium

@@ -379,3 +379,18 @@ fn the_configuration_and_the_tokens_are_not_handed_out() {
         }
     });
 }
+
+/// The units that an administrator of nginx copies: systemd reads them without a word, and nothing in them is misspelt.
+#[test]
+fn the_units_are_what_systemd_understands() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nginx/");
+    let output = std::process::Command::new("systemd-analyze")
+        .args(["verify", "--man=no", &format!("{folder}b24proxy.service"), &format!("{folder}b24proxy.socket")])
+        .output()
+        .expect("systemd-analyze starts (package systemd)");
+    let said = String::from_utf8_lossy(&output.stderr);
+    // It reads the machine's own units too.
+    let about_ours: Vec<&str> = said.lines().filter(|line| line.contains("b24proxy")).collect();
+    assert!(about_ours.is_empty(), "{about_ours:#?}");
+    assert!(output.status.success() || !said.is_empty(), "systemd-analyze verify: {}", output.status);
+}

@@ -481,13 +481,13 @@ fn start_nginx(layout: &Layout, setup: &Setup) -> Vec<Group> {
     vec![start(nginx), fcgiwrap]
 }
 
-/// Those of the shipped drop-in for the service, with another number of workers.
+/// Those of the shipped service, with another number of workers.
 fn fcgiwrap_arguments(workers: usize) -> Vec<String> {
-    let shipped = shipped("nginx/fcgiwrap.conf");
+    let shipped = shipped("nginx/b24proxy.service");
     let command = shipped.lines().rev().find_map(|line| line.strip_prefix("ExecStart="));
-    let command = command.expect("deploy/nginx/fcgiwrap.conf has ExecStart");
+    let command = command.expect("deploy/nginx/b24proxy.service has ExecStart");
     let mut words: Vec<String> = command.split(' ').skip(1).map(str::to_owned).collect();
-    let at = words.iter().position(|word| word == "-c").expect("deploy/nginx/fcgiwrap.conf has -c");
+    let at = words.iter().position(|word| word == "-c").expect("deploy/nginx/b24proxy.service has -c");
     words[at + 1] = workers.to_string();
     words
 }
@@ -497,7 +497,7 @@ fn nginx_location(layout: &Layout, socket: &str, setup: &Setup) -> String {
     let program = layout.sandbox.executable().display().to_string();
     let mut text = shipped("nginx/b24proxy.conf");
     for (theirs, ours) in [
-        ("unix:/run/fcgiwrap.socket;", format!("unix:{socket};")),
+        ("unix:/run/b24proxy.socket;", format!("unix:{socket};")),
         (" /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
         (" /var/log/nginx/error.log crit;", format!(" {} crit;", layout.file("error.log"))),
     ] {
