@@ -3,13 +3,14 @@
 #
 #   tests/packages.sh demo    tests/demo.sh
 #   tests/packages.sh bench   tests/bench/run.sh
+#   tests/packages.sh install tests/install/run.sh
 #   tests/packages.sh all     every test (the default)
 #
 # No service is started or restarted by this.
 set -eu
 
 usage() {
-    echo "usage: tests/packages.sh [demo|bench|all]" >&2
+    echo "usage: tests/packages.sh [demo|bench|install|all]" >&2
     exit 2
 }
 
@@ -25,6 +26,15 @@ curl         curl
 apache2-bin  /usr/sbin/apache2
 END
     [ "$1" != demo ] || return 0
+    case $1 in install | all)
+        cat <<'END'
+mmdebstrap              mmdebstrap
+debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg
+iproute2                ip
+END
+        ;;
+    esac
+    [ "$1" != install ] || return 0
     cat <<'END'
 nginx-light  /usr/sbin/nginx
 fcgiwrap     /usr/sbin/fcgiwrap
@@ -53,7 +63,7 @@ END
 
 group=${1:-all}
 case $group in
-demo | bench | all) ;;
+demo | bench | install | all) ;;
 *) usage ;;
 esac
 

@@ -33,5 +33,6 @@ case $target in
 /*) ;;
 *) target=$PWD/$target ;;
 esac
+step sh tests/install/run.sh
 export B24PROXY_TEST_BINARY="$target/release/b24proxy"
 step cargo test --workspace --locked

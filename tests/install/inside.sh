@@ -1,0 +1,245 @@
+#!/bin/sh
+# The part of run.sh for one server, in namespaces of its own:
+#   inside.sh Apache|nginx ROOT SIMULATOR
+set -eu
+server=$1 root=$2 simulator=$3
+here=$(dirname "$0")
+section="$server on your own server"
+host=www.example.com
+url=https://$host/cgi-bin/b24proxy
+control=http://127.0.0.1:8003
+
+ok() {
+    echo "ok  $server: $*"
+}
+
+fail() {
+    echo "FAILED: $server: $*" >&2
+    for log in "$root"/tmp/step.log "$root"/var/log/apache2/error.log "$root"/var/log/nginx/error.log \
+        "$root"/var/log/b24proxy.log; do
+        [ ! -s "$log" ] || { echo "--- ${log#"$root"}"; tail -n 30 "$log"; } >&2
+    done
+    exit 1
+}
+
+inside() {
+    chroot "$root" env -i HOME=/root LC_ALL=C.UTF-8 \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+
+# A block of README.md, in the project's folder.
+type_block() {
+    sh "$here/readme.sh" "$section" "$1" >"$root/tmp/block.sh"
+    inside sh -c 'cd /root/b24proxy && exec sh -eu /tmp/block.sh' >"$root/tmp/step.log" 2>&1 </dev/null ||
+        fail "README.md's commands failed: $(cat "$root/tmp/block.sh")"
+    while read -r line; do
+        ok "$line"
+    done <"$root/tmp/block.sh"
+}
+
+restart() {
+    inside systemctl restart "$1" >"$root/tmp/step.log" 2>&1 </dev/null || fail "$1 does not start"
+}
+
+browse() {
+    inside curl --silent --show-error --max-time 60 --cacert /etc/b24proxy/ca.pem "$@" 2>"$root/tmp/step.log"
+}
+
+# check --url, as README.md has it. Bitrix24's OAuth server says what time it is,
+# the simulator does not by itself; only check asks it meanwhile.
+check() {
+    date=$(LC_ALL=C date -u '+%a, %d %b %Y %H:%M:%S GMT')
+    head="HTTP/1.1 400 Bad Request\\r\\nDate: $date\\r\\nContent-Type: application/json\\r\\nContent-Length: 27"
+    body='{\"error\":\"invalid_request\"}'
+    curl --silent --fail --output /dev/null "$control/fault" --data \
+        '{"target":"token","action":"raw","times":"forever","body":"'"$head\\r\\nConnection: close\\r\\n\\r\\n$body"'"}' ||
+        fail "the simulator's control listener does not answer"
+    code=0
+    inside "$@" sh -eu /tmp/check.sh >"$root/tmp/step.log" 2>&1 || code=$?
+    curl --silent --fail --output /dev/null --data '{}' "$control/clear_faults"
+}
+
+# check must end with 1 and say this, from the word FAIL on (lines are wrapped).
+check_names() {
+    what=$1 words=$2
+    shift 2
+    check "$@"
+    [ "$code" = 1 ] || fail "$what: check ended with $code"
+    says "$words"
+    ok "$what: check says: FAIL $words"
+}
+
+says() {
+    tr -s '\n ' '  ' <"$root/tmp/step.log" | grep -q -F "FAIL $1" || fail "check does not say \"FAIL $1\""
+}
+
+all_is_well() {
+    check
+    [ "$code" = 0 ] && grep -q '^All is well' "$root/tmp/step.log" && ! grep -q '^warn' "$root/tmp/step.log" ||
+        fail "$1: check does not say that all is well"
+    ok "$1: b24proxy check --url $url: $(grep -c '^ok' "$root/tmp/step.log") lines, all ok"
+}
+
+ip link set lo up
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+echo "127.0.0.1 localhost $host" >"$root/etc/hosts"
+cp "$here/systemctl" "$root/usr/local/bin/systemctl"
+chmod 755 "$root/usr/local/bin/systemctl"
+cp "$here/socket.pl" "$root/usr/local/lib/"
+
+# The host as README.md takes it for granted: https, and http leads to it.
+inside sh -eu >"$root/tmp/step.log" 2>&1 <<END || fail "no certificate"
+mkdir -p /etc/ssl/private && cd /tmp
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=Test authority" -keyout ca.key -out ca.pem
+openssl req -newkey rsa:2048 -nodes -subj "/CN=$host" -keyout /etc/ssl/private/site.key -out site.csr
+printf 'subjectAltName=DNS:$host\n' >site.ext
+openssl x509 -req -in site.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile site.ext -out /etc/ssl/certs/site.pem
+END
+case $server in
+Apache)
+    cat >"$root/etc/apache2/sites-available/000-default.conf" <<END
+<VirtualHost *:80>
+    ServerName $host
+    Redirect permanent / https://$host/
+</VirtualHost>
+<VirtualHost *:443>
+    ServerName $host
+    DocumentRoot /var/www/html
+    SSLEngine on
+    SSLCertificateFile /etc/ssl/certs/site.pem
+    SSLCertificateKeyFile /etc/ssl/private/site.key
+</VirtualHost>
+END
+    inside a2enmod -q ssl >/dev/null
+    service=apache2 last=2
+    ;;
+nginx)
+    cat >"$root/etc/nginx/sites-available/default" <<END
+server {
+    listen 80;
+    server_name $host;
+    return 301 https://$host\$request_uri;
+}
+server {
+    listen 443 ssl;
+    server_name $host;
+    ssl_certificate /etc/ssl/certs/site.pem;
+    ssl_certificate_key /etc/ssl/private/site.key;
+    root /var/www/html;
+}
+END
+    service=nginx last=3
+    ;;
+esac
+restart $service
+ok "https://$host is served"
+
+"$simulator" --host localhost --oauth-port 8001 --portal-port 8002 --control-port 8003 \
+    --redirect-uri "$url" --client-id local.test.1 --client-secret simulated-secret-of-the-test \
+    --ca-file "$root/tmp/simulator.pem" >"$root/tmp/simulator.json" 2>&1 &
+tries=0
+until grep -q '}' "$root/tmp/simulator.json" 2>/dev/null; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 100 ] || fail "the simulator does not start"
+    sleep 0.1
+done
+portal=$(sed -n 's/.*"portal":"\([^"]*\)".*/\1/p' "$root/tmp/simulator.json")
+oauth=$(sed -n 's/.*"oauth_url":"\([^"]*\)".*/\1/p' "$root/tmp/simulator.json")
+
+# README.md's first block: everything up to proxy.toml.
+type_block 1
+if [ "$server" = nginx ]; then
+    grep -q '^ *include snippets/b24proxy.conf;$' README.md || fail "README.md does not say what to include"
+    sed -i 's|^    root .*|&\n    include snippets/b24proxy.conf;|' "$root/etc/nginx/sites-available/default"
+    type_block 2
+fi
+
+# "Write proxy.toml": what is marked in the example, and where the simulator is.
+token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+toml=$root/etc/b24proxy/proxy.toml
+[ -s "$toml" ] || fail "README.md's commands made no /etc/b24proxy/proxy.toml"
+cat "$root/tmp/ca.pem" "$root/tmp/simulator.pem" >"$root/etc/b24proxy/ca.pem"
+chmod 644 "$root/etc/b24proxy/ca.pem"
+# In place, as an editor that keeps owner and mode.
+sed -e 's|^client_id .*|client_id = "local.test.1"|' \
+    -e 's|^client_secret .*|client_secret = "simulated-secret-of-the-test"|' \
+    -e "s|^redirect_uri .*|redirect_uri = \"$url\"|" \
+    -e "s|^#oauth_server .*|oauth_server = \"$oauth\"|" \
+    -e 's|^#ca_file .*|ca_file = "ca.pem"|' \
+    -e "s|^\[portals\.\"acme.bitrix24.ru\"\]|[portals.\"$portal\"]|" \
+    -e "s|^auth_token .*|auth_token = \"$token\"|" "$toml" >"$root/tmp/toml"
+cat "$root/tmp/toml" >"$toml"
+ok "/etc/b24proxy/proxy.toml is filled in"
+
+answer=$(browse "$url/health") || fail "no answer from $url/health"
+[ "$answer" = '{"status":"ok"}' ] || fail "$url/health answers $answer"
+ok "GET /health: $answer"
+
+status=$(browse --location --max-redirs 5 --cookie-jar /tmp/cookies --cookie /tmp/cookies \
+    --output /tmp/page --write-out '%{http_code}' "$url/install?portal=$portal") || fail "the installation broke off"
+[ "$status" = 200 ] || fail "the installation ended with $status: $(cat "$root/tmp/page")"
+ok "GET /install?portal=$portal: installed"
+
+request='{"domain":"'$portal'","method":"catalog.product.add","params":{"fields":{"iblockId":15,"name":"Product"}}}'
+answer=$(browse --header "Authorization: Bearer $token" --data-binary "$request" "$url") || fail "no answer to a call"
+case $answer in
+'{"success":true,'*) ok "a call of 1C: {\"success\":true,…" ;;
+*) fail "a call answers $answer" ;;
+esac
+
+# README.md's last block for this server.
+sh "$here/readme.sh" "$section" "$last" >"$root/tmp/check.sh"
+grep -q 'check --url' "$root/tmp/check.sh" || fail "README.md does not end in check --url"
+all_is_well "installed"
+
+# What people break.
+case $server in
+Apache)
+    inside a2enmod -q headers >/dev/null
+    echo 'RequestHeader unset Authorization' >"$root/etc/apache2/conf-enabled/broken.conf"
+    ;;
+nginx)
+    cp "$root/etc/nginx/snippets/b24proxy.conf" "$root/tmp/kept.conf"
+    sed -i 's|^    fastcgi_param  HTTP_PROXY .*|&\n    fastcgi_param  HTTP_AUTHORIZATION "";|' \
+        "$root/etc/nginx/snippets/b24proxy.conf"
+    ;;
+esac
+restart $service
+check_names "Authorization stripped" \
+    "Authorization: the web server keeps the Authorization header from the program"
+
+moved=/var/www/html/proxy.toml
+inside mv /etc/b24proxy/proxy.toml $moved
+inside cp /etc/b24proxy/ca.pem /var/www/html/ca.pem
+case $server in
+Apache) echo "SetEnv B24PROXY_CONFIG $moved" >"$root/etc/apache2/conf-enabled/broken.conf" ;;
+nginx)
+    sed "s|^    fastcgi_param  HTTP_PROXY .*|&\n    fastcgi_param  B24PROXY_CONFIG $moved;|" \
+        "$root/tmp/kept.conf" >"$root/etc/nginx/snippets/b24proxy.conf"
+    ;;
+esac
+restart $service
+check_names "proxy.toml in the document root" \
+    "web server: runs the program, but as the web server's user it cannot use its configuration" env B24PROXY_CONFIG=$moved
+says "privacy: "
+ok "proxy.toml in the document root: check says: FAIL privacy"
+inside mv $moved /etc/b24proxy/proxy.toml
+case $server in
+Apache) rm "$root/etc/apache2/conf-enabled/broken.conf" ;;
+nginx) cp "$root/tmp/kept.conf" "$root/etc/nginx/snippets/b24proxy.conf" ;;
+esac
+restart $service
+
+if [ "$server" = nginx ]; then
+    inside systemctl stop b24proxy.socket
+    check_names "b24proxy.socket stopped" "web server: got no answer from the program (502)"
+    restart b24proxy
+else
+    inside a2dismod -q cgid >/dev/null
+    restart $service
+    check_names "Apache without the module cgid" "web server: hands out the program's file instead of running it"
+    inside a2enmod -q cgid >/dev/null
+    restart $service
+fi
+all_is_well "mended"
