@@ -8,6 +8,7 @@ use crate::{assert_shown, documented_proxy, platform, shown_json};
 use serde_json::Value;
 use simulator::{Action, Fault, Target};
 use std::collections::BTreeSet;
+use std::process::Command;
 use support::cgi::{Answer, SCRIPT_NAME};
 
 /// A block, by its document and its first line (or how that begins), and what runs it.
@@ -17,6 +18,7 @@ const BLOCKS: &[Known] = &[
     ("README.md", r#"1C ──POST {"domain","method","params"}──▶ web server ──CGI──▶ b24proxy"#, drawing),
     ("README.md", "tests/demo.sh ", shell),
     ("README.md", "[bitrix24]", configuration),
+    ("README.md", "    include snippets/b24proxy.conf;", included),
     ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
     ("README.md", r#"{"success":false,"#, not_installed),
     ("README.md", r#"{"domain":"acme","calls":["#, calls),
@@ -42,7 +44,14 @@ fn entry_of(block: &Block) -> Option<usize> {
 fn every_block_of_the_documents_is_run() {
     let mut seen = vec![false; BLOCKS.len()];
     let documents = documents();
+    let mut typed = typed_at_an_installation();
     for block in documents.iter().flat_map(|document| &document.blocks) {
+        if let Some(index) =
+            typed.iter().position(|text| block.document == "README.md" && *text == block.text.trim_end())
+        {
+            typed.swap_remove(index);
+            continue;
+        }
         let Some(index) = entry_of(block) else {
             panic!("{}: this block is not run by any test: {}", block.at(), block.first_line())
         };
@@ -54,6 +63,27 @@ fn every_block_of_the_documents_is_run() {
     for ((document, line, _), seen) in BLOCKS.iter().zip(seen) {
         assert!(seen, "{document} has no block that begins with {line:?} any more");
     }
+    assert_eq!(typed, [""; 0], "tests/install types what README.md does not show");
+}
+
+/// The blocks that `tests/install` takes out of README.md and runs in a clean Debian: those of a server that are counted
+/// in `inside.sh`.
+fn typed_at_an_installation() -> Vec<String> {
+    let script = crate::repository().join("tests/install/readme.sh");
+    let block = |server: &str, number: usize| {
+        let mut command = Command::new("sh");
+        command.arg(&script).arg(format!("{server} on your own server")).arg(number.to_string());
+        let output = command.output().expect("readme.sh runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+    };
+    (1..=2).map(|number| block("Apache", number)).chain((1..=3).map(|number| block("nginx", number))).collect()
+}
+
+/// `tests/install` writes the same line into the site's file, and fails where README.md does not have it.
+fn included(block: &Block) {
+    let script = std::fs::read_to_string(crate::repository().join("tests/install/inside.sh")).expect("the script");
+    assert!(script.contains(&format!("grep -q '^ *{}$' README.md", block.text.trim())), "{}", block.at());
 }
 
 /// There is nothing to run in a drawing, but the names in it are real ones.
