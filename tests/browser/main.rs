@@ -1,5 +1,6 @@
 //! The pages as people see them: in Chromium, behind Apache, with the simulator's authorization and frame pages around
-//! them. With `B24PROXY_SHOTS=folder` each test leaves pictures there, to be looked at.
+//! them. With `B24PROXY_SHOTS=folder` each test leaves pictures there, to be looked at; with `B24PROXY_PICTURES=folder` it
+//! makes those of the documents.
 
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]
@@ -8,6 +9,8 @@ mod fixture;
 use base64::prelude::{Engine, BASE64_STANDARD};
 use fixture::*;
 use simulator::{Options, PortalOptions};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::time::Duration;
 use support::browser::Browser;
 use support::webserver::{Kind, WebServer};
@@ -91,9 +94,36 @@ impl Stage {
 
     fn picture(&self, name: &str) {
         if let Some(folder) = std::env::var_os("B24PROXY_SHOTS") {
-            let png = BASE64_STANDARD.decode(self.browser.screenshot()).expect("base64");
-            std::fs::write(std::path::Path::new(&folder).join(format!("{name}.png")), png).expect("a folder");
+            self.save(&folder, name);
         }
+    }
+
+    /// The whole page as a picture for the documents, with the names that they use in place of the test's.
+    fn picture_for_documents(&self, name: &str) {
+        let Some(folder) = std::env::var_os("B24PROXY_PICTURES") else { return };
+        let connection = format!("\"127.0.0.1\", {}, , , , 60)", self.server.port());
+        let names = serde_json::json!([
+            [self.proxy.portal().name(), "acme.bitrix24.ru"],
+            [connection, "\"www.example.com\", , , , , 60, Новый ЗащищенноеСоединениеOpenSSL)"],
+            ["Анна Ёлкина/Петрова", "Анна Петрова"],
+        ]);
+        self.browser.run(&format!(
+            "const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+             while (texts.nextNode()) {{
+                 for (const [ours, theirs] of {names}) {{
+                     texts.currentNode.data = texts.currentNode.data.replaceAll(ours, theirs);
+                 }}
+             }}"
+        ));
+        self.browser.resize(720, 1);
+        let height = self.browser.run("return document.documentElement.scrollHeight").as_u64().expect("a number");
+        self.browser.resize(720, height as u32);
+        self.save(&folder, name);
+    }
+
+    fn save(&self, folder: &OsStr, name: &str) {
+        let png = BASE64_STANDARD.decode(self.browser.screenshot()).expect("base64");
+        std::fs::write(Path::new(folder).join(format!("{name}.png")), png).expect("a folder that can be written");
     }
 
     /// What the console says, but for the portal's missing icon.
@@ -155,6 +185,7 @@ fn an_administrator_installs_in_a_browser_from_the_address_to_the_last_page() {
     stage.assert_installed();
     stage.look("installed-en");
     stage.assert_quiet();
+    stage.picture_for_documents("installed");
 
     // Back and forward: the state is used up.
     stage.browser.open(&stage.browser.url());
@@ -172,6 +203,7 @@ fn an_employee_is_told_in_russian_who_can_install() {
     assert_eq!(stage.browser.run("return document.documentElement.lang"), "ru");
     assert_eq!(stage.proxy.stored_bytes(), None);
     stage.look("employee-ru");
+    stage.picture_for_documents("employee.ru");
     let console: Vec<String> = stage.console().into_iter().filter(|line| !line.contains("403")).collect();
     assert!(console.is_empty(), "{console:#?}");
 
@@ -196,6 +228,9 @@ fn the_form_of_the_first_page_leads_to_the_portal_and_back() {
         stage.look(&format!("installed-form-{language}"));
         stage.assert_installed();
         stage.assert_quiet();
+        if language == "ru" {
+            stage.picture_for_documents("installed.ru");
+        }
     }
 }
 
@@ -269,6 +304,7 @@ fn the_state_of_the_portals_is_a_page_for_whoever_knows_the_token() {
     assert!(stage.browser.text("table").contains("установлено"));
     stage.look("status-ru");
     stage.assert_quiet();
+    stage.picture_for_documents("status.ru");
 }
 
 #[test]

@@ -15,7 +15,6 @@ use support::cgi::{Answer, SCRIPT_NAME};
 type Known = (&'static str, &'static str, fn(&Block));
 
 const BLOCKS: &[Known] = &[
-    ("README.md", r#"1C ──POST {"domain","method","params"}──▶ web server ──CGI──▶ b24proxy"#, drawing),
     ("README.md", "tests/demo.sh ", shell),
     ("README.md", "[bitrix24]", configuration),
     ("README.md", "    include snippets/b24proxy.conf;", included),
@@ -84,18 +83,6 @@ fn typed_at_an_installation() -> Vec<String> {
 fn included(block: &Block) {
     let script = std::fs::read_to_string(crate::repository().join("tests/install/inside.sh")).expect("the script");
     assert!(script.contains(&format!("grep -q '^ *{}$' README.md", block.text.trim())), "{}", block.at());
-}
-
-/// There is nothing to run in a drawing, but the names in it are real ones.
-fn drawing(block: &Block) {
-    let proxy = documented_proxy();
-    let answer = proxy.request(r#"{"domain":"acme","method":"profile","params":{}}"#).run();
-    assert_eq!(answer.json()["success"], true, "{}", block.at());
-    assert!(block.text.contains(r#"{"domain","method","params"}"#), "{}", block.at());
-    let example = std::fs::read_to_string(crate::repository().join("proxy.toml.example")).expect("the example");
-    for name in ["oauth.bitrix.info", "tokens"] {
-        assert!(block.text.contains(name) && example.contains(name), "{}: {name}", block.at());
-    }
 }
 
 /// The configuration with its placeholders filled in.

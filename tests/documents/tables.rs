@@ -35,6 +35,23 @@ fn the_table_of_errors_has_the_same_codes_in_both_languages() {
     assert_eq!(shown, real, "README.ru.md, and src/error.rs");
 }
 
+/// `deploy/pictures/way*.svg`: the classes of the texts are those that the pictures are drawn with.
+#[test]
+fn the_statuses_in_the_drawings_are_those_of_the_table() {
+    let known: BTreeSet<_> = real_codes().into_iter().map(|(status, _)| status).collect();
+    let drawn = ["way.svg", "way.ru.svg"].map(|name| {
+        let drawing = fs::read_to_string(repository().join("deploy/pictures").join(name)).expect("a drawing");
+        let texts =
+            drawing.lines().filter_map(|line| line.strip_prefix("<text class=\"code\"")?.split(['>', '<']).nth(1));
+        texts.map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!(drawn[0], drawn[1], "the drawing and its translation");
+    assert_eq!(drawn[0].len(), 5, "one for each step");
+    for status in drawn[0].iter().flat_map(|text| text.split(' ')) {
+        assert!(known.contains(status), "{status} is drawn, and not in src/error.rs");
+    }
+}
+
 #[test]
 fn every_relative_link_leads_to_a_file() {
     let mut count = 0;
