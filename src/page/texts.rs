@@ -82,10 +82,15 @@ pub fn request_of_1c(language: Language, config: &Config, portal: &str) -> Strin
         Some((host, port)) => (host.to_owned(), port.to_owned()),
         None => (host, String::new()),
     };
-    let secure = if https { ", Новый ЗащищенноеСоединениеOpenSSL" } else { "" };
+    // Without authorities the platform does not look at the certificate of the server at all.
+    let (secure, argument) = if https {
+        ("Защита = Новый ЗащищенноеСоединениеOpenSSL(, Новый СертификатыУдостоверяющихЦентровОС);\n", ", Защита")
+    } else {
+        ("", "")
+    };
     let token = language.pick("ВАШ_ТОКЕН", "YOUR_TOKEN");
     format!(
-        "Соединение = Новый HTTPСоединение(\"{host}\", {port}, , , , 60{secure});\n\
+        "{secure}Соединение = Новый HTTPСоединение(\"{host}\", {port}, , , , 60{argument});\n\
          Запрос = Новый HTTPЗапрос(\"{path}\");\n\
          Запрос.Заголовки.Вставить(\"Authorization\", \"Bearer {token}\");\n\
          Тело = \"{{\"\"domain\"\":\"\"{portal}\"\",\"\"method\"\":\"\"profile\"\",\"\"params\"\":{{}}}}\";\n\

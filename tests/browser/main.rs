@@ -101,12 +101,12 @@ impl Stage {
     /// The whole page as a picture for the documents, with the names that they use in place of the test's.
     fn picture_for_documents(&self, name: &str) {
         let Some(folder) = std::env::var_os("B24PROXY_PICTURES") else { return };
-        let connection = format!("\"127.0.0.1\", {}, , , , 60)", self.server.port());
-        let names = serde_json::json!([
-            [self.proxy.portal().name(), "acme.bitrix24.ru"],
-            [connection, "\"www.example.com\", , , , , 60, Новый ЗащищенноеСоединениеOpenSSL)"],
-            ["Анна Ёлкина/Петрова", "Анна Петрова"],
-        ]);
+        let ours = format!("Соединение = Новый HTTPСоединение(\"127.0.0.1\", {}, , , , 60);", self.server.port());
+        let theirs = "Защита = Новый ЗащищенноеСоединениеOpenSSL(, Новый СертификатыУдостоверяющихЦентровОС);\n\
+                      Соединение = Новый HTTPСоединение(\"www.example.com\", , , , , 60, Защита);";
+        let portal = self.proxy.portal().name();
+        let names =
+            serde_json::json!([[portal, "acme.bitrix24.ru"], [ours, theirs], ["Анна Ёлкина/Петрова", "Анна Петрова"]]);
         self.browser.run(&format!(
             "const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
              while (texts.nextNode()) {{
