@@ -17,9 +17,7 @@ const ANSWERS: &[Known] = &[
         r#"{"success":true,"data":{"results":[{"result":1},{"error":"…","error_description":"…"}],"errors":1}}"#,
         many_calls,
     ),
-    (r#"{"success":true,"data":{"results":[…],"errors":N}}"#, many_calls),
     (r#"{"result":[…],"total":N,"complete":true}"#, whole_list),
-    (r#"{"result":[…],"complete":true}"#, whole_list),
     (r#"{"error":CODE,"error_description":TEXT}"#, webhook_error),
 ];
 

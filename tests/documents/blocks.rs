@@ -21,7 +21,7 @@ const BLOCKS: &[Known] = &[
     ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
     ("README.md", r#"{"success":false,"#, not_installed),
     ("README.md", r#"{"domain":"acme","calls":["#, calls),
-    ("README.ru.md", "Соединение = Новый HTTPСоединение(", request_of_1c),
+    ("README.ru.md", "Защита = Новый ЗащищенноеСоединениеOpenSSL(", request_of_1c),
     ("README.ru.md", r#"{"success":false,"#, unreachable),
     ("README.ru.md", r#"{"domain":"acme","calls":["#, calls),
     ("deploy/1c/README.ru.md", "Подключение = Битрикс24Прокси.НовоеПодключение(", use_of_the_module),
