@@ -19,6 +19,19 @@ pub struct Load {
     pub median: Duration,
 }
 
+/// Whether nothing more is to come, as clients decide that (RFC 9112, 6.3): by `Content-Length` or the last chunk. They
+/// do not wait until the server closes the connection, which mod_cgid does when the program's process has been reaped.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(head) = answer.windows(4).position(|end| end == b"\r\n\r\n") else { return false };
+    let body = &answer[head + 4..];
+    let head = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
+    let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    match header("content-length:").and_then(|length| length.parse::<usize>().ok()) {
+        Some(length) => body.len() >= length,
+        None => header("transfer-encoding:") == Some("chunked") && body.ends_with(b"\r\n0\r\n\r\n"),
+    }
+}
+
 impl Request<'_> {
     /// The whole answer, head and body.
     pub fn send(&self) -> std::io::Result<String> {
@@ -33,9 +46,15 @@ impl Request<'_> {
             self.body
         );
         socket.write_all(head.as_bytes())?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        Ok(answer)
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        while !is_whole(&answer) {
+            match socket.read(&mut buffer)? {
+                0 => break,
+                count => answer.extend_from_slice(&buffer[..count]),
+            }
+        }
+        String::from_utf8(answer).map_err(std::io::Error::other)
     }
 
     /// So many callers at once, for that long.
