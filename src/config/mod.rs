@@ -15,8 +15,9 @@ use crate::method::Pattern;
 use crate::portal::{split_address, Endpoint, PortalName, Scheme, Webhook};
 use crate::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What `proxy.toml.example` prints as credentials. Whoever leaves one in place has not finished.
@@ -95,7 +96,7 @@ pub struct Portal {
 /// How a portal is called.
 #[derive(Debug)]
 pub enum Way {
-    OAuth(Application),
+    OAuth(Rc<Application>),
     Webhook(Webhook),
 }
 
@@ -177,7 +178,8 @@ impl Portal {
 
 fn build(file: file::File, path: &Path, folder: &Path) -> Result<Config, String> {
     let bitrix24 = bitrix24(&file.bitrix24, folder)?;
-    let portals = portals(&file, bitrix24.allow_http)?;
+    let shared = application(file.bitrix24.client_id, file.bitrix24.client_secret, "[bitrix24]")?;
+    let portals = portals(file.portals, shared.map(Rc::new), bitrix24.allow_http)?;
     let clients = clients(&file.security, &portals)?;
     Ok(Config {
         path: path.to_owned(),
@@ -249,35 +251,38 @@ fn refuse_sample(value: &str, key: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn application(id: &Option<String>, secret: &Option<Secret>, section: &str) -> Result<Option<Application>, String> {
+fn application(id: Option<String>, secret: Option<Secret>, section: &str) -> Result<Option<Application>, String> {
     match (id, secret) {
         (None, None) => Ok(None),
         (Some(id), Some(secret)) => {
-            refuse_sample(id, &format!("{section} client_id"))?;
+            refuse_sample(&id, &format!("{section} client_id"))?;
             refuse_sample(secret.expose(), &format!("{section} client_secret"))?;
             if id.is_empty() || secret.is_empty() {
                 return Err(format!("{section} client_id and client_secret must not be empty"));
             }
-            Ok(Some(Application { client_id: id.clone(), client_secret: secret.clone() }))
+            Ok(Some(Application { client_id: id, client_secret: secret }))
         }
         _ => Err(format!("{section} must have both client_id and client_secret, or neither: they are one key pair")),
     }
 }
 
-fn portals(file: &file::File, allow_http: bool) -> Result<Vec<Portal>, String> {
-    let shared = application(&file.bitrix24.client_id, &file.bitrix24.client_secret, "[bitrix24]")?;
-    let mut portals: Vec<Portal> = Vec::with_capacity(file.portals.len());
-    for (key, section) in &file.portals {
+fn portals(
+    sections: BTreeMap<String, file::Portal>,
+    shared: Option<Rc<Application>>,
+    allow_http: bool,
+) -> Result<Vec<Portal>, String> {
+    let mut portals: Vec<Portal> = Vec::with_capacity(sections.len());
+    for (key, section) in sections {
         let place = format!("[portals.\"{key}\"]");
-        let name = PortalName::parse(key).ok_or_else(|| {
+        let name = PortalName::parse(&key).ok_or_else(|| {
             format!("{place} must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")
         })?;
-        let own = application(&section.client_id, &section.client_secret, &place)?;
+        let own = application(section.client_id, section.client_secret, &place)?;
         let way = match &section.webhook {
             Some(address) => Way::Webhook(
                 Webhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("{place} webhook {why}"))?,
             ),
-            None => Way::OAuth(own.or_else(|| shared.clone()).ok_or_else(|| {
+            None => Way::OAuth(own.map(Rc::new).or_else(|| shared.clone()).ok_or_else(|| {
                 format!("{place} has no application: set client_id and client_secret here or under [bitrix24], or a webhook")
             })?),
         };
@@ -299,7 +304,7 @@ fn portals(file: &file::File, allow_http: bool) -> Result<Vec<Portal>, String> {
 }
 
 fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
-    let mut seen: BTreeMap<String, &PortalName> = BTreeMap::new();
+    let mut seen: HashMap<String, &PortalName> = HashMap::with_capacity(2 * portals.len());
     for portal in portals {
         let aliases = portal.aliases.iter().map(|alias| match PortalName::parse(alias) {
             Some(name) => name.as_str().to_owned(),
