@@ -28,7 +28,10 @@ impl Environment {
     pub fn take() -> Environment {
         let variables: Vec<_> = std::env::vars_os().collect();
         for (name, _) in &variables {
-            std::env::remove_var(name);
+            // One such as Windows's `=C:` cannot be removed.
+            if !name.as_encoded_bytes().contains(&b'=') {
+                std::env::remove_var(name);
+            }
         }
         Environment(variables)
     }

@@ -399,6 +399,13 @@ fn gateway_interface_alone_makes_it_a_cgi_request_and_arguments_decide_nothing()
 }
 
 #[test]
+fn a_variable_whose_name_has_an_equals_sign_is_no_reason_to_give_up() {
+    let proxy = Proxy::installed();
+    proxy.run_behind("exec env '=C:=x' {}");
+    assert_eq!(proxy.request(PROFILE).run().status, 200);
+}
+
+#[test]
 fn strange_variables_are_answered_like_any_others() {
     let proxy = Proxy::installed();
     let long = "x".repeat(60_000);
