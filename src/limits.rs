@@ -30,6 +30,8 @@ struct Known {
     /// How full the bucket is, those who wait included, at `at`.
     level: f64,
     at: i64,
+    /// How full the bucket of strangers is; see [`Limits::stranger`].
+    strangers: f64,
     /// Method, and until when it is refused.
     blocked: BTreeMap<String, i64>,
 }
@@ -40,6 +42,9 @@ struct Bucket {
     rate: f64,
     burst: f64,
 }
+
+/// Tokens that strangers show: 20 at once, as when an application is opened by many, and 30 a minute.
+const STRANGERS: Bucket = Bucket { rate: 0.5, burst: 20.0 };
 
 /// When a call may go.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,6 +64,7 @@ impl Known {
         let fullest = bucket.burst + HORIZON_MS as f64 / 1000.0 * bucket.rate;
         let level = if self.level <= fullest { self.level } else { 0.0 };
         self.level = (level - elapsed * bucket.rate).max(0.0);
+        self.strangers = (self.strangers.clamp(0.0, STRANGERS.burst) - elapsed * STRANGERS.rate).max(0.0);
         self.at = now;
         self.blocked.retain(|_, until| (1..=HORIZON_MS).contains(&until.saturating_sub(now)));
     }
@@ -75,6 +81,16 @@ impl Known {
         }
         self.level += 1.0;
         Turn::In(Duration::from_secs_f64(wait))
+    }
+
+    fn stranger(&mut self, bucket: Bucket, now: i64) -> Result<(), u64> {
+        self.drain(bucket, now);
+        let wait = (self.strangers + 1.0 - STRANGERS.burst) / STRANGERS.rate;
+        if wait > 0.0 {
+            return Err(whole_seconds(wait));
+        }
+        self.strangers += 1.0;
+        Ok(())
     }
 
     /// Bitrix24 refused a call: its bucket is full, whatever was known here. The refused call took no place.
@@ -123,12 +139,18 @@ impl<'a> Limits<'a> {
         self.change(take).unwrap_or_else(|| take(&mut Known::default(), crate::clock::unix_now_ms()))
     }
 
-    /// A call of this program's own counts but never waits.
+    /// A call of this program's own counts but never waits. One that Bitrix24 refused took no place and counts no more.
     pub fn count(&self) {
         self.change(|known, now| {
             known.drain(self.bucket(), now);
             known.level += 1.0;
         });
+    }
+
+    /// Somebody without credentials shows a token that is to be tried at the portal, which costs a call. `Err`: too many
+    /// have lately, so that clients would be left without; in so many seconds.
+    pub fn stranger(&self) -> Result<(), u64> {
+        self.change(|known, now| known.stranger(self.bucket(), now)).unwrap_or(Ok(()))
     }
 
     /// The time in which a full bucket has room for one call again.
@@ -223,6 +245,15 @@ mod tests {
     }
 
     #[test]
+    fn strangers_have_a_small_bucket_of_their_own() {
+        let mut known = Known::default();
+        assert!((0..20).all(|_| known.stranger(BUCKET, 0).is_ok()));
+        assert_eq!(known.stranger(BUCKET, 0), Err(2));
+        assert_eq!(known.stranger(BUCKET, 2_000), Ok(()));
+        assert_eq!(known.take(BUCKET, "m", 0, LONG), Turn::In(Duration::ZERO));
+    }
+
+    #[test]
     fn a_refusal_fills_the_bucket() {
         let mut known = Known::default();
         known.fill(BUCKET, 0);
@@ -241,7 +272,7 @@ mod tests {
     #[test]
     fn a_file_of_another_clock_or_of_nonsense_delays_nobody() {
         let blocked = BTreeMap::from([("m".to_owned(), i64::MAX)]);
-        let mut known = Known { level: 1e300, at: i64::MAX, blocked };
+        let mut known = Known { level: 1e300, at: i64::MAX, strangers: 1e300, blocked };
         assert_eq!(known.take(BUCKET, "m", 1_000_000, LONG), Turn::In(Duration::ZERO));
     }
 

@@ -358,9 +358,9 @@ impl<'a> Session<'a> {
     fn await_turn(&mut self, portal: &Portal, method: &str, until: Deadline, over_limit: bool) -> Result<()> {
         let limits = Limits::new(&self.store, portal);
         if self.max_wait.is_none() {
-            limits.count();
-            if over_limit {
-                std::thread::sleep(limits.gap().min(until.remaining()));
+            match over_limit {
+                true => std::thread::sleep(limits.gap().min(until.remaining())),
+                false => limits.count(),
             }
             return Ok(());
         }

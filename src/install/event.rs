@@ -11,7 +11,7 @@ impl Installer<'_> {
     /// OAuth server for one that is ours.
     pub fn installed_by_event(&self, form: &Form) -> Result<Installed, Problem> {
         let (portal, application) = self.portal(form.text("auth[domain]"))?;
-        self.administrator(portal, &self.presumed_endpoint(portal)?, &form.secret("auth[access_token]"))?;
+        self.stranger(portal, &form.secret("auth[access_token]"))?.if_administrator()?;
         let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("auth[refresh_token]")))?;
         self.store(portal, application, issued, form.secret("auth[application_token]"))
     }

@@ -20,14 +20,11 @@ impl Installer<'_> {
     /// `domain`: the query's `DOMAIN`.
     pub fn opened(&self, domain: &str, form: &Form) -> Result<Opened, Problem> {
         let (portal, application) = self.portal(domain)?;
-        let access_token = form.secret("AUTH_ID");
-        let person = self.person(portal, &self.presumed_endpoint(portal)?, &access_token)?;
+        let person = self.stranger(portal, &form.secret("AUTH_ID"))?;
         if let Stored::Work = self.stored(portal)? {
             return Ok(Opened::WorksAlready);
         }
-        if !person.administrator {
-            return Err(Problem::NotAdministrator);
-        }
+        person.if_administrator()?;
         let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("REFRESH_ID")))?;
         let installed = self.store(portal, application, issued, form.secret("APPLICATION_TOKEN"))?;
         Ok(Opened::Installed(installed))

@@ -55,6 +55,15 @@ pub struct Person {
     administrator: bool,
 }
 
+impl Person {
+    fn if_administrator(self) -> Result<Person, Problem> {
+        match self.administrator {
+            true => Ok(self),
+            false => Err(Problem::NotAdministrator),
+        }
+    }
+}
+
 /// What Bitrix24 thinks of the stored tokens.
 enum Stored {
     Work,
@@ -92,11 +101,17 @@ impl Installer<'_> {
         portal.endpoint(&address, self.config.bitrix24.allow_http).map_err(|_| Problem::AddressRefused)
     }
 
-    /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
-    fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
+    /// Asks the portal whose token it is that a stranger shows.
+    fn stranger(&self, portal: &Portal, access_token: &Secret) -> Result<Person, Problem> {
         if access_token.is_empty() {
             return Err(Problem::TokenRefused);
         }
+        Limits::new(&self.store, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
+        self.person(portal, &self.presumed_endpoint(portal)?, access_token)
+    }
+
+    /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
+    fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
         let http = Http::for_portals(self.config).map_err(unreachable)?;
         let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
         let post = Post {
@@ -110,8 +125,8 @@ impl Installer<'_> {
         };
         let limits = Limits::new(&self.store, portal);
         let wait_until = self.deadline.at_most(self.config.limits.max_wait);
+        limits.count();
         let (reply, verdict) = loop {
-            limits.count();
             let reply = http.post(&post).map_err(unreachable)?;
             match judge(reply.status, reply.answer()).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
@@ -139,15 +154,6 @@ impl Installer<'_> {
             name: format!("{} {}", text("NAME"), text("LAST_NAME")).trim().to_owned(),
             administrator: answer["result"]["ADMIN"] == true,
         })
-    }
-
-    fn administrator(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
-        let person = self.person(portal, endpoint, access_token)?;
-        if person.administrator {
-            Ok(person)
-        } else {
-            Err(Problem::NotAdministrator)
-        }
     }
 
     /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.
@@ -197,7 +203,7 @@ impl Installer<'_> {
             }
             Refused::Malformed | Refused::PlainHttp => Problem::AddressRefused,
         })?;
-        let user = self.administrator(portal, &endpoint, &issued.access_token)?;
+        let user = self.person(portal, &endpoint, &issued.access_token)?.if_administrator()?;
         // A pair in hand is worth waiting for another's refresh as long as the request may take.
         let lock = self.lock(portal, self.deadline)?;
         let old = match lock.read().map_err(Problem::Storage)? {

@@ -331,6 +331,20 @@ fn posted_junk_is_tried_at_the_portal_and_never_at_the_oauth_server() {
 }
 
 #[test]
+fn a_flood_of_posted_junk_leaves_clients_their_calls() {
+    attacked(|proxy| {
+        let mut junk = proxy.portal().frame_form(1);
+        junk.body = junk.body.replace(&junk.access_token, "junk");
+        let refused = (0..60).filter(|_| proxy.opening(&junk).run().status == 429).count();
+        assert!(refused > 20, "{refused}");
+        assert!(proxy.simulator.ledger().calls("profile") < 40);
+        let answer = proxy.call("profile", json!({}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.elapsed < Duration::from_secs(1), "{:?}", answer.elapsed);
+    });
+}
+
+#[test]
 fn an_empty_posted_token_asks_nobody() {
     attacked(|proxy| {
         let query = format!("DOMAIN={}", proxy.portal().name());
