@@ -5,13 +5,15 @@ use crate::clock::{unix_now, Deadline};
 use crate::config::{Application, Config};
 use crate::error::Executed;
 use crate::http::{Failure, Http, Post};
-use crate::json::number_or_text;
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Longest answer of the OAuth server that is read; real ones are below 2 KiB. A pair always fits the space that
 /// [`crate::store::Lock::reserve`] takes.
 const MAX_ANSWER: u64 = 32 << 10;
+/// Seconds that an access token lives, where the answer does not say.
+const LIFETIME: i64 = 3600;
 
 pub enum Grant<'a> {
     AuthorizationCode(&'a str),
@@ -108,7 +110,8 @@ pub fn request(
             prefix: b"",
         })
         .map_err(unavailable)?;
-    read_answer(reply.status, reply.answer(), unix_now())
+    let secrets = [application.client_secret.expose(), value];
+    read_answer(reply.status, reply.answer(), unix_now(), &secrets)
 }
 
 fn unavailable(failure: Failure) -> Refusal {
@@ -123,65 +126,51 @@ fn unavailable(failure: Failure) -> Refusal {
     Refusal::Unavailable { why }
 }
 
-/// Reads the server's answer, received at `now`.
-fn read_answer(status: u16, body: &[u8], now: i64) -> Result<Issued, Refusal> {
-    #[derive(Deserialize)]
-    struct Written {
-        #[serde(default)]
-        error: String,
-        #[serde(default)]
-        error_description: String,
-        #[serde(default)]
-        access_token: Secret,
-        #[serde(default)]
-        refresh_token: Secret,
-        expires_in: Option<i64>,
-        #[serde(default)]
-        client_endpoint: String,
-        #[serde(default)]
-        server_endpoint: String,
-        #[serde(default)]
-        domain: String,
-        #[serde(default)]
-        member_id: String,
-        #[serde(default)]
-        scope: String,
-        #[serde(default, deserialize_with = "number_or_text")]
-        user_id: u64,
+/// Reads the server's answer, received at `now`. Of a pair nothing but its two tokens is insisted on: the old one is spent.
+/// What the server says of an error must not repeat the secrets.
+fn read_answer(status: u16, body: &[u8], now: i64, secrets: &[&str]) -> Result<Issued, Refusal> {
+    let fields: Map<String, Value> = serde_json::from_slice(body)
+        .map_err(|_| Refusal::Unavailable { why: format!("did not answer with JSON (status {status})") })?;
+    let text = |name: &str| match fields.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    let error = text("error");
+    if !error.is_empty() {
+        return Err(refusal(&error, &text("error_description"), secrets));
     }
-    let written: Written = match body.trim_ascii_start().first() {
-        Some(b'{') => serde_json::from_slice(body).ok(),
-        _ => None,
-    }
-    .ok_or_else(|| Refusal::Unavailable { why: format!("did not answer with JSON (status {status})") })?;
-    if !written.error.is_empty() {
-        return Err(refusal(&written.error, written.error_description));
-    }
-    if status >= 400 || written.access_token.is_empty() || written.refresh_token.is_empty() {
+    let (access_token, refresh_token) = (Secret::new(text("access_token")), Secret::new(text("refresh_token")));
+    if status >= 400 || access_token.is_empty() || refresh_token.is_empty() {
         return Err(Refusal::Unavailable { why: format!("answered without tokens (status {status})") });
     }
+    let lifetime = text("expires_in").parse().ok().filter(|seconds| *seconds > 0).unwrap_or(LIFETIME);
     Ok(Issued {
-        expires_at: now.saturating_add(written.expires_in.filter(|s| *s > 0).unwrap_or(3600)),
-        access_token: written.access_token,
-        refresh_token: written.refresh_token,
-        client_endpoint: written.client_endpoint,
-        server_endpoint: written.server_endpoint,
-        domain: written.domain,
-        member_id: written.member_id,
-        scope: written.scope,
-        user_id: written.user_id,
+        access_token,
+        refresh_token,
+        expires_at: now.saturating_add(lifetime),
+        client_endpoint: text("client_endpoint"),
+        server_endpoint: text("server_endpoint"),
+        domain: text("domain"),
+        member_id: text("member_id"),
+        scope: text("scope"),
+        user_id: text("user_id").parse().unwrap_or(0),
     })
 }
 
-fn refusal(error: &str, description: String) -> Refusal {
-    // What a server says of a token could repeat the token: only its first line, bounded.
-    let description: String = description.lines().next().unwrap_or("").chars().take(200).collect();
+fn refusal(error: &str, description: &str, secrets: &[&str]) -> Refusal {
+    let shown = |text: &str, most: usize| {
+        let hidden = secrets.iter().filter(|secret| !secret.is_empty());
+        let text = hidden.fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
+        text.lines().next().unwrap_or("").chars().take(most).collect::<String>()
+    };
+    let description = shown(description, 200);
     match error.to_ascii_lowercase().as_str() {
         "invalid_grant" => Refusal::InvalidGrant { description },
         "invalid_client" | "application_not_found" => Refusal::InvalidClient { description },
         "payment_required" => Refusal::PaymentRequired { description },
         "portal_deleted" => Refusal::PortalDeleted,
-        _ => Refusal::Other { error: error.chars().take(64).collect(), description },
+        _ => Refusal::Other { error: shown(error, 64), description },
     }
 }
 
@@ -192,7 +181,7 @@ mod tests {
 
     #[test]
     fn failures_are_told_apart() {
-        let kind = |status, body: &str| read_answer(status, body.as_bytes(), 0).map(|_| ()).unwrap_err();
+        let kind = |status, body: &str| read_answer(status, body.as_bytes(), 0, &[]).map(|_| ()).unwrap_err();
         assert!(matches!(kind(400, r#"{"error":"invalid_grant"}"#), Refusal::InvalidGrant { .. }));
         assert!(matches!(kind(401, r#"{"error":"invalid_client"}"#), Refusal::InvalidClient { .. }));
         assert!(matches!(kind(402, r#"{"error":"PAYMENT_REQUIRED"}"#), Refusal::PaymentRequired { .. }));
@@ -205,14 +194,39 @@ mod tests {
     #[test]
     fn the_expiry_counts_from_receipt_by_our_clock() {
         let body = br#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires":1,"user_id":"5"}"#;
-        let issued = read_answer(200, body, 1000).unwrap();
+        let issued = read_answer(200, body, 1000, &[]).unwrap();
         assert_eq!((issued.expires_at, issued.user_id), (4600, 5));
+    }
+
+    #[test]
+    fn a_pair_is_taken_whatever_stands_beside_it() {
+        let pair = r#""access_token":"a","refresh_token":"r","#;
+        for (beside, expires_at) in [
+            (r#""expires_in":"1800""#, 2800),
+            (r#""expires_in":null,"error":null"#, 4600),
+            (r#""expires_in":1e300,"error":"","error_description":[]"#, 4600),
+            (r#""scope":null,"user_id":-1,"domain":{},"member_id":7"#, 4600),
+        ] {
+            let issued = read_answer(200, format!("{{{pair}{beside}}}").as_bytes(), 1000, &[]).unwrap();
+            assert_eq!((issued.access_token.expose(), issued.refresh_token.expose()), ("a", "r"), "{beside}");
+            assert_eq!((issued.expires_at, issued.user_id), (expires_at, 0), "{beside}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_an_error_repeats_no_secret() {
+        let body = br#"{"error":"no r-secret","error_description":"token r-secret of c-secret\nmore"}"#;
+        let Err(Refusal::Other { error, description }) = read_answer(400, body, 0, &["c-secret", "r-secret", ""])
+        else {
+            panic!()
+        };
+        assert_eq!((error.as_str(), description.as_str()), ("no ***", "token *** of ***"));
     }
 
     proptest! {
         #[test]
         fn no_answer_panics(status in 100u16..600, body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = read_answer(status, &body, 0);
+            let _ = read_answer(status, &body, 0, &[]);
         }
     }
 }

@@ -306,8 +306,10 @@ fn same_portal(old: &Tokens, issued: oauth::Issued) -> std::result::Result<oauth
 }
 
 /// The stored pair after a refresh. An address that may not be used is not worth losing the tokens for: the old one stays.
+/// Another host is followed only where the OAuth server says that it is the same Bitrix24.
 fn renewed(context: &Context, portal: &Portal, old: &Tokens, issued: oauth::Issued) -> Tokens {
     let keep = |new: String, old: &str| if new.is_empty() { old.to_owned() } else { new };
+    let is_same = !old.member_id.is_empty() && old.member_id == issued.member_id;
     let mut tokens = Tokens {
         access_token: issued.access_token,
         refresh_token: issued.refresh_token,
@@ -320,14 +322,14 @@ fn renewed(context: &Context, portal: &Portal, old: &Tokens, issued: oauth::Issu
         ..old.clone()
     };
     match Endpoint::renamed(&issued.client_endpoint, context.config.bitrix24.allow_http) {
-        Ok(endpoint) => {
+        Ok(endpoint) if is_same || *endpoint.name() == portal.name => {
             tokens.client_endpoint = endpoint.to_client_endpoint();
             let renamed = *endpoint.name() != portal.name;
             tokens.renamed_from = if renamed { portal.name.to_string() } else { String::new() };
             log_renaming(context, portal, old, &tokens);
         }
         Err(_) if issued.client_endpoint.is_empty() => {}
-        Err(_) => context.log.warn(&format!(
+        _ => context.log.warn(&format!(
             "the OAuth server gave an address for {} that may not be used; the old one stays",
             portal.name
         )),

@@ -2,7 +2,7 @@
 
 use crate::fixture::*;
 use serde_json::{json, Value};
-use simulator::{Action, Fault, Kind, Target};
+use simulator::{Action, Fault, Kind, Target, TokenPair};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -506,6 +506,69 @@ fn a_pair_of_another_bitrix24_does_not_replace_ours() {
     assert_failure(&add(&proxy), 502, "oauth_server_error");
     assert_eq!(proxy.stored(), before);
     assert_eq!(proxy.simulator.ledger().all_calls().count(), 0);
+}
+
+/// The OAuth server's answer to a refresh, of the simulator's own with some fields changed.
+fn answers_with(proxy: &Proxy, changed: &Value) -> TokenPair {
+    let pair = proxy.portal().issue_pair(1);
+    let mut body = json!({
+        "access_token": pair.access_token, "refresh_token": pair.refresh_token, "expires_in": 3600,
+        "member_id": pair.member_id, "client_endpoint": pair.client_endpoint,
+    });
+    body.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+    let action = Action::Status { status: 200, content_type: "application/json".into(), body: body.to_string() };
+    proxy.simulator.inject(Fault::once(Target::Token, action));
+    pair
+}
+
+#[test]
+fn a_new_pair_is_kept_whatever_the_types_of_what_stands_beside_it() {
+    for changed in [
+        json!({"expires_in": "3600"}),
+        json!({"scope": null, "error": null}),
+        json!({"user_id": -1, "domain": [], "server_endpoint": {}}),
+        json!({"client_endpoint": 5}),
+    ] {
+        let proxy = expired();
+        let pair = answers_with(&proxy, &changed);
+        assert_works(&proxy);
+        assert_eq!(proxy.stored()["refresh_token"], pair.refresh_token.as_str(), "{changed}");
+    }
+}
+
+/// The one exception of the rule that only configured hosts are contacted is for the same Bitrix24.
+#[test]
+fn another_address_is_followed_only_where_the_oauth_server_says_that_it_is_the_same_bitrix24() {
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let address = format!("https://{}/rest/", elsewhere.local_addr().unwrap());
+    for (stored, answered) in [("", ""), ("", "m"), ("m", "")] {
+        let proxy = expired();
+        proxy.change_stored(|tokens| tokens["member_id"] = stored.into());
+        let pair = answers_with(&proxy, &json!({"client_endpoint": address, "member_id": answered}));
+        assert_works(&proxy);
+        let now = proxy.stored();
+        assert_eq!(now["refresh_token"], pair.refresh_token.as_str(), "the tokens are kept");
+        assert_eq!(now["client_endpoint"], pair.client_endpoint.as_str(), "{stored:?} {answered:?}");
+    }
+    assert!(elsewhere.accept().is_err());
+}
+
+#[test]
+fn what_the_oauth_server_says_of_an_error_shows_no_secret() {
+    let proxy = expired();
+    let (token, secret) =
+        (proxy.stored()["refresh_token"].as_str().unwrap().to_owned(), proxy.simulator.client_secret());
+    let error_description = format!("token {token} of {secret} is expired");
+    let action = Action::ErrorJson { status: 400, error: "invalid_grant".into(), error_description };
+    proxy.simulator.inject(Fault::once(Target::Token, action));
+    let answer = add(&proxy);
+    assert_failure(&answer, 409, "reinstall_required");
+    let lock = proxy.sandbox.token_file(&format!("{}.lock", proxy.stem())).expect("the lock file");
+    for shown in [answer.text(), answer.stderr.clone(), String::from_utf8_lossy(&lock).into_owned()] {
+        assert!(!shown.contains(&token) && !shown.contains(&secret), "{shown}");
+    }
+    assert!(answer.text().contains("token *** of *** is expired"), "{}", answer.text());
 }
 
 #[test]
