@@ -162,6 +162,11 @@ fn the_callers_own_order_start_or_filter_on_id_means_paging_by_start() {
     assert_eq!(read(json!({"START": -1})), (1..=330).collect::<Vec<_>>());
     assert_eq!(read(json!({"filter": {">ID": 120, "<=ID": 300}})), (121..=300).collect::<Vec<_>>());
     assert_eq!(read(json!({"filter": {"@ID": [5, 7]}})), [5, 7]);
+    // Beside "OR" a condition of ours would be one of several.
+    for filter in [json!({"logic": "OR", "=OPENED": "Y"}), json!({"!A": [{"ID": 5}]})] {
+        read(json!({"filter": filter}));
+        assert_eq!(proxy.pages("crm.deal.list").last().unwrap()["filter"], filter);
+    }
     assert!(proxy.pages("crm.deal.list").iter().all(|page| page["start"] != "-1" && page["start"] != -1));
 }
 

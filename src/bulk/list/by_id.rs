@@ -136,12 +136,12 @@ fn without_paging(params: &[Member], family: Family) -> Option<(Vec<Member>, Vec
             "filter" if raw == "[]" => {}
             "filter" => {
                 let own = super::members(raw).ok()?;
-                let on_id = |(name, value): &Member| {
+                // Beside `"logic":"OR"` our condition would be one of several; a nested one may speak of the ID too.
+                let unfit = |(name, value): &Member| {
                     let bare = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
-                    // A nested condition may speak of the ID too.
-                    bare.eq_ignore_ascii_case(family.id) || value.starts_with('{')
+                    bare.eq_ignore_ascii_case(family.id) || bare.eq_ignore_ascii_case("logic") || value.contains('{')
                 };
-                if own.iter().any(on_id) {
+                if own.iter().any(unfit) {
                     return None;
                 }
                 filter = own;
@@ -196,6 +196,8 @@ mod tests {
             r#"{"filter":{">ID":5}}"#,
             r#"{"filter":{"@id":[1]}}"#,
             r#"{"filter":{"0":{"LOGIC":"OR"}}}"#,
+            r#"{"filter":{"logic":"OR","=opened":"Y"}}"#,
+            r#"{"filter":{"A":[{"ID":5}]}}"#,
             r#"{"FILTER":{"A":1}}"#,
             r#"{"select":{"0":"TITLE"}}"#,
         ] {
