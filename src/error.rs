@@ -235,6 +235,7 @@ impl Error {
                 Some(*executed)
             }
             Error::OutcomeUnknown { .. } => Some(Executed::Unknown),
+            Error::Bitrix24(upstream) if !upstream.is_definite() => Some(Executed::Unknown),
             Error::RefreshPending { .. }
             | Error::KeyInUse { .. }
             | Error::IdempotencyKeyReused
@@ -266,6 +267,15 @@ impl Error {
     }
 }
 
+/// For a sentence, and a line of the log; the whole text is in `bitrix24`.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 1000;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 fn open_as_administrator(install_url: &Option<String>) -> String {
     match install_url {
         Some(url) => format!("open {url} in a browser as an administrator of the portal."),
@@ -277,6 +287,14 @@ impl Upstream {
     /// The portal's leaky bucket is full: the call was not executed and may be repeated in a moment.
     pub fn is_over_limit(&self) -> bool {
         self.error == "QUERY_LIMIT_EXCEEDED"
+    }
+
+    /// Whether it is certain that the call was not executed: Bitrix24 refused it. An error of its server, or of a gateway
+    /// before it, may have come after the deal was made.
+    pub fn is_definite(&self) -> bool {
+        const REFUSALS: [&str; 4] =
+            ["QUERY_LIMIT_EXCEEDED", "OVERLOAD_LIMIT", "OPERATION_TIME_LIMIT", "PORTAL_DELETED"];
+        self.status < 500 || REFUSALS.contains(&self.error.as_str())
     }
 
     /// An error that came with a status below 400 (old methods answer 200) is a 502.
@@ -300,9 +318,9 @@ impl Upstream {
         };
         let what = match (self.error.as_str(), self.error_description.as_str()) {
             ("", "") => format!("an error without a text, status {}", self.status),
-            ("", description) => description.to_owned(),
-            (error, "") => error.to_owned(),
-            (error, description) => format!("{error}: {description}"),
+            ("", description) => shortened(description),
+            (error, "") => shortened(error),
+            (error, description) => format!("{}: {}", shortened(error), shortened(description)),
         };
         format!("Bitrix24 answered {what}{}{advice}", if what.ends_with('.') { "" } else { "." })
     }

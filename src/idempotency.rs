@@ -6,7 +6,8 @@
 //! ```
 //!
 //! CLIENT and KEY are hashes: of the client's name, and of portal and key. A journal is a line of JSON for each record,
-//! followed by as many bytes of content as the line says. Records are only appended; an incomplete one does not count.
+//! followed by as many bytes of content as the line says. Records are only appended; an incomplete one does not count, and
+//! is taken back where it could not be written whole: what is appended behind it would be read as its content.
 //!
 //! | journal | lock | meaning |
 //! |---|---|---|
@@ -142,12 +143,13 @@ impl Keys {
         Ok(State::Free(Held { keys: self, path, file, fingerprint, begun: false }))
     }
 
-    /// The same for a request with many calls: what it has done so far, to go on behind it.
+    /// The same for a request with so many calls: what it has done so far, to go on behind it.
     pub fn claim_many(
         &self,
         portal: &PortalName,
         key: &str,
         fingerprint: String,
+        calls: usize,
         deadline: Deadline,
     ) -> Result<Journaled<'_>> {
         let path = self.path(portal, key);
@@ -163,13 +165,13 @@ impl Keys {
                 }
                 begun = true;
                 let end;
-                (kept, end) = read_results(&mut file).map_err(|e| storage(&e, "read", &path))?;
+                (kept, end) = read_results(&mut file, calls).map_err(|e| storage(&e, "read", &path))?;
                 // What was cut off in writing would make everything behind it unreadable.
                 file.set_len(end).map_err(|e| storage(&e, "write", &path))?;
             }
         }
         let held = Held { keys: self, path, file, fingerprint, begun };
-        Ok(Journaled { held, kept })
+        Ok(Journaled { held, kept, sending: false })
     }
 
     fn path(&self, portal: &PortalName, key: &str) -> PathBuf {
@@ -351,6 +353,8 @@ impl Drop for Held<'_> {
 pub struct Journaled<'a> {
     held: Held<'a>,
     kept: Piece,
+    /// It was written down that calls are about to be sent, and nothing yet of what became of them.
+    sending: bool,
 }
 
 impl Journaled<'_> {
@@ -362,11 +366,17 @@ impl Journaled<'_> {
     /// The next so many calls are about to be sent.
     pub fn sending(&mut self, calls: usize) -> Result<()> {
         self.held.begin()?;
-        self.held.append(&Record::Sending { calls }, b"")
+        self.held.append(&Record::Sending { calls }, b"")?;
+        self.sending = true;
+        Ok(())
     }
 
+    /// They were not. Where that they would be could not be written down, there is nothing to take back.
     pub fn not_sent(&mut self) -> Result<()> {
-        self.held.append(&Record::NotSent, b"")
+        match std::mem::take(&mut self.sending) {
+            true => self.held.append(&Record::NotSent, b""),
+            false => Ok(()),
+        }
     }
 
     /// Nothing of the request was executed: the key is free again.
@@ -374,7 +384,9 @@ impl Journaled<'_> {
         self.held.free();
     }
 
+    /// They ended with these results. Where those cannot be kept, no more may be sent.
     pub fn finished(&mut self, piece: &Piece) -> Result<()> {
+        self.sending = false;
         let length = self.held.take_room(piece.text.len() as u64)?;
         let Piece { calls, errors, halted, .. } = *piece;
         let content = if length.is_some() { piece.text.as_slice() } else { b"" };
@@ -382,12 +394,21 @@ impl Journaled<'_> {
     }
 }
 
-/// The results in a journal of many calls, those of unknown outcome included, and where its last whole record ends.
-fn read_results(file: &mut File) -> std::io::Result<(Piece, u64)> {
+/// The results in a journal of so many calls, those of unknown outcome included, and where its last whole record ends.
+fn read_results(file: &mut File, most: usize) -> std::io::Result<(Piece, u64)> {
     file.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(file);
     let (mut results, mut sending, mut end) = (Piece::default(), 0, 0);
     while let Some(record) = next_record(&mut reader)? {
+        if let Record::Sending { calls } | Record::Results { calls, .. } = record {
+            let before = if matches!(record, Record::Sending { .. }) { results.calls + sending } else { results.calls };
+            if calls > most - before.min(most) {
+                return Err(std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    "it speaks of more calls than there are",
+                ));
+            }
+        }
         match record {
             Record::Begun { .. } | Record::Done { .. } => {}
             // Where the ones before have no results, the process ended while it sent them.
@@ -473,13 +494,16 @@ fn is_alive(at: i64, now: i64) -> bool {
     now.saturating_sub(at) < LIFETIME
 }
 
+/// All of it or nothing.
 fn append(file: &mut File, record: &Record, content: &[u8]) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(record).expect("plain data serializes");
     line.push(b'\n');
-    file.seek(SeekFrom::End(0))?;
-    file.write_all(&line)?;
-    file.write_all(content)?;
-    file.sync_data()
+    let end = file.seek(SeekFrom::End(0))?;
+    let written = file.write_all(&line).and_then(|()| file.write_all(content)).and_then(|()| file.sync_data());
+    if written.is_err() {
+        let _ = file.set_len(end);
+    }
+    written
 }
 
 fn storage(error: &std::io::Error, operation: &str, path: &Path) -> Error {
@@ -533,7 +557,7 @@ mod tests {
 
     fn many<'a>(keys: &'a Keys, key: &str) -> Journaled<'a> {
         let portal = PortalName::parse("acme.bitrix24.ru").unwrap();
-        keys.claim_many(&portal, key, "what".to_owned(), Deadline::after(Duration::from_millis(30))).unwrap()
+        keys.claim_many(&portal, key, "what".to_owned(), 10, Deadline::after(Duration::from_millis(30))).unwrap()
     }
 
     fn one_result() -> Piece {

@@ -46,7 +46,7 @@ enum Done {
         piece: Piece,
         last: bool,
     },
-    /// Bitrix24 refused the batch as a whole.
+    /// Bitrix24 refused the batch as a whole; nothing of it was executed.
     Refused(Upstream),
     NotSent(Error),
 }
@@ -61,6 +61,8 @@ pub fn execute(
 ) -> Result<Outcome> {
     let mut results = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
     let kept = results.calls;
+    // The answer of one that was kept may have been lost, which halts as it does at once.
+    results.halted |= halt && results.errors > 0;
     while results.calls < calls.len() && !results.halted {
         let from = results.calls;
         if !steps.has_room(results.text.len()) || (from > kept && !steps.has_time()) {
@@ -87,12 +89,13 @@ pub fn execute(
                 break;
             }
         };
-        if let Some(Err(error)) = journal.as_mut().map(|journal| journal.finished(&piece)) {
+        let kept = journal.as_mut().map_or(Ok(()), |journal| journal.finished(&piece));
+        if let Err(error) = &kept {
             log.error(&format!("results of an idempotency key were not kept: {:?}", error.detail()));
         }
         results.append(piece);
         steps.progress(results.calls, Some(calls.len()));
-        if last {
+        if last || kept.is_err() {
             break;
         }
     }
@@ -116,10 +119,13 @@ fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: us
         },
     };
     let executed = |piece| Done::Executed { piece, last: false };
+    let lost =
+        |why: &str| Done::Executed { piece: Piece { halted: halt, ..Piece::lost(calls.len(), why) }, last: true };
     match (outcome, step) {
         (Ok((reply, None)), Step::Batch(_)) => executed(batch_answered(reply.answer(), calls.len(), halt)),
         (Ok((reply, None)), Step::Single) => executed(single_answered(reply.answer())),
-        (Ok((_, Some(upstream))), Step::Batch(_)) => Done::Refused(upstream),
+        (Ok((_, Some(upstream))), Step::Batch(_)) if upstream.is_definite() => Done::Refused(upstream),
+        (Ok((_, Some(upstream))), Step::Batch(_)) => lost(&Error::Bitrix24(upstream).text()),
         (Ok((_, Some(upstream))), Step::Single) => {
             executed(Piece::all_failed(1, &upstream.error, &upstream.error_description, halt))
         }
@@ -127,9 +133,7 @@ fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: us
         (Err(error @ Error::MethodBlocked { .. }), Step::Single) => {
             executed(Piece::all_failed(1, "OPERATION_TIME_LIMIT", &error.text(), halt))
         }
-        (Err(error), _) if error.executed() == Some(Executed::Unknown) => {
-            Done::Executed { piece: Piece { halted: halt, ..Piece::lost(calls.len(), &error.text()) }, last: true }
-        }
+        (Err(error), _) if error.executed() == Some(Executed::Unknown) => lost(&error.text()),
         (Err(error), _) => Done::NotSent(error),
     }
 }

@@ -137,14 +137,16 @@ impl Run<'_> {
     fn part(&self, calls: &[One], key: Option<String>, show: impl Fn(usize)) -> Result<usize, Failure> {
         let (mut printed, mut errors) = (0, 0);
         while printed < calls.len() {
-            let mut journal = self.journal(key.as_deref())?;
+            let mut journal = self.journal(key.as_deref(), calls.len())?;
             // Under a key the whole part is asked for again, and what is done comes from its journal.
             let skip = if journal.is_some() { 0 } else { printed };
             let mut session = session(self.config, self.log);
             let mut steps = Steps::new(&mut session, self.portal);
             let outcome = execute(&mut steps, &calls[skip..], false, &mut journal, self.log).map_err(wrong)?;
             if skip + outcome.results.calls <= printed {
-                let why = "the results of one part are larger than max_response allows; raise it, or run without --key";
+                let why =
+                    "no further call could be executed within the configuration's timeout: run it again with the same \
+                           --key; if it stays so, the results of one part are larger than max_response allows";
                 return Err(Failure::Wrong(why.into()));
             }
             print_lines(&outcome.results.text, printed - skip);
@@ -155,11 +157,11 @@ impl Run<'_> {
         Ok(errors)
     }
 
-    fn journal(&self, key: Option<&str>) -> Result<Option<Journaled<'_>>, Failure> {
+    fn journal(&self, key: Option<&str>, calls: usize) -> Result<Option<Journaled<'_>>, Failure> {
         let Some(key) = key else { return Ok(None) };
         let deadline = Deadline::after(self.config.limits.max_wait);
         let identity = fingerprint(&[b"command line", self.file]);
-        self.keys.claim_many(&self.portal.name, key, identity, deadline).map(Some).map_err(wrong)
+        self.keys.claim_many(&self.portal.name, key, identity, calls, deadline).map(Some).map_err(wrong)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::relay::{Call, Payload, Session};
 use crate::route::WebhookPath;
 use crate::store::Store;
 use crate::webhook::{self, Sent};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Who calls whom.
@@ -107,7 +108,7 @@ impl Request<'_> {
             Some(key) => {
                 let identity = fingerprint(&[b"calls", &[u8::from(halt)], raw.as_bytes()]);
                 let deadline = self.deadline(to.config).at_most(to.config.limits.max_wait);
-                Some(keys.claim_many(&to.portal.name, key, identity, deadline)?)
+                Some(keys.claim_many(&to.portal.name, key, identity, calls.len(), deadline)?)
             }
         };
         let mut session = self.session(to, to.config.bitrix24.timeout);
@@ -206,23 +207,18 @@ impl Request<'_> {
     }
 
     /// Executes a call, once for each idempotency key.
-    fn call<'r>(
-        &'r self,
-        to: &Destination<'r>,
-        mut call: Call<'r>,
-        wanted: Wanted,
-        trace: &mut Trace,
-    ) -> Result<Outcome> {
+    fn call<'r>(&'r self, to: &Destination<'r>, call: Call<'r>, wanted: Wanted, trace: &mut Trace) -> Result<Outcome> {
         let store = Store::new(&to.config.token_folder);
         let keys = Keys::of(&store, &to.client.name);
         // All waiting together: for the key, for a refresh and for the limit.
         let wait_until = self.deadline(to.config).at_most(wanted.max_wait);
+        let key = self.idempotency_key()?;
+        // REST 2 ignores the header; only REST 3.0 knows it.
+        let sent_key = key.filter(|_| call.version == Version::V3).map(|key| key_for_bitrix24(to, key));
+        let mut call: Call<'_> = call;
+        call.headers.extend(sent_key.as_deref().map(|key| ("Idempotency-Key", key)));
         let mut held = None;
-        if let Some(key) = self.idempotency_key()? {
-            // REST 2 ignores the header; only REST 3.0 knows it.
-            if call.version == Version::V3 {
-                call.headers.push(("Idempotency-Key", key));
-            }
+        if let Some(key) = key {
             match keys.claim(&to.portal.name, key, fingerprint(wanted.identity), wait_until)? {
                 State::Done(kept) => return Ok(Outcome::Replayed(kept)),
                 State::Free(free) => held = Some(free),
@@ -240,6 +236,7 @@ impl Request<'_> {
             }
             // The journal stays as it is: begun, and never executed again.
             (Err(error), Some(held)) if error.executed() == Some(Executed::Unknown) => drop(held),
+            (Ok((_, Some(upstream))), Some(held)) if !upstream.is_definite() => drop(held),
             (_, Some(held)) => held.free(),
             (_, None) => {}
         }
@@ -247,6 +244,14 @@ impl Request<'_> {
             trace.bitrix24 = Some(upstream.error.chars().take(64).collect());
         }
         outcome.map(|(reply, upstream)| Outcome::Answered(reply, upstream))
+    }
+}
+
+/// Bitrix24 sees one user behind all clients, and would take equal keys of theirs for one.
+fn key_for_bitrix24<'k>(to: &Destination, key: &'k str) -> Cow<'k, str> {
+    match to.config.clients.as_slice() {
+        [_] => key.into(),
+        _ => fingerprint(&[to.client.name.as_bytes(), key.as_bytes()]).into(),
     }
 }
 

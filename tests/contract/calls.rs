@@ -392,6 +392,77 @@ fn a_request_killed_in_a_batch_goes_on_behind_it_and_its_calls_stay_unknown() {
 }
 
 #[test]
+fn halt_holds_for_a_request_that_was_killed_in_a_batch_and_is_repeated() {
+    let proxy = Proxy::installed();
+    let calls = adds(120);
+    let send = || proxy.many(&calls, json!({"halt": true})).header("Idempotency-Key", "k");
+    proxy.simulator.inject(Fault::once(Target::Call, Action::HangAfter));
+    let body = json!({ "domain": proxy.portal().name(), "calls": calls, "halt": true }).to_string();
+    let mut running = send().spawn();
+    running.write(body.as_bytes()).unwrap();
+    running.end_body();
+    assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
+    running.signal_group("KILL");
+    running.wait_for_end();
+    proxy.simulator.release();
+    for _ in 0..2 {
+        let data = data(&send().run());
+        assert_eq!((error_codes(&data["results"]).len(), data.get("next")), (50, None), "{data}");
+    }
+    assert_eq!(executed(&proxy.simulator.ledger()), titles(50));
+}
+
+/// Disks that are full for a moment: one write after another fails, and the ones behind it do not.
+#[test]
+fn whichever_write_of_a_journal_fails_no_call_is_executed_twice_and_every_answer_is_whole() {
+    let proxy = Proxy::installed();
+    let calls = adds(60);
+    let trace = proxy.sandbox.path().join("run/trace");
+    let (mut failed, mut unknown) = (0, 0);
+    for nth in 1.. {
+        let key = format!("k{nth}");
+        let request = || proxy.many(&calls, json!({})).header("Idempotency-Key", &key);
+        let strace = format!("exec strace -qq -o {} -e inject=write:error=ENOSPC:when={nth}", trace.display());
+        proxy.run_behind(&format!("{strace} {{}}"));
+        let mut running = request().spawn();
+        running.write(json!({ "domain": proxy.portal().name(), "calls": calls }).to_string().as_bytes()).unwrap();
+        running.end_body();
+        // The last writes are those of the answer itself.
+        running.wait_for_end();
+        if !std::fs::read_to_string(&trace).expect("strace writes").contains("ENOSPC") {
+            break;
+        }
+        failed += 1;
+        proxy.run_behind("");
+        for _ in 0..3 {
+            let data = data(&request().run());
+            assert_eq!(data["results"].as_array().map(Vec::len), Some(60), "{nth}: nothing stands in the way: {data}");
+            unknown += error_codes(&data["results"]).len();
+        }
+        let mut made = executed(&proxy.simulator.ledger());
+        let all = made.len();
+        made.sort();
+        made.dedup();
+        assert_eq!(made.len(), all, "{nth}: executed twice");
+        proxy.simulator.clear_ledger();
+    }
+    assert!(failed > 10 && unknown > 0, "{failed} writes failed; {unknown} outcomes were unknown");
+}
+
+/// What Bitrix24 says of a batch as a whole may have come after some of its commands were executed.
+#[test]
+fn an_error_of_bitrix24s_server_leaves_the_calls_of_a_batch_unknown() {
+    let proxy = Proxy::installed();
+    let (content_type, body) = ("application/json".into(), r#"{"error":"INTERNAL_SERVER_ERROR"}"#.into());
+    proxy.simulator.inject(Fault::once(Target::Call, Action::ExecuteThenStatus { status: 500, content_type, body }));
+    let send = || data(&proxy.many(&adds(3), json!({})).header("Idempotency-Key", "k").run());
+    for _ in 0..2 {
+        assert_eq!(error_codes(&send()["results"]), ["OUTCOME_UNKNOWN"; 3]);
+    }
+    assert_eq!(executed(&proxy.simulator.ledger()), titles(3));
+}
+
+#[test]
 fn a_first_batch_that_was_refused_frees_the_key() {
     let proxy = Proxy::installed();
     let refusal = Action::ErrorJson { status: 403, error: "ACCESS_DENIED".into(), error_description: "no".into() };

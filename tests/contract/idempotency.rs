@@ -262,6 +262,53 @@ fn a_definite_error_frees_the_key() {
     assert_eq!(made(&proxy).0, 1);
 }
 
+/// An exception in Bitrix24, or in an application that hears of the new deal, may come after the deal was made.
+#[test]
+fn an_error_of_bitrix24s_server_is_an_unknown_outcome_and_is_never_executed_again() {
+    let proxy = installed();
+    for (i, body) in [r#"{"error":"INTERNAL_SERVER_ERROR","error_description":"x"}"#, "{}"].into_iter().enumerate() {
+        let (content_type, body) = ("application/json".into(), body.into());
+        strike(&proxy, Action::ExecuteThenStatus { status: 500, content_type, body });
+        let key = format!("key {i}");
+        let first = deal(&proxy, "one", &key).run();
+        assert_failure(&first, 500, "bitrix24_error");
+        assert_eq!(first.json()["executed"], "unknown");
+        assert_outcome_unknown(&deal(&proxy, "one", &key).run());
+        assert_eq!(made(&proxy), (i + 1, i + 1));
+    }
+    for error in ["OVERLOAD_LIMIT", "PORTAL_DELETED"] {
+        strike(&proxy, Action::ErrorJson { status: 503, error: error.into(), error_description: "No".into() });
+        let refused = deal(&proxy, "one", error).run();
+        assert_failure(&refused, 503, "bitrix24_error");
+        assert_eq!(refused.json().get("executed"), None, "{}", refused.text());
+        assert_success(&deal(&proxy, "one", error).run());
+    }
+}
+
+/// Damage is said, takes no memory by its numbers, and executes nothing.
+#[test]
+fn a_journal_that_speaks_of_more_calls_than_there_are_is_a_storage_error() {
+    let proxy = installed();
+    let body = json!({"domain": "acme", "calls": [{"method": ADD}, {"method": ADD}]}).to_string();
+    let send = || proxy.request(body.clone()).header(HEADER, "k").measure_memory().run();
+    assert_success(&send());
+    let path = journals(&proxy).remove(0);
+    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+    let whole = String::from_utf8(std::fs::read(&path).unwrap()).unwrap();
+    let begun = whole.lines().next().unwrap();
+    for record in [
+        r#"{"record":"sending","calls":18446744073709551615}"#,
+        r#"{"record":"results","calls":3,"errors":0,"halted":false,"length":null}"#,
+        "{\"record\":\"sending\",\"calls\":2}\n{\"record\":\"sending\",\"calls\":1}",
+    ] {
+        write(&proxy, &name, format!("{begun}\n{record}\n").as_bytes());
+        let answer = send();
+        assert_failure(&answer, 500, "storage_error");
+        assert!(answer.stderr.contains("more calls than there are"), "{}", answer.stderr);
+    }
+    assert_eq!(made(&proxy).0, 2);
+}
+
 #[test]
 fn a_call_that_was_refused_for_the_rate_limit_keeps_no_key() {
     let aliases = "aliases = [\"acme\"]";
@@ -310,6 +357,23 @@ fn keys_are_per_client() {
     assert_success(&answer);
     assert_replayed(&second().run(), &answer);
     assert_eq!(made(&proxy), (2, 2));
+}
+
+/// Bitrix24 keeps keys of REST 3.0 itself, and knows one user behind all clients.
+#[test]
+fn keys_of_two_clients_are_told_apart_at_rest_3_too() {
+    let proxy = installed();
+    let two = format!(
+        "{}\n[[security.clients]]\nname = \"second\"\ntoken = \"the-token-of-the-second-client\"\n",
+        proxy.config()
+    );
+    let proxy = proxy.configured(&two);
+    let task =
+        json!({"domain": "acme", "method": "tasks.task.add", "params": {"fields": {"title": "one"}}, "version": 3});
+    for token in [TOKEN, "the-token-of-the-second-client"] {
+        assert_success(&proxy.bare_request(task.to_string()).bearer(token).header(HEADER, "k").run());
+    }
+    assert_eq!(proxy.simulator.ledger().executed("tasks.task.add"), 2);
 }
 
 #[test]

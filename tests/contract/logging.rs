@@ -141,6 +141,18 @@ fn what_a_caller_sends_can_neither_forge_a_line_nor_flood_the_log() {
 }
 
 #[test]
+fn what_bitrix24_says_of_an_error_does_not_flood_the_log() {
+    let proxy = Proxy::installed();
+    let error_description = "слово ".repeat(500_000);
+    let error = Action::ErrorJson { status: 400, error: "LONG".into(), error_description: error_description.clone() };
+    proxy.simulator.inject(Fault::once(Target::Call, error));
+    let answer = proxy.call("profile", json!({}));
+    assert_failure(&answer, 400, "bitrix24_error");
+    assert!(answer.stderr.len() < 5_000, "{} bytes", answer.stderr.len());
+    assert_eq!(answer.json()["bitrix24"]["error_description"], error_description, "the caller gets it whole");
+}
+
+#[test]
 fn what_is_not_a_request_is_not_repeated_in_the_log_because_it_may_be_a_secret() {
     let proxy = Proxy::installed();
     for body in ["\"a-secret-text\"", "{\"method\":{\"a-secret-text\":1}}", "{\"method\":\"a-secret-text!\"}"] {
