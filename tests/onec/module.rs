@@ -170,3 +170,53 @@ fn sources(folder: &Path) -> String {
     }
     text
 }
+
+/// What `ЭтоМетодЧтения` says of a method, by the lists in its text.
+fn is_read(module: &Module, method: &str) -> bool {
+    let function = module.function("ЭтоМетодЧтения");
+    let text = module.text_of(function);
+    let expected = "Возврат Меняющие.Найти(Имя) = Неопределено И (Целиком.Найти(Имя) <> Неопределено \
+        Или Слова.Количество() > 1 И Последние.Найти(Слова[Слова.ВГраница()]) <> Неопределено);";
+    let (_, decision) = text.split_once("Возврат ").expect("it answers");
+    let decision: Vec<_> = decision.split_whitespace().collect();
+    assert!(format!("Возврат {}", decision.join(" ")).starts_with(expected), "write here what has changed: {text}");
+    let list = |name: &str| -> Vec<&str> {
+        let (_, rest) = text.split_once(&format!("{name} = СтрРазделить(\"")).unwrap_or_else(|| panic!("no {name}"));
+        rest.split('"').next().unwrap().split(',').collect()
+    };
+    let name = method.to_lowercase();
+    let last = name.rsplit_once('.').map(|(_, last)| last);
+    !list("Меняющие").contains(&name.as_str())
+        && (list("Целиком").contains(&name.as_str()) || last.is_some_and(|last| list("Последние").contains(&last)))
+}
+
+#[test]
+fn only_a_method_that_changes_nothing_is_read_without_a_key_and_repeated() {
+    let module = Module::load();
+    let reads = [
+        "app.info",
+        "catalog.product.getFields",
+        "crm.item.get",
+        "crm.item.list",
+        "event.offline.list",
+        "profile",
+        "tasks.task.counters.get",
+    ];
+    for method in reads {
+        assert!(is_read(&module, method), "{method}");
+    }
+    let writes = [
+        "batch",
+        "crm.item.add",
+        "disk.file.getExternalLink",
+        "event.offline.clear",
+        // These two change what they answer.
+        "event.offline.get",
+        "im.notify.read.list",
+        "im.search.last.add",
+        "telephony.externalCall.searchCrmEntities",
+    ];
+    for method in writes {
+        assert!(!is_read(&module, method), "{method}");
+    }
+}
