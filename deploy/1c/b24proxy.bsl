@@ -559,7 +559,7 @@
 		Имя = Лев(Имя, СтрДлина(Имя) - СтрДлина(".json"));
 	КонецЕсли;
 	Целиком = СтрРазделить("app.info,methods,profile,scope,server.time,user.admin,user.current", ",");
-	Последние = СтрРазделить("get,list,fields,getfields,count", ",");
+	Последние = СтрРазделить("get,getlist,list,getchildren,search,fields,getfields,count", ",");
 	// Первый удаляет события, которые возвращает: при повторе после потерянного ответа они пропали бы. Второй отмечает
 	// уведомления прочитанными.
 	Меняющие = СтрРазделить("event.offline.get,im.notify.read.list", ",");

@@ -198,9 +198,12 @@ fn only_a_method_that_changes_nothing_is_read_without_a_key_and_repeated() {
         "catalog.product.getFields",
         "crm.item.get",
         "crm.item.list",
+        "disk.folder.getchildren",
         "event.offline.list",
         "profile",
+        "task.item.userfield.getList",
         "tasks.task.counters.get",
+        "user.search",
     ];
     for method in reads {
         assert!(is_read(&module, method), "{method}");
