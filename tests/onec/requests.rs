@@ -90,6 +90,34 @@ fn a_repeat_after_1cs_own_timeout_is_not_a_second_call() {
     assert_eq!(place.executed("crm.item.add"), 1);
 }
 
+/// `НетМестаДляКлюча`: such a refusal is told from others, and the same call goes on without a key.
+#[test]
+fn where_a_client_has_no_room_for_keys_the_same_call_without_one_is_executed() {
+    let place = Place::new();
+    let mut file = place.file("one-call.http");
+    place.send(&file);
+    let clients = place.proxy.sandbox.tokens().join("idempotency");
+    let client = std::fs::read_dir(clients).unwrap().next().unwrap().unwrap().path();
+    let begun = json!({"record": "begun", "fingerprint": "0", "at": unix_now() - 3600});
+    for i in 0..1000 {
+        std::fs::write(client.join(format!("{i:040}.call")), format!("{begun}\n")).unwrap();
+    }
+    std::fs::write(client.join("usage"), "").unwrap();
+
+    let key = file.headers.iter().position(|(name, _)| name == "Idempotency-Key").unwrap();
+    file.headers[key].1 = "another".to_owned();
+    let (status, refused) = place.send(&file);
+    let told = (status, &refused["error_code"], &refused["executed"]);
+    assert_eq!(told, (429, &json!("rate_limited"), &json!("no")));
+    assert!(refused["retry_after"].as_u64().is_some_and(|seconds| seconds > 3600), "{refused}");
+    assert_eq!(place.executed("crm.item.add"), 1);
+
+    file.headers.remove(key);
+    let (status, answer) = place.send(&file);
+    assert_eq!((status, &answer["success"]), (200, &json!(true)), "{answer}");
+    assert_eq!(place.executed("crm.item.add"), 2);
+}
+
 #[test]
 fn rest_3_is_called_with_the_token_in_a_header_of_its_own() {
     let place = Place::new();
