@@ -165,6 +165,28 @@ fn many_calls_that_took_too_long_go_on_when_the_same_request_is_repeated() {
     assert_eq!(place.executed("crm.deal.add"), 170);
 }
 
+/// `ВыполнитьЧастьВызовов`: where `next` has not moved nothing more was executed, and the same request goes on later.
+#[test]
+fn many_calls_whose_next_batch_cannot_start_now_are_answered_with_the_same_next_and_go_on_later() {
+    let limits = "aliases = [\"acme\"]\nrequests_per_second = 0.02\nburst = 1";
+    let place = Place::of(Proxy::installed().reconfigured("aliases = [\"acme\"]", limits));
+    let mut file = place.file("many-calls.http");
+    let mut body = file.json();
+    body["calls"] = vec![json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": "Сделка"}}}); 60].into();
+    file.body = body.to_string();
+
+    let (_, first) = place.send(&file);
+    for answer in [&first, &place.send(&file).1, &place.send(&file).1] {
+        assert_eq!((&answer["data"]["next"], &answer["data"]["errors"]), (&json!(50), &json!(0)), "{answer}");
+        assert_eq!(answer["data"]["results"], first["data"]["results"]);
+    }
+    assert_eq!(place.executed("crm.deal.add"), 50);
+    std::fs::remove_file(place.proxy.sandbox.tokens().join(format!("{}.limits", place.proxy.stem()))).unwrap();
+    let (_, last) = place.send(&file);
+    assert_eq!((&last["data"]["next"], &last["data"]["errors"]), (&Value::Null, &json!(0)), "{last}");
+    assert_eq!(place.executed("crm.deal.add"), 60);
+}
+
 /// `ПолучитьСписок`: part after part, with the cursor of the one before.
 #[test]
 fn a_list_is_read_to_its_end_with_cursors() {
