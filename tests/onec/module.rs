@@ -162,6 +162,30 @@ fn every_code_and_name_that_the_module_compares_is_one_of_the_program() {
     }
 }
 
+/// `ЭтоКодПрограммы`: the program's own codes in the results of many calls.
+pub fn codes_in_results(module: &Module) -> Vec<&str> {
+    let strings = of_kind(module.function("ЭтоКодПрограммы"), "string_content");
+    strings.flat_map(|node| module.text_of(node).split(',')).filter(|code| !code.is_empty()).collect()
+}
+
+#[test]
+fn the_codes_in_results_are_codes_of_the_program_in_capitals() {
+    let module = Module::load();
+    let codes = codes_in_results(&module);
+    let program = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/error.rs")).unwrap();
+    for code in &codes {
+        assert_eq!(**code, code.to_ascii_uppercase());
+        assert!(
+            program.contains(&format!(", \"{}\"),", code.to_ascii_lowercase())),
+            "the program does not know {code}"
+        );
+    }
+    // A wait that would be too long ends the results; what is wrong with a call is found before any is sent.
+    for other in ["BITRIX24_TIMEOUT", "INVALID_REQUEST", "OUTCOME_UNKNOWN", "REFRESH_PENDING"] {
+        assert!(!codes.contains(&other), "{other}");
+    }
+}
+
 fn sources(folder: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).unwrap() {

@@ -3,6 +3,7 @@
 use crate::bsl::{literal, Module};
 use crate::fixture::*;
 use crate::http_file::{load, HttpFile};
+use crate::module::codes_in_results;
 use serde_json::{json, Value};
 use simulator::{Action, Fault, Target};
 use std::collections::BTreeSet;
@@ -184,6 +185,29 @@ fn many_calls_whose_next_batch_cannot_start_now_are_answered_with_the_same_next_
     std::fs::remove_file(place.proxy.sandbox.tokens().join(format!("{}.limits", place.proxy.stem()))).unwrap();
     let (_, last) = place.send(&file);
     assert_eq!((&last["data"]["next"], &last["data"]["errors"]), (&Value::Null, &json!(0)), "{last}");
+    assert_eq!(place.executed("crm.deal.add"), 60);
+}
+
+/// `РезультатВызова`: the program's own errors among the results are of calls that were not sent.
+#[test]
+fn calls_that_fail_on_the_way_to_bitrix24_have_a_code_that_the_module_knows_and_go_on_later() {
+    let place = Place::new();
+    let mut file = place.file("many-calls.http");
+    let mut body = file.json();
+    body["calls"] = vec![json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": "Сделка"}}}); 60].into();
+    body["halt"] = false.into();
+    file.body = body.to_string();
+    place.proxy.simulator.inject(Fault::once(Target::Connection, Action::CloseBefore).after(1));
+
+    let (_, answer) = place.send(&file);
+    let failed = &answer["data"]["results"].as_array().unwrap()[50..];
+    let module = Module::load();
+    let codes = codes_in_results(&module);
+    assert_eq!((failed.len(), &answer["data"]["errors"]), (10, &json!(10)), "{answer}");
+    assert!(failed.iter().all(|result| codes.contains(&result["error"].as_str().unwrap())), "{answer}");
+    assert_eq!(place.executed("crm.deal.add"), 50);
+    let (_, answer) = place.send(&file);
+    assert_eq!((&answer["data"]["errors"], &answer["data"]["next"]), (&json!(0), &Value::Null), "{answer}");
     assert_eq!(place.executed("crm.deal.add"), 60);
 }
 
