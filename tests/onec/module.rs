@@ -36,6 +36,38 @@ fn the_interface_is_what_the_readme_lists() {
     }
 }
 
+/// The samples of the README and of the descriptions, in which a description's lines begin with `//  `.
+fn samples(module: &Module) -> Vec<String> {
+    let readme = fs::read_to_string(crate::bsl::folder().join("README.ru.md")).unwrap();
+    let mut samples: Vec<_> = readme.split("```").skip(1).step_by(2).map(str::to_owned).collect();
+    for sample in &mut samples {
+        *sample = sample.strip_prefix("bsl\n").expect("only samples for 1C").to_owned();
+    }
+    for rest in module.text.split("// Пример:\n").skip(1) {
+        let lines = rest.lines().map_while(|line| line.strip_prefix("//  "));
+        samples.push(lines.flat_map(|line| [line, "\n"]).collect());
+    }
+    samples
+}
+
+#[test]
+fn the_samples_parse_and_call_what_is_there() {
+    let module = Module::load();
+    let public: Vec<_> = module.functions().into_iter().filter(|f| f.exported).collect();
+    let samples = samples(&module);
+    assert!(samples.len() > 6, "{samples:?}");
+    for text in samples {
+        let sample = Module::parse(text);
+        assert_eq!(sample.errors(), [0; 0], "lines that do not parse in\n{}", sample.text);
+        for call in sample.calls(sample.root()).iter().filter(|call| call.receiver == "Битрикс24Прокси") {
+            let function = public.iter().find(|f| f.name == call.name);
+            let function = function.unwrap_or_else(|| panic!("{} is not there:\n{}", call.name, sample.text));
+            let count = call.arguments.len();
+            assert!((function.required..=function.parameters).contains(&count), "{} with {count}", call.name);
+        }
+    }
+}
+
 #[test]
 fn only_what_platform_8_3_10_has_is_used_and_own_functions_get_their_arguments() {
     let module = Module::load();
