@@ -36,6 +36,38 @@ fn the_interface_is_what_the_readme_lists() {
     }
 }
 
+/// The samples of the README and of the descriptions, in which a description's lines begin with `//  `.
+fn samples(module: &Module) -> Vec<String> {
+    let readme = fs::read_to_string(crate::bsl::folder().join("README.ru.md")).unwrap();
+    let mut samples: Vec<_> = readme.split("```").skip(1).step_by(2).map(str::to_owned).collect();
+    for sample in &mut samples {
+        *sample = sample.strip_prefix("bsl\n").expect("only samples for 1C").to_owned();
+    }
+    for rest in module.text.split("// Пример:\n").skip(1) {
+        let lines = rest.lines().map_while(|line| line.strip_prefix("//  "));
+        samples.push(lines.flat_map(|line| [line, "\n"]).collect());
+    }
+    samples
+}
+
+#[test]
+fn the_samples_parse_and_call_what_is_there() {
+    let module = Module::load();
+    let public: Vec<_> = module.functions().into_iter().filter(|f| f.exported).collect();
+    let samples = samples(&module);
+    assert!(samples.len() > 6, "{samples:?}");
+    for text in samples {
+        let sample = Module::parse(text);
+        assert_eq!(sample.errors(), [0; 0], "lines that do not parse in\n{}", sample.text);
+        for call in sample.calls(sample.root()).iter().filter(|call| call.receiver == "Битрикс24Прокси") {
+            let function = public.iter().find(|f| f.name == call.name);
+            let function = function.unwrap_or_else(|| panic!("{} is not there:\n{}", call.name, sample.text));
+            let count = call.arguments.len();
+            assert!((function.required..=function.parameters).contains(&count), "{} with {count}", call.name);
+        }
+    }
+}
+
 #[test]
 fn only_what_platform_8_3_10_has_is_used_and_own_functions_get_their_arguments() {
     let module = Module::load();
@@ -162,6 +194,30 @@ fn every_code_and_name_that_the_module_compares_is_one_of_the_program() {
     }
 }
 
+/// `ЭтоКодПрограммы`: the program's own codes in the results of many calls.
+pub fn codes_in_results(module: &Module) -> Vec<&str> {
+    let strings = of_kind(module.function("ЭтоКодПрограммы"), "string_content");
+    strings.flat_map(|node| module.text_of(node).split(',')).filter(|code| !code.is_empty()).collect()
+}
+
+#[test]
+fn the_codes_in_results_are_codes_of_the_program_in_capitals() {
+    let module = Module::load();
+    let codes = codes_in_results(&module);
+    let program = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/error.rs")).unwrap();
+    for code in &codes {
+        assert_eq!(**code, code.to_ascii_uppercase());
+        assert!(
+            program.contains(&format!(", \"{}\"),", code.to_ascii_lowercase())),
+            "the program does not know {code}"
+        );
+    }
+    // A wait that would be too long ends the results; what is wrong with a call is found before any is sent.
+    for other in ["BITRIX24_TIMEOUT", "INVALID_REQUEST", "OUTCOME_UNKNOWN", "REFRESH_PENDING"] {
+        assert!(!codes.contains(&other), "{other}");
+    }
+}
+
 fn sources(folder: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -169,4 +225,57 @@ fn sources(folder: &Path) -> String {
         text += &if path.is_dir() { sources(&path) } else { fs::read_to_string(&path).unwrap() };
     }
     text
+}
+
+/// What `ЭтоМетодЧтения` says of a method, by the lists in its text.
+fn is_read(module: &Module, method: &str) -> bool {
+    let function = module.function("ЭтоМетодЧтения");
+    let text = module.text_of(function);
+    let expected = "Возврат Меняющие.Найти(Имя) = Неопределено И (Целиком.Найти(Имя) <> Неопределено \
+        Или Слова.Количество() > 1 И Последние.Найти(Слова[Слова.ВГраница()]) <> Неопределено);";
+    let (_, decision) = text.split_once("Возврат ").expect("it answers");
+    let decision: Vec<_> = decision.split_whitespace().collect();
+    assert!(format!("Возврат {}", decision.join(" ")).starts_with(expected), "write here what has changed: {text}");
+    let list = |name: &str| -> Vec<&str> {
+        let (_, rest) = text.split_once(&format!("{name} = СтрРазделить(\"")).unwrap_or_else(|| panic!("no {name}"));
+        rest.split('"').next().unwrap().split(',').collect()
+    };
+    let name = method.to_lowercase();
+    let last = name.rsplit_once('.').map(|(_, last)| last);
+    !list("Меняющие").contains(&name.as_str())
+        && (list("Целиком").contains(&name.as_str()) || last.is_some_and(|last| list("Последние").contains(&last)))
+}
+
+#[test]
+fn only_a_method_that_changes_nothing_is_read_without_a_key_and_repeated() {
+    let module = Module::load();
+    let reads = [
+        "app.info",
+        "catalog.product.getFields",
+        "crm.item.get",
+        "crm.item.list",
+        "disk.folder.getchildren",
+        "event.offline.list",
+        "profile",
+        "task.item.userfield.getList",
+        "tasks.task.counters.get",
+        "user.search",
+    ];
+    for method in reads {
+        assert!(is_read(&module, method), "{method}");
+    }
+    let writes = [
+        "batch",
+        "crm.item.add",
+        "disk.file.getExternalLink",
+        "event.offline.clear",
+        // These two change what they answer.
+        "event.offline.get",
+        "im.notify.read.list",
+        "im.search.last.add",
+        "telephony.externalCall.searchCrmEntities",
+    ];
+    for method in writes {
+        assert!(!is_read(&module, method), "{method}");
+    }
 }

@@ -3,6 +3,7 @@
 use crate::bsl::{literal, Module};
 use crate::fixture::*;
 use crate::http_file::{load, HttpFile};
+use crate::module::codes_in_results;
 use serde_json::{json, Value};
 use simulator::{Action, Fault, Target};
 use std::collections::BTreeSet;
@@ -90,6 +91,34 @@ fn a_repeat_after_1cs_own_timeout_is_not_a_second_call() {
     assert_eq!(place.executed("crm.item.add"), 1);
 }
 
+/// `НетМестаДляКлюча`: such a refusal is told from others, and the same call goes on without a key.
+#[test]
+fn where_a_client_has_no_room_for_keys_the_same_call_without_one_is_executed() {
+    let place = Place::new();
+    let mut file = place.file("one-call.http");
+    place.send(&file);
+    let clients = place.proxy.sandbox.tokens().join("idempotency");
+    let client = std::fs::read_dir(clients).unwrap().next().unwrap().unwrap().path();
+    let begun = json!({"record": "begun", "fingerprint": "0", "at": unix_now() - 3600});
+    for i in 0..1000 {
+        std::fs::write(client.join(format!("{i:040}.call")), format!("{begun}\n")).unwrap();
+    }
+    std::fs::write(client.join("usage"), "").unwrap();
+
+    let key = file.headers.iter().position(|(name, _)| name == "Idempotency-Key").unwrap();
+    file.headers[key].1 = "another".to_owned();
+    let (status, refused) = place.send(&file);
+    let told = (status, &refused["error_code"], &refused["executed"]);
+    assert_eq!(told, (429, &json!("rate_limited"), &json!("no")));
+    assert!(refused["retry_after"].as_u64().is_some_and(|seconds| seconds > 3600), "{refused}");
+    assert_eq!(place.executed("crm.item.add"), 1);
+
+    file.headers.remove(key);
+    let (status, answer) = place.send(&file);
+    assert_eq!((status, &answer["success"]), (200, &json!(true)), "{answer}");
+    assert_eq!(place.executed("crm.item.add"), 2);
+}
+
 #[test]
 fn rest_3_is_called_with_the_token_in_a_header_of_its_own() {
     let place = Place::new();
@@ -135,6 +164,51 @@ fn many_calls_that_took_too_long_go_on_when_the_same_request_is_repeated() {
     assert_eq!(second.len(), 170);
     assert_eq!(second[..100], first.as_array().unwrap()[..]);
     assert_eq!(place.executed("crm.deal.add"), 170);
+}
+
+/// `ВыполнитьЧастьВызовов`: where `next` has not moved nothing more was executed, and the same request goes on later.
+#[test]
+fn many_calls_whose_next_batch_cannot_start_now_are_answered_with_the_same_next_and_go_on_later() {
+    let limits = "aliases = [\"acme\"]\nrequests_per_second = 0.02\nburst = 1";
+    let place = Place::of(Proxy::installed().reconfigured("aliases = [\"acme\"]", limits));
+    let mut file = place.file("many-calls.http");
+    let mut body = file.json();
+    body["calls"] = vec![json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": "Сделка"}}}); 60].into();
+    file.body = body.to_string();
+
+    let (_, first) = place.send(&file);
+    for answer in [&first, &place.send(&file).1, &place.send(&file).1] {
+        assert_eq!((&answer["data"]["next"], &answer["data"]["errors"]), (&json!(50), &json!(0)), "{answer}");
+        assert_eq!(answer["data"]["results"], first["data"]["results"]);
+    }
+    assert_eq!(place.executed("crm.deal.add"), 50);
+    std::fs::remove_file(place.proxy.sandbox.tokens().join(format!("{}.limits", place.proxy.stem()))).unwrap();
+    let (_, last) = place.send(&file);
+    assert_eq!((&last["data"]["next"], &last["data"]["errors"]), (&Value::Null, &json!(0)), "{last}");
+    assert_eq!(place.executed("crm.deal.add"), 60);
+}
+
+/// `РезультатВызова`: the program's own errors among the results are of calls that were not sent.
+#[test]
+fn calls_that_fail_on_the_way_to_bitrix24_have_a_code_that_the_module_knows_and_go_on_later() {
+    let place = Place::new();
+    let mut file = place.file("many-calls.http");
+    let mut body = file.json();
+    body["calls"] = vec![json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": "Сделка"}}}); 60].into();
+    body["halt"] = false.into();
+    file.body = body.to_string();
+    place.proxy.simulator.inject(Fault::once(Target::Connection, Action::CloseBefore).after(1));
+
+    let (_, answer) = place.send(&file);
+    let failed = &answer["data"]["results"].as_array().unwrap()[50..];
+    let module = Module::load();
+    let codes = codes_in_results(&module);
+    assert_eq!((failed.len(), &answer["data"]["errors"]), (10, &json!(10)), "{answer}");
+    assert!(failed.iter().all(|result| codes.contains(&result["error"].as_str().unwrap())), "{answer}");
+    assert_eq!(place.executed("crm.deal.add"), 50);
+    let (_, answer) = place.send(&file);
+    assert_eq!((&answer["data"]["errors"], &answer["data"]["next"]), (&json!(0), &Value::Null), "{answer}");
+    assert_eq!(place.executed("crm.deal.add"), 60);
 }
 
 /// `ПолучитьСписок`: part after part, with the cursor of the one before.
