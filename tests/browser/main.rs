@@ -304,6 +304,17 @@ fn the_state_of_the_portals_is_a_page_for_whoever_knows_the_token() {
     assert!(stage.browser.text("table").contains("установлено"));
     stage.look("status-ru");
     stage.assert_quiet();
+
+    // For the picture, times as they are in real life, and the same whenever it is made: installed long ago, and a token
+    // that lives an hour from its last refresh on.
+    let refreshed_at = 1_788_350_520; // 2026-09-02 12:02:00 UTC
+    stage.proxy.change_stored(|tokens| {
+        tokens["installed_at"] = (refreshed_at - 15 * 86_400 - 9_000).into();
+        tokens["refreshed_at"] = refreshed_at.into();
+        tokens["expires_at"] = (refreshed_at + 3600).into();
+    });
+    stage.browser.open(&stage.url("/status"));
+    stage.browser.wait_for_text("h1", "Состояние b24proxy");
     stage.picture_for_documents("status.ru");
 }
 

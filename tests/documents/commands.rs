@@ -183,6 +183,42 @@ fn the_command_for_cron_is_what_the_readme_names() {
     assert!(row.1.contains(option), "{}: {option}", row.0);
 }
 
+/// The file for logrotate, the line of proxy.toml in its head, and the unit for nginx name the same folder; the commands in
+/// the head make it for the user as whom the service runs.
+#[test]
+fn the_log_that_is_rotated_is_where_the_program_may_write_it() {
+    let read = |name: &str| fs::read_to_string(repository().join("deploy").join(name)).expect("a shipped file");
+    let rotation = read("logrotate/b24proxy");
+    let unit = read("nginx/b24proxy.service");
+    let head: Vec<&str> = rotation.lines().filter_map(|line| line.strip_prefix('#')).map(str::trim).collect();
+    let log = rotation.lines().find_map(|line| line.strip_suffix(" {")).expect("the file that is rotated");
+    let line = format!("file = \"{log}\"");
+    assert!(head.contains(&line.as_str()), "{head:#?}");
+    assert!(Document::load("README.md").text().contains(&format!("`{line}` under `[log]`")), "README.md: {line}");
+    let (folder, _) = log.rsplit_once('/').expect("a path");
+    let setting = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).expect("a line of the unit");
+    let (user, group) = (setting("User="), setting("Group="));
+    assert!(setting("ReadWritePaths=").split(' ').any(|path| path == format!("-{folder}")), "{folder}");
+    assert!(head.contains(&format!("install -d -o {user} -g {group} -m 700 {folder}").as_str()), "{head:#?}");
+    for line in [format!("    su {user} {group}"), format!("    create 0600 {user} {group}")] {
+        assert!(rotation.lines().any(|known| known == line), "{line}");
+    }
+    let copied = head.iter().find_map(|line| line.strip_prefix("cp ")?.split(' ').next()).expect("a file to copy");
+    assert!(repository().join(copied).exists(), "{copied}");
+
+    // As the head has it, but for the folder: the program makes the file there and writes to it.
+    let at = head.iter().position(|line| *line == "[log]").expect("a section of proxy.toml");
+    let proxy = documented_proxy();
+    proxy.sandbox.make_folder("log", 0o700);
+    let own = proxy.sandbox.path().join("log");
+    let section = format!("[log]\n{}", head[at + 1].replace(folder, own.to_str().expect("UTF-8")));
+    let proxy = proxy.reconfigured("[log]", &section);
+    assert_eq!(proxy.call("profile", serde_json::json!({})).status, 200);
+    let written = fs::read_to_string(own.join("b24proxy.log")).expect("the log");
+    assert!(written.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{written}");
+    assert!(!written.is_empty());
+}
+
 /// Tools that a document uses for measuring; what they say is for a person.
 const TOOLS: &[&str] = &["perf", "strace", "valgrind", "env"];
 

@@ -4,6 +4,7 @@ use crate::markdown::{code, documents, exists_beside, Document};
 use crate::repository;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 /// Status and `error_code` of every error, from the one table of the program; the status that Bitrix24 decides is "as
 /// sent".
@@ -33,6 +34,28 @@ fn the_table_of_errors_has_the_same_codes_in_both_languages() {
     let shown: BTreeSet<_> = rows.iter().flat_map(|row| code(&row.cells[0])).map(str::to_owned).collect();
     let real: BTreeSet<_> = real_codes().into_iter().map(|(_, code)| code).collect();
     assert_eq!(shown, real, "README.ru.md, and src/error.rs");
+}
+
+/// The titles of the pages that say why an installation did not happen, as the program has them; without those that only
+/// Bitrix24's server hears, in answer to an event.
+fn titles_of_problems() -> BTreeSet<String> {
+    let source = include_str!("../../src/page/texts.rs");
+    let problems = source.split("pub fn problem(").nth(1).expect("the pages' words");
+    // A title stands in one line with its translation.
+    let titles = problems.lines().filter_map(|line| {
+        let (russian, rest) = line.split_once("language.pick(\"")?.1.split_once('"')?;
+        rest.starts_with(", \"").then(|| russian.to_owned())
+    });
+    titles.filter(|title| !["Токены действуют", "Отказано"].contains(&title.as_str())).collect()
+}
+
+#[test]
+fn every_page_that_an_administrator_may_see_is_in_the_russian_table() {
+    let rows = Document::load("README.ru.md").table(&["страница говорит", "что делать"]);
+    let shown: BTreeSet<_> = rows.into_iter().map(|row| row.cells[0].clone()).collect();
+    let real = titles_of_problems();
+    assert!(real.len() > 10, "{real:?}");
+    assert_eq!(shown, real, "README.ru.md, and src/page/texts.rs");
 }
 
 /// `deploy/pictures/way*.svg`: the classes of the texts are those that the pictures are drawn with.
@@ -66,6 +89,32 @@ fn every_relative_link_leads_to_a_file() {
         }
     }
     assert!(count > 10, "only {count} links were found");
+}
+
+/// A heading's name in a link, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn every_link_to_a_heading_leads_to_one() {
+    let mut count = 0;
+    for document in documents() {
+        for (line, target) in document.links() {
+            let Some((file, wanted)) = target.split_once('#').filter(|(file, _)| !file.contains("://")) else {
+                continue;
+            };
+            let beside = Path::new(&document.name).with_file_name(file);
+            let name = if file.is_empty() { &document.name } else { beside.to_str().expect("UTF-8") };
+            let text = Document::load(name).text();
+            let mut headings =
+                text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_matches(['#', ' ']));
+            assert!(headings.any(|heading| anchor(heading) == wanted), "{} line {line}: {target}", document.name);
+            count += 1;
+        }
+    }
+    assert!(count > 5, "only {count} links were found");
 }
 
 #[test]
