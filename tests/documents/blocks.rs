@@ -25,7 +25,7 @@ const BLOCKS: &[Known] = &[
     ("README.ru.md", r#"{"success":false,"#, unreachable),
     ("README.ru.md", r#"{"domain":"acme","calls":["#, calls),
     ("deploy/1c/README.ru.md", "Подключение = Битрикс24Прокси.НовоеПодключение(", use_of_the_module),
-    ("deploy/1c/README.ru.md", "Если Не ЗначениеЗаполнено(Запись.КлючОбмена) Тогда", use_of_the_module),
+    ("deploy/1c/README.ru.md", "Если ЗначениеЗаполнено(Запись.Идентификатор) Тогда", use_of_the_module),
     ("tests/bench/README.md", "tests/bench/run.sh", shell),
     ("tests/bench/README.md", "tests/bench/run.sh --hold ", shell),
 ];
