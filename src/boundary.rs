@@ -158,8 +158,9 @@ impl Body {
             Length::None => 0,
             Length::Invalid => limit,
         };
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = Vec::new();
         while !self.ended && self.consumed < announced {
+            buffer.resize(16 << 10, 0);
             let wanted = usize::try_from(announced - self.consumed).unwrap_or(buffer.len()).min(buffer.len());
             if self.read_some(&mut buffer[..wanted], deadline).is_err() {
                 return;

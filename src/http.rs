@@ -19,6 +19,8 @@ use ureq::unversioned::transport::{
 
 /// A TLS record's size: more at once makes nothing faster, and `ureq` takes four of these.
 const BUFFER: usize = 16 << 10;
+/// Room for what a request's head holds beside its address and its own headers.
+const HEAD: usize = 1 << 10;
 
 const USER_AGENT: &str = concat!("b24proxy/", env!("CARGO_PKG_VERSION"));
 
@@ -133,7 +135,6 @@ impl Http {
             .accept_encoding("identity")
             .max_idle_connections(0)
             .input_buffer_size(BUFFER)
-            .output_buffer_size(BUFFER)
             .build();
         Ok(Http {
             agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()),
@@ -155,7 +156,10 @@ impl Http {
     fn send(&self, post: &Post, length: Option<usize>) -> Result<Reply, Failure> {
         self.sent.store(false, Ordering::SeqCst);
         let mut reader = Parts { parts: post.parts, at: 0 };
-        let mut request = self.agent.post(post.url).header("Content-Type", post.content_type);
+        let head =
+            HEAD + post.url.len() + post.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let mut request =
+            self.agent.post(post.url).header("Content-Type", post.content_type).header("Connection", "close");
         if let Some(length) = length {
             request = request.header("Content-Length", length.to_string());
         }
@@ -168,6 +172,8 @@ impl Http {
             .timeout_global(Some(post.deadline.remaining()))
             .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
+            // A page of memory for each of its two buffers is enough for most.
+            .output_buffer_size((head + length.unwrap_or(BUFFER)).min(BUFFER).max(head))
             .build()
             .send(ureq::SendBody::from_reader(&mut reader))
             .map_err(|error| self.failure(&error))?;
@@ -187,7 +193,7 @@ impl Http {
         max_response: u64,
     ) -> Result<Reply, Failure> {
         self.sent.store(false, Ordering::SeqCst);
-        let mut request = self.agent.get(url);
+        let mut request = self.agent.get(url).header("Connection", "close");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

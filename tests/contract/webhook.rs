@@ -178,11 +178,13 @@ fn what_may_not_stand_in_an_address_is_encoded_and_read_alike() {
 }
 
 #[test]
-fn addresses_of_six_kilobytes_are_accepted() {
+fn addresses_of_six_kilobytes_are_accepted_and_longer_ones_that_a_web_server_lets_through() {
     let proxy = Proxy::installed();
-    let long = "x".repeat(6000);
-    assert_eq!(hook(&proxy, "GET", &format!("sim.echo?a={long}&")).run().status, 200);
-    assert_eq!(read(&proxy), json!({"a": long}));
+    for length in [6_000, 30_000] {
+        let long = "x".repeat(length);
+        assert_eq!(hook(&proxy, "GET", &format!("sim.echo?a={long}&")).run().status, 200);
+        assert_eq!(read(&proxy), json!({"a": long}));
+    }
 }
 
 #[test]
