@@ -134,7 +134,7 @@ fn run(arguments: &Arguments) -> Outcome {
         show(network::check(config));
     }
     if let Some(url) = &url {
-        show(web::check(url, loaded.as_ref().ok(), surroundings.executable.as_deref()));
+        show(web::check(url, loaded.as_ref().ok()));
     }
     let count = |status| all.iter().filter(|line| line.status == status).count();
     let (failed, warned) = (count(Status::Fail), count(Status::Warn));

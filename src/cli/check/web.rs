@@ -26,6 +26,8 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Above what the program reads of somebody without credentials.
 const LARGE_FORM: usize = (64 << 10) + 1;
 const CHECK: &str = "web server";
+/// At which a configuration or token file is looked for: more would look like an attack to the host's firewall.
+const MOST_PATHS: usize = 100;
 
 /// The program's public address: `https://www.example.com/cgi-bin/b24proxy`.
 pub struct Address {
@@ -67,7 +69,7 @@ pub fn address(text: &str) -> Result<Address, String> {
     Ok(Address { scheme, name: name.to_string(), path: path.to_owned() })
 }
 
-pub fn check(address: &Address, config: Option<&Config>, executable: Option<&Path>) -> Vec<Line> {
+pub fn check(address: &Address, config: Option<&Config>) -> Vec<Line> {
     let http = match Http::for_own_address(config) {
         Ok(http) => http,
         // Said already, of ca_file.
@@ -84,23 +86,24 @@ pub fn check(address: &Address, config: Option<&Config>, executable: Option<&Pat
     };
     let runs = judge_health(&health);
     let is_well = runs.status == Status::Ok;
-    // A server that does not run the program below its address may do so at the address itself.
-    if !health.ours && site.get(&address.base()).is_ok_and(|seen| seen.ours) {
-        lines.push(Line::fail(
+    // What the server does not run below its address it may run at the address itself, or hand out there.
+    let base = if health.ours { None } else { site.get(&address.base()).ok() };
+    lines.push(match base {
+        Some(base) if base.ours => Line::fail(
             "path",
             format!("the web server runs the program at {}, but nothing below that", address.base()),
             "Apache: AcceptPathInfo On; nginx: the location and fastcgi_split_path_info of deploy/nginx; LiteSpeed: \
              a rewrite rule for the addresses below",
-        ));
-    } else {
-        lines.push(runs);
-    }
+        ),
+        Some(base) if base.is_program() => judge_health(&base),
+        _ => runs,
+    });
     lines.extend(site.redirect_uri());
     if is_well {
         lines.push(Line::ok("path", "what follows the program's name in the address arrives"));
         lines.extend(site.what_arrives());
     }
-    lines.extend(site.kept_private(executable));
+    lines.extend(site.kept_private());
     lines
 }
 
@@ -125,6 +128,11 @@ impl Seen {
             ours: header("X-Request-Id").is_some() && header("X-Content-Type-Options").is_some(),
             body: reply.answer().to_vec(),
         }
+    }
+
+    /// An executable of Linux or Windows.
+    fn is_program(&self) -> bool {
+        self.body.starts_with(b"\x7fELF") || self.body.starts_with(b"MZ")
     }
 
     fn field(&self, name: &str) -> String {
@@ -161,12 +169,12 @@ fn judge_health(seen: &Seen) -> Line {
 /// What an answer means that is not this program's: text and cure.
 fn foreign(seen: &Seen) -> (String, String) {
     let target = seen.location.as_deref().unwrap_or("another address");
-    let is_program = seen.body.starts_with(b"\x7fELF") || seen.body.starts_with(b"MZ");
     let (text, cure) = match seen.status {
-        200 if is_program => (
+        200 if seen.is_program() => (
             "hands out the program's file instead of running it".to_owned(),
-            "Apache: Options +ExecCGI and SetHandler cgi-script (deploy/apache/htaccess), and the module cgid or cgi; or \
-             put it into the cgi-bin of the host",
+            "perhaps the .htaccess is missing beside it (FTP programs hide names that begin with a dot): copy \
+             deploy/apache/htaccess there; otherwise Apache needs the module cgid or cgi, and AllowOverride; or put \
+             it into the cgi-bin of the host",
         ),
         200 => (
             "answers another page at this address".to_owned(),
@@ -431,20 +439,23 @@ impl Site<'_> {
     }
 
     /// What must not be handed out, where people put it.
-    fn kept_private(&self, executable: Option<&Path>) -> Vec<Line> {
+    fn kept_private(&self) -> Vec<Line> {
         const CHECK: &str = "privacy";
         let stem = self.config.and_then(|config| config.portals.first()).map(|portal| portal.name.file_stem());
         let token_file = stem.map(|stem| format!("{stem}.json"));
         let mut files: Vec<PathBuf> = Vec::new();
         if let Some(config) = self.config {
-            files.push(config.path.clone());
+            files.extend(with_copies(&config.path));
             files.extend(token_file.iter().map(|name| config.token_folder.join(name)));
         }
-        let paths = tempting(&self.address.path, token_file.as_deref(), executable, &files);
+        let files: Vec<PathBuf> = files.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
         let mut lines = Vec::new();
-        for path in paths {
+        let mut answered = 0;
+        for path in tempting(&self.address.path, token_file.as_deref(), &files) {
             let url = self.address.at(&path);
-            if self.get(&url).is_ok_and(|seen| seen.status == 200 && holds_secrets(&seen.body)) {
+            let Ok(seen) = self.get(&url) else { continue };
+            answered += 1;
+            if seen.status == 200 && holds_secrets(&seen.body) {
                 lines.push(Line::fail(
                     CHECK,
                     format!("anybody can download {url}"),
@@ -454,10 +465,22 @@ impl Site<'_> {
             }
         }
         if lines.is_empty() {
-            lines.push(Line::ok(CHECK, "neither proxy.toml nor a token file is handed out"));
+            let text = format!("none of {answered} likely addresses hands out proxy.toml or a token file");
+            lines.push(Line::ok(CHECK, text));
         }
         lines
     }
+}
+
+/// A file, and what editors and people have left beside it: `proxy.toml.old`.
+fn with_copies(file: &Path) -> Vec<PathBuf> {
+    let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+    let entries = file.parent().and_then(|folder| folder.read_dir().ok()).into_iter().flatten().flatten();
+    let copies =
+        entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(name)).map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = copies.take(10).collect();
+    files.push(file.to_owned());
+    files
 }
 
 /// Whether a body is a configuration or a token file.
@@ -468,35 +491,30 @@ fn holds_secrets(body: &[u8]) -> bool {
 }
 
 /// Paths at which configuration and tokens would lie: beside the program, in each folder above, and where the files
-/// really are, if the program's own place shows which folder is handed out.
-fn tempting(url_path: &str, token_file: Option<&str>, executable: Option<&Path>, files: &[PathBuf]) -> Vec<String> {
-    let mut names = vec!["proxy.toml".to_owned(), "proxy.toml~".into(), "proxy.toml.bak".into()];
+/// really are. Which folder is handed out is not known from here, so that each end of a real path is one to try:
+/// `/var/www/html/b24/proxy.toml`, …, `/b24/proxy.toml`, `/proxy.toml`.
+fn tempting(url_path: &str, token_file: Option<&str>, files: &[PathBuf]) -> Vec<String> {
+    let endings = ["", "~", ".bak", ".old", ".save", ".txt", ".orig"];
+    let mut names: Vec<String> = endings.iter().map(|ending| format!("proxy.toml{ending}")).collect();
     names.push("b24proxy/proxy.toml".into());
     if let Some(token_file) = token_file {
         names.push(format!("tokens/{token_file}"));
         names.push(format!("b24proxy/tokens/{token_file}"));
     }
-    let mut paths = Vec::new();
+    for file in files.iter().filter_map(|file| file.to_str()) {
+        names.extend(file.rmatch_indices('/').map(|(at, _)| file[at + 1..].to_owned()));
+    }
+    let mut paths: Vec<String> = Vec::new();
     let above = url_path.match_indices('/').map(|(at, _)| &url_path[..at]);
     for folder in above.chain([""]) {
         paths.extend(names.iter().map(|name| format!("{folder}/{name}")));
     }
-    if let Some(root) = executable.and_then(|executable| document_root(executable, url_path)) {
-        let below = files.iter().filter_map(|file| file.strip_prefix(&root).ok()?.to_str());
-        paths.extend(below.map(|path| format!("/{path}")));
-    }
     // Below the program's own address it is the program that answers.
     paths.retain(|path| url_path.is_empty() || !path.starts_with(&format!("{url_path}/")));
-    paths.sort();
+    paths.sort_by(|one, other| (one.len(), one).cmp(&(other.len(), other)));
     paths.dedup();
+    paths.truncate(MOST_PATHS);
     paths
-}
-
-/// `/home/u/public_html/cgi-bin/b24proxy` at `/cgi-bin/b24proxy`: `/home/u/public_html`.
-fn document_root(executable: &Path, url_path: &str) -> Option<PathBuf> {
-    let relative = Path::new(url_path.trim_start_matches('/'));
-    let depth = relative.components().count();
-    executable.ends_with(relative).then(|| executable.ancestors().nth(depth).map(Path::to_owned))?
 }
 
 #[cfg(test)]
@@ -538,21 +556,26 @@ mod tests {
     }
 
     #[test]
-    fn files_are_looked_for_beside_the_program_above_it_and_where_they_are() {
-        let executable = Path::new("/home/u/public_html/cgi-bin/b24proxy");
-        let files = [PathBuf::from("/home/u/public_html/private/proxy.toml"), "/home/u/tokens/a.json".into()];
-        let paths = tempting("/cgi-bin/b24proxy", Some("a.json"), Some(executable), &files);
+    fn files_are_looked_for_beside_the_program_above_it_and_at_each_end_of_where_they_are() {
+        let files = [PathBuf::from("/var/www/html/b24/private/proxy.toml"), "/home/u/tokens/a.json".into()];
+        let paths = tempting("/cgi-bin/b24proxy", Some("a.json"), &files);
         for path in [
             "/cgi-bin/proxy.toml",
+            "/cgi-bin/proxy.toml.save",
             "/b24proxy/proxy.toml",
             "/cgi-bin/tokens/a.json",
             "/proxy.toml",
             "/private/proxy.toml",
+            "/b24/private/proxy.toml",
+            "/html/b24/private/proxy.toml",
+            "/var/www/html/b24/private/proxy.toml",
+            "/u/tokens/a.json",
         ] {
             assert!(paths.iter().any(|p| p == path), "{path} in {paths:?}");
         }
         assert!(!paths.iter().any(|path| path.starts_with("/cgi-bin/b24proxy/")), "{paths:?}");
-        assert_eq!(document_root(executable, "/other/b24proxy"), None);
+        let deep = format!("{}/proxy.toml", "/folder".repeat(200));
+        assert_eq!(tempting("/cgi-bin/b24proxy", None, &[deep.into()]).len(), MOST_PATHS);
     }
 
     #[test]
