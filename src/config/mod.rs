@@ -7,6 +7,7 @@ mod file;
 mod find;
 
 pub use file::distance;
+use file::shown;
 pub use find::{Found, Surroundings};
 
 use crate::access::Client;
@@ -273,7 +274,7 @@ fn portals(
 ) -> Result<Vec<Portal>, String> {
     let mut portals: Vec<Portal> = Vec::with_capacity(sections.len());
     for (key, section) in sections {
-        let place = format!("[portals.\"{key}\"]");
+        let place = format!("[portals.\"{}\"]", shown(&key));
         let name = PortalName::parse(&key).ok_or_else(|| {
             format!("{place} must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")
         })?;
@@ -315,6 +316,7 @@ fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
                 return Err(format!("[portals.\"{}\"] aliases must not contain an empty name", portal.name));
             }
             if let Some(other) = seen.get(&word) {
+                let word = shown(&word);
                 return Err(format!("{word:?} names both [portals.\"{other}\"] and [portals.\"{}\"]", portal.name));
             }
             seen.insert(word, &portal.name);
@@ -337,7 +339,7 @@ fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
                         calls from server to server, has none; write type = \"file\""
                 .into())
         }
-        other => return Err(format!("[storage] type = {other:?} is unknown; write type = \"file\"")),
+        other => return Err(format!("[storage] type = {:?} is unknown; write type = \"file\"", shown(other))),
     }
     if section.path.as_os_str().is_empty() {
         return Err("[storage] path must name a folder, such as \"tokens\"".into());
@@ -380,7 +382,7 @@ fn clients(section: &file::Security, portals: &[Portal]) -> Result<Vec<Client>, 
             None => None,
             Some(list) => Some(
                 list.iter()
-                    .map(|m| Pattern::parse(m))
+                    .map(|m| Pattern::parse(m).map_err(|why| why.replace(m, &shown(m))))
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|e| format!("{place} methods: {e}"))?,
             ),
@@ -415,7 +417,10 @@ fn allowed_portals(names: &[String], portals: &[Portal], place: &str) -> Result<
                     Some(&p.name) == name.as_ref() || p.aliases.iter().any(|a| a.eq_ignore_ascii_case(text.trim()))
                 })
                 .map(|p| p.name.clone())
-                .ok_or_else(|| format!("{place} portals: {text:?} is not configured; add [portals.{text:?}]"))
+                .ok_or_else(|| {
+                    let text = shown(text);
+                    format!("{place} portals: {text:?} is not configured; add [portals.{text:?}]")
+                })
         })
         .collect()
 }
@@ -442,7 +447,10 @@ fn origins(list: &[String]) -> Result<Vec<String>, String> {
     list.iter()
         .map(|text| match split_address(text) {
             Some((scheme, name, "/")) if !text.ends_with('/') => Ok(format!("{}://{name}", scheme.as_str())),
-            _ => Err(format!("[security] cors_origins: {text:?} is not an origin such as https://shop.example.com")),
+            _ => {
+                let text = shown(text);
+                Err(format!("[security] cors_origins: {text:?} is not an origin such as https://shop.example.com"))
+            }
         })
         .collect()
 }
@@ -514,6 +522,24 @@ mod tests {
         assert!(!refused(&text).contains("secret-of-the-application"), "{}", refused(&text));
         let text = GOOD.replace("\"a-token-of-twenty-chars\"", "\"a-token-of-twenty-chars");
         assert!(!refused(&text).contains("a-token-of"), "{}", refused(&text));
+    }
+
+    #[test]
+    fn a_webhook_in_the_place_of_a_name_is_not_shown_behind_its_host() {
+        let webhook = "https://acme.bitrix24.ru/rest/1/s3cr3tc0de/";
+        let security = |line: &str| GOOD.replace("auth_token =", &format!("{line}\nauth_token ="));
+        let client = |line: &str| format!("{GOOD}\n[[security.clients]]\nname = \"x\"\ntoken_sha256 = \"…\"\n{line}");
+        let alias = GOOD.replace("\"acme\"", &format!("\"{webhook}\", \"{webhook}\""));
+        for text in [
+            GOOD.replace("acme.bitrix24.ru", webhook),
+            alias,
+            security(&format!("cors_origins = [\"{webhook}\"]")),
+            client(&format!("portals = [\"{webhook}\"]")).replace('…', &"0".repeat(64)),
+            client(&format!("methods = [\"{webhook}crm.deal.list\"]")).replace('…', &"0".repeat(64)),
+        ] {
+            let why = refused(&text);
+            assert!(why.contains("https://acme.bitrix24.ru/…") && !why.contains("s3cr3t"), "{why}");
+        }
     }
 
     #[test]
