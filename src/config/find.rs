@@ -43,12 +43,19 @@ impl Surroundings {
     /// The file that [`find`] would read, whether or not it may be used.
     pub fn locate(&self) -> Option<PathBuf> {
         match &self.named {
-            Some(named) => Some(named.clone()),
+            Some(_) => self.places().pop(),
             None => self.candidates().into_iter().find(|path| path.is_file()),
         }
     }
 
-    /// The places to look at, in order.
+    /// The places to look at, in order; absolute, because a refresh goes on in another folder.
+    fn places(&self) -> Vec<PathBuf> {
+        match &self.named {
+            Some(named) => vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())],
+            None => self.candidates(),
+        }
+    }
+
     fn candidates(&self) -> Vec<PathBuf> {
         let mut places = Vec::new();
         if let Some(executable) = &self.executable {
@@ -71,10 +78,7 @@ fn canonical(path: &Path) -> Option<PathBuf> {
 
 /// The first file there is. One that is there but may not be used is an error, not a reason to look further.
 pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
-    let candidates = match &surroundings.named {
-        Some(named) => vec![named.clone()],
-        None => surroundings.candidates(),
-    };
+    let candidates = surroundings.places();
     for path in &candidates {
         match std::fs::File::open(path) {
             Ok(file) => return read(file, path, surroundings),

@@ -149,6 +149,15 @@ fn refresh_renews_only_what_is_older_than_it_says() {
 }
 
 #[test]
+fn a_configuration_named_from_the_present_folder_is_found_by_the_refresher_too() {
+    let proxy = Proxy::installed();
+    let mut command = proxy.sandbox.command_line(&["refresh", "--older-than", "0"]);
+    command.current_dir(proxy.sandbox.path().join("b24proxy")).env("B24PROXY_CONFIG", "proxy.toml");
+    let ended = ended(&proxy, command, "");
+    assert!(ended.code == 0 && ended.stdout.contains("refreshed"), "{}", ended.all());
+}
+
+#[test]
 fn refreshes_at_once_by_cron_and_by_calls_are_one() {
     let proxy = Proxy::installed();
     proxy.store_expired_pair(&proxy.portal().issue_pair(1));
