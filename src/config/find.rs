@@ -1,5 +1,6 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
+use crate::user;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -89,19 +90,24 @@ pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
                     path.display()
                 ))
             }
-            Err(error) => {
-                return Err(format!(
-                    "{} cannot be read ({error}); it must belong to the user that runs this program{}: chown {} {}",
-                    path.display(),
-                    user_hint(),
-                    own_user().map_or("THAT_USER".into(), |uid| uid.to_string()),
-                    path.display()
-                ))
-            }
+            Err(error) => return Err(not_opened(path, &error)),
         }
     }
     let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
     Err(format!("there is no proxy.toml: copy proxy.toml.example to one of {} and fill it in", tried.join(", ")))
+}
+
+/// Why a file that is there cannot be opened, and the command that mends it.
+fn not_opened(path: &Path, error: &std::io::Error) -> String {
+    let failed = format!("{} cannot be read ({error})", path.display());
+    match (user::barrier(path), user::own().map(user::name_of)) {
+        // Only the file: the folder may hold what is another user's.
+        (Some((why, command)), Some(me)) if command.starts_with("chown") => {
+            format!("{failed}; {why}, and this program runs as {me}: chown {me} {}", path.display())
+        }
+        (Some((why, command)), _) => format!("{failed}; {why}: {command}"),
+        (None, me) => format!("{failed}; it must be readable for {}", me.unwrap_or("this program's user".into())),
+    }
 }
 
 fn is_absent(error: &std::io::Error) -> bool {
@@ -135,9 +141,10 @@ fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Resul
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != me && metadata.uid() != 0 {
         return Err(format!(
-            "{path} belongs to user {owner}, but this program runs as user {me}: chown {me} {path}",
+            "{path} belongs to {owner}, but this program runs as {me}: chown {me} {path}",
             path = path.display(),
-            owner = metadata.uid()
+            owner = user::name_of(metadata.uid()),
+            me = user::name_of(me)
         ));
     }
     Ok(())
@@ -146,20 +153,6 @@ fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Resul
 #[cfg(not(unix))]
 fn refuse_readable_by_others(_: &std::fs::Metadata, _: &Path) -> Result<(), String> {
     Ok(())
-}
-
-#[cfg(unix)]
-fn own_user() -> Option<u32> {
-    Some(rustix::process::geteuid().as_raw())
-}
-
-#[cfg(not(unix))]
-fn own_user() -> Option<u32> {
-    None
-}
-
-fn user_hint() -> String {
-    own_user().map_or(String::new(), |uid| format!(", user {uid}"))
 }
 
 #[cfg(test)]

@@ -111,6 +111,25 @@ fn a_token_folder_that_cannot_be_written_to_or_that_others_can_is_named() {
 }
 
 #[test]
+fn what_keeps_the_token_folder_from_being_used_is_one_failure_with_its_command() {
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.tokens();
+    chmod(&folder, 0o500);
+    let failures = |ended: &Ended| lines(ended).into_iter().filter(|(_, status, _)| status == "fail").count();
+    let ended = check(&proxy);
+    assert_line(&ended, "token folder", "fail", &format!("chmod 700 {}", folder.display()));
+    assert_eq!(failures(&ended), 1, "{}", ended.stdout);
+    chmod(&folder, 0o000);
+    assert_eq!(failures(&check(&proxy)), 1);
+    chmod(&folder, 0o700);
+    fs::remove_dir_all(&folder).unwrap();
+    proxy.sandbox.write("b24proxy/tokens", 0o600, b"");
+    let ended = check(&proxy);
+    assert_line(&ended, "token folder", "fail", "is a file in the place of a folder: move it away");
+    assert_eq!(failures(&ended), 1, "{}", ended.stdout);
+}
+
+#[test]
 fn a_token_file_that_a_transfer_damaged_is_named_with_the_damage() {
     let proxy = Proxy::installed();
     let portal = proxy.portal().name();

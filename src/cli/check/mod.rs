@@ -14,6 +14,7 @@ use super::arguments::{Arguments, Known, JSON};
 use super::terminal::{say, wrapped};
 use super::{surroundings, Command, Failure, Outcome};
 use crate::config::Config;
+use crate::store::Store;
 use serde::Serialize;
 
 const URL: Known = Known { name: "--url", value: Some("ADDRESS") };
@@ -130,7 +131,10 @@ fn run(arguments: &Arguments) -> Outcome {
     show(program::configuration(&surroundings, loaded.as_ref()));
     if let Ok(config) = &loaded {
         show(folder::check(config));
-        show(tokens::check(config));
+        // One failure for the folder, not one more for each portal's file in it.
+        if Store::new(&config.token_folder).check().is_ok() {
+            show(tokens::check(config));
+        }
         show(network::check(config));
     }
     if let Some(url) = &url {

@@ -2,6 +2,7 @@
 
 use super::Line;
 use crate::config::{Config, Surroundings, Way};
+use crate::user::name_of;
 use std::path::Path;
 
 /// What decides about starting an executable.
@@ -69,11 +70,11 @@ fn suexec(path: &Path, file: Facts, folder: &Path, above: Facts) -> Vec<Line> {
         lines.push(Line::warn(
             CHECK,
             format!("{path} can be started by its owner or group only (mode {:o})", file.mode),
-            format!("chmod 755 {path}, unless the web server runs it as user {}", super::folder::user(file.uid)),
+            format!("chmod 755 {path}, unless the web server runs it as user {}", name_of(file.uid)),
         ));
     }
     if (file.uid, file.gid) != (above.uid, above.gid) {
-        let (user, group) = (super::folder::user(above.uid), above.gid);
+        let (user, group) = (name_of(above.uid), above.gid);
         lines.push(Line::warn(
             CHECK,
             format!("{path} and its folder have different owners; suexec answers \"500\" to that"),
