@@ -103,10 +103,22 @@ fn not_opened(path: &Path, error: &std::io::Error) -> String {
     match (user::barrier(path), user::own().map(user::name_of)) {
         // Only the file: the folder may hold what is another user's.
         (Some((why, command)), Some(me)) if command.starts_with("chown") => {
-            format!("{failed}; {why}, and this program runs as {me}: chown {me} {}", path.display())
+            let neighbours = neighbours(&me);
+            format!("{failed}; {why}, and this program runs as {me}{neighbours}: chown {me} {}", path.display())
         }
         (Some((why, command)), _) => format!("{failed}; {why}: {command}"),
         (None, me) => format!("{failed}; it must be readable for {}", me.unwrap_or("this program's user".into())),
+    }
+}
+
+/// What giving a file to this user means on web space that many share.
+fn neighbours(me: &str) -> &'static str {
+    match user::is_shared(me) {
+        true => {
+            " (where one user runs every customer's programs, what it can read, your neighbours can read too; ask the \
+             host for suexec)"
+        }
+        false => "",
     }
 }
 
@@ -140,11 +152,11 @@ fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Resul
     }
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != me && metadata.uid() != 0 {
+        let (owner, me) = (user::name_of(metadata.uid()), user::name_of(me));
         return Err(format!(
-            "{path} belongs to {owner}, but this program runs as {me}: chown {me} {path}",
+            "{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}",
             path = path.display(),
-            owner = user::name_of(metadata.uid()),
-            me = user::name_of(me)
+            neighbours = neighbours(&me)
         ));
     }
     Ok(())

@@ -170,6 +170,7 @@ fn a_file_of_another_user_is_refused_with_the_chown_that_mends_it() {
     // The sandbox's user, nobody, cannot even open it.
     let message = refusal_of(&proxy.request(PROFILE).run());
     assert!(message.ends_with(&expected("nobody")), "{message}");
+    assert!(message.contains("your neighbours can read too; ask the host for suexec"), "{message}");
 
     // Root can open everything, and would obey a stranger's file.
     let as_root = || {
