@@ -143,6 +143,15 @@ impl Config {
         security.auth_token.or(named)
     }
 
+    /// Clients' names and tokens, as far as the file holds them in plain.
+    pub fn plain_tokens(&self) -> Vec<(String, Secret)> {
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let Ok(file::File { security, .. }) = file::parse(&text) else { return Vec::new() };
+        let one = security.auth_token.map(|token| ("auth_token".to_owned(), token));
+        let named = security.clients.into_iter().filter_map(|client| Some((client.name, client.token?)));
+        one.into_iter().chain(named).collect()
+    }
+
     /// The portal that a caller names, by its name in any form or an alias.
     pub fn portal(&self, domain: &str) -> Option<&Portal> {
         let name = PortalName::parse(domain);
@@ -343,6 +352,12 @@ fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
     }
     if section.path.as_os_str().is_empty() {
         return Err("[storage] path must name a folder, such as \"tokens\"".into());
+    }
+    // TOML reads "C:\tokens" as C:, a tabulator and "okens".
+    if section.path.to_string_lossy().contains(char::is_control) {
+        return Err("[storage] path holds a control character, as a \\ in quotes makes one; write it with /, such as \
+                    path = \"C:/b24proxy/tokens\""
+            .into());
     }
     Ok(folder.join(&section.path))
 }
@@ -559,6 +574,12 @@ mod tests {
             let text = format!("{GOOD}\n[storage]\ntype = \"{kind}\"");
             assert!(refused(&text).contains(word), "{}", refused(&text));
         }
+    }
+
+    #[test]
+    fn a_path_with_backslashes_is_refused_and_not_made() {
+        let why = refused(&format!("{GOOD}\n[storage]\npath = \"C:\\tokens\""));
+        assert!(why.contains("[storage] path") && why.contains("C:/b24proxy/tokens"), "{why}");
     }
 
     #[test]

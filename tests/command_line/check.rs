@@ -91,6 +91,24 @@ fn a_configuration_without_clients_or_under_a_public_folder_is_named() {
 }
 
 #[test]
+fn values_that_cannot_work_and_tokens_that_cannot_be_sent_are_named() {
+    let proxy = Proxy::installed().reconfigured("max_wait = 5", "max_wait = 11");
+    assert_line(&check(&proxy), "configuration", "warn", "max_wait = 5");
+    let proxy = proxy.reconfigured(TOKEN, "токен-из-двадцати-с-лишним-букв");
+    assert_line(&check(&proxy), "configuration", "warn", "beyond ASCII");
+    let proxy = proxy.reconfigured("токен-из-двадцати-с-лишним-букв", "a/token/of/paths/and/slashes");
+    assert_line(&check(&proxy), "configuration", "ok", "webhook's address");
+}
+
+#[test]
+fn a_folder_in_which_others_could_replace_the_configuration_is_named() {
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.path().join("b24proxy");
+    chmod(&folder, 0o775);
+    assert_line(&check(&proxy), "configuration", "fail", &format!("chmod go-w {}", folder.display()));
+}
+
+#[test]
 fn what_suexec_refuses_is_named() {
     let proxy = Proxy::installed();
     chmod(proxy.sandbox.path().join("cgi-bin"), 0o775);

@@ -128,6 +128,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let surroundings = surroundings();
     let loaded = Config::load(&surroundings);
     show(program::executable(surroundings.executable.as_deref()));
+    show(program::shared_user(surroundings.executable.as_deref(), loaded.as_ref().ok()).into_iter().collect());
     show(program::configuration(&surroundings, loaded.as_ref()));
     if let Ok(config) = &loaded {
         show(folder::check(config));

@@ -52,8 +52,12 @@ impl Address {
         self.name.split(':').next().unwrap_or("")
     }
 
-    /// Whether what is sent there leaves this machine.
-    fn is_local(&self) -> bool {
+    pub fn is_plain_http(&self) -> bool {
+        self.scheme == Scheme::Http
+    }
+
+    /// Whether what is sent there stays within this machine.
+    pub fn is_local(&self) -> bool {
         let loopback = self.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
         loopback || self.host() == "localhost"
     }
