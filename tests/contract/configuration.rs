@@ -41,6 +41,26 @@ fn run_the_proposed_command(sandbox: &Sandbox, message: &str) {
 }
 
 #[test]
+fn an_administrator_who_installs_meets_a_page_where_the_configuration_is_not_usable() {
+    let proxy = Proxy::installed().configured(REFUSED);
+    let get = |address: &str| {
+        let (path, query) = address.split_once('?').unwrap_or((address, ""));
+        proxy.get(path).query(query).header("Accept-Language", "ru").run()
+    };
+    for path in ["/install?portal=acme", "/callback?code=c&state=s", "/?code=c&state=s", "/?portal=acme"] {
+        let answer = get(path);
+        assert_eq!(answer.status, 500, "{path}");
+        assert!(answer.header("Content-Type").unwrap().starts_with("text/html"), "{path}");
+        assert!(answer.text().contains("b24proxy настроен неверно"), "{path}: {}", answer.text());
+        assert!(!answer.text().contains("no_such_key") && !answer.text().contains("proxy.toml"), "{}", answer.text());
+        assert!(line(&answer)["message"].as_str().unwrap().contains("no_such_key"), "{path}");
+    }
+    for path in ["/", "/status"] {
+        assert_failure(&get(path), 500, "configuration_error");
+    }
+}
+
+#[test]
 fn it_is_searched_beside_the_executable_then_in_b24proxy_of_each_folder_above_nearest_first() {
     let sandbox = Sandbox::new();
     for folder in ["site", "site/www", "site/www/cgi-bin", "site/www/b24proxy", "site/b24proxy"] {
