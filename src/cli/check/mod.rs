@@ -127,7 +127,9 @@ fn run(arguments: &Arguments) -> Outcome {
     };
     let surroundings = surroundings();
     let loaded = Config::load(&surroundings);
-    show(program::executable(surroundings.executable.as_deref()));
+    let asked = url.as_ref().and_then(|url| web::ask(url, loaded.as_ref().ok()));
+    let runs = asked.as_ref().is_some_and(web::Asked::runs);
+    show(program::executable(surroundings.executable.as_deref(), runs));
     show(program::shared_user(surroundings.executable.as_deref(), loaded.as_ref().ok()).into_iter().collect());
     show(program::configuration(&surroundings, loaded.as_ref()));
     if let Ok(config) = &loaded {
@@ -138,8 +140,8 @@ fn run(arguments: &Arguments) -> Outcome {
         }
         show(network::check(config));
     }
-    if let Some(url) = &url {
-        show(web::check(url, loaded.as_ref().ok()));
+    if let Some(asked) = asked {
+        show(web::check(asked));
     }
     let count = |status| all.iter().filter(|line| line.status == status).count();
     let (failed, warned) = (count(Status::Fail), count(Status::Warn));

@@ -13,6 +13,7 @@ use super::network::not_reached;
 use super::{Line, Status};
 use crate::clock::Deadline;
 use crate::config::Config;
+use crate::error::Executed;
 use crate::http::{Failure, Http, Post, Reply};
 use crate::portal::{split_address, Scheme};
 use base64::prelude::{Engine, BASE64_STANDARD};
@@ -69,22 +70,38 @@ pub fn address(text: &str) -> Result<Address, String> {
         || format!("--url {text}: write this program's own address, such as https://www.example.com/cgi-bin/b24proxy");
     let (scheme, name, path) = split_address(text).ok_or_else(wrong)?;
     let path = path.trim_end_matches('/');
-    let path = path.strip_suffix("/health").unwrap_or(path);
+    let below = ["/health", "/install", "/status", "/callback"].into_iter().find_map(|route| path.strip_suffix(route));
+    let path = below.unwrap_or(path);
     Ok(Address { scheme, name: name.to_string(), path: path.to_owned() })
 }
 
-pub fn check(address: &Address, config: Option<&Config>) -> Vec<Line> {
-    let http = match Http::for_own_address(config) {
-        Ok(http) => http,
-        // Said already, of ca_file.
-        Err(_) => return Vec::new(),
-    };
-    let site = Site { http, address, config };
+/// The web server, and what it has answered for `/health`.
+pub struct Asked<'a> {
+    site: Site<'a>,
+    health: Result<Seen, Failure>,
+}
+
+/// `None`: no certificate file to ask with, which is said of `ca_file`.
+pub fn ask<'a>(address: &'a Address, config: Option<&'a Config>) -> Option<Asked<'a>> {
+    let site = Site { http: Http::for_own_address(config).ok()?, address, config };
+    let health = site.get(&format!("{}/health", address.base()));
+    Some(Asked { site, health })
+}
+
+impl Asked<'_> {
+    /// Whether the web server starts the program.
+    pub fn runs(&self) -> bool {
+        self.health.as_ref().is_ok_and(|seen| seen.ours)
+    }
+}
+
+pub fn check(Asked { site, health }: Asked) -> Vec<Line> {
+    let address = site.address;
     let mut lines = vec![site.encryption()];
-    let health = match site.get(&format!("{}/health", address.base())) {
+    let health = match health {
         Ok(seen) => seen,
         Err(failure) => {
-            lines.push(not_reached(CHECK, &address.name, &failure));
+            lines.push(not_reached_from_here(&address.name, &failure));
             return lines;
         }
     };
@@ -143,6 +160,16 @@ impl Seen {
         let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         json[name].as_str().unwrap_or("").to_owned()
     }
+}
+
+fn not_reached_from_here(host: &str, failure: &Failure) -> Line {
+    let mut line = not_reached(CHECK, host, failure);
+    if matches!(failure, Failure::Timeout(Executed::No)) {
+        line.cure = "many servers cannot reach their own public name, though everybody else can: run check --url on \
+                     another machine"
+            .into();
+    }
+    line
 }
 
 fn judge_health(seen: &Seen) -> Line {
@@ -205,8 +232,9 @@ fn foreign(seen: &Seen) -> (String, String) {
         429 => ("says that there are too many requests".to_owned(), "ask the host for a higher limit"),
         500 => (
             "fails to start the program (500)".to_owned(),
-            "the error log says why. \"Premature end of script headers\": suexec refused it (see \"executable\" above), or \
-             it is built for another machine; \"not allowed here\": delete that part of .htaccess",
+            "the error log says why. \"Premature end of script headers\" or \"Exec format error\": chmod 755 is missing, it was \
+             uploaded in FTP's text mode (upload it again in binary mode), it is built for another machine, or suexec \
+             refused it (see \"executable\" above); \"not allowed here\": delete that part of .htaccess",
         ),
         502 => (
             "got no answer from the program (502)".to_owned(),
@@ -543,6 +571,20 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_does_not_start_is_perhaps_uploaded_wrongly() {
+        let (_, cure) = foreign(&seen(500, b"<html>"));
+        assert!(cure.contains("chmod 755") && cure.contains("text mode"), "{cure}");
+    }
+
+    #[test]
+    fn a_server_that_does_not_reach_its_own_public_name_is_asked_from_elsewhere() {
+        let line = not_reached_from_here("www.example.com", &Failure::Timeout(Executed::No));
+        assert!(line.status == Status::Fail && line.cure.contains("another machine"), "{line:?}");
+        let line = not_reached_from_here("www.example.com", &Failure::Timeout(Executed::Unknown));
+        assert!(!line.cure.contains("another machine"), "{line:?}");
+    }
+
+    #[test]
     fn a_program_that_answers_by_plain_http_warns() {
         let ours = Seen { ours: true, ..seen(200, b"{}") };
         assert_eq!(judge_plain_http(Some(&ours)).status, Status::Warn);
@@ -591,10 +633,11 @@ mod tests {
     }
 
     #[test]
-    fn the_address_is_read_with_or_without_a_slash() {
-        for text in ["https://www.example.com/cgi-bin/b24proxy", "https://www.example.com/cgi-bin/b24proxy/"] {
+    fn the_address_is_read_with_or_without_a_slash_or_a_route() {
+        for below in ["", "/", "/health", "/install", "/status/", "/callback"] {
+            let text = format!("https://www.example.com/cgi-bin/b24proxy{below}");
             assert_eq!(
-                address(text).ok().map(|address| address.base()).unwrap(),
+                address(&text).ok().map(|address| address.base()).unwrap(),
                 "https://www.example.com/cgi-bin/b24proxy"
             );
         }
