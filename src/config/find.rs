@@ -57,6 +57,24 @@ impl Surroundings {
         }
     }
 
+    /// Where a configuration is best put: beside the highest folder that the web server hands out.
+    fn recommended(&self) -> PathBuf {
+        let executable = self.executable.as_deref().unwrap_or(Path::new("/"));
+        let handed_out = |folder: &&Path| self.document_root.as_deref() == Some(*folder) || is_public(folder);
+        let beside_root =
+            self.document_root.as_deref().and_then(Path::parent).filter(|above| executable.starts_with(above));
+        // Of the system's own cgi-bin, /usr/lib/cgi-bin, the configuration is the system's too.
+        let beside_cgi = executable
+            .ancestors()
+            .find(|folder| folder.ends_with("cgi-bin") && !folder.starts_with("/usr"))
+            .and_then(Path::parent);
+        let above = executable.ancestors().filter(handed_out).last().and_then(Path::parent);
+        match above.or(beside_root).map(Path::to_owned).or(home_of(executable)).or(beside_cgi.map(Path::to_owned)) {
+            Some(above) => above.join("b24proxy/proxy.toml"),
+            None => "/etc/b24proxy/proxy.toml".into(),
+        }
+    }
+
     fn candidates(&self) -> Vec<PathBuf> {
         let mut places = Vec::new();
         if let Some(executable) = &self.executable {
@@ -67,6 +85,25 @@ impl Surroundings {
         places.push("/etc/b24proxy/proxy.toml".into());
         places
     }
+}
+
+/// Whether a folder has a name that hosts give to what they hand out.
+pub fn is_public(folder: &Path) -> bool {
+    const NAMES: [&str; 8] = ["public_html", "httpdocs", "htdocs", "html", "public", "webroot", "wwwroot", "www"];
+    let is_named_so = folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| NAMES.contains(&name));
+    // Debian hands out /var/www/html, and keeps other things beside it.
+    is_named_so && folder != Path::new("/var/www")
+}
+
+/// `/home/u` of `/home/u/public_html/cgi-bin/b24proxy`: a customer's folder, as hosts lay them out.
+pub fn home_of(path: &Path) -> Option<PathBuf> {
+    let of_all = path.ancestors().find(|folder| {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        let is_high = folder.components().count() <= 4;
+        is_high && (name == "vhosts" || name.trim_end_matches(|c: char| c.is_ascii_digit()) == "home")
+    })?;
+    let customer = path.strip_prefix(of_all).ok()?.components().next()?;
+    Some(of_all.join(customer))
 }
 
 /// The real path, of a path whose last parts may not exist yet.
@@ -93,8 +130,17 @@ pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
             Err(error) => return Err(not_opened(path, &error)),
         }
     }
-    let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-    Err(format!("there is no proxy.toml: copy proxy.toml.example to one of {} and fill it in", tried.join(", ")))
+    let recommended = surroundings.recommended();
+    let tried = candidates.iter().filter(|path| {
+        // Below the executable, which is a file, there is nothing.
+        **path != recommended && path.parent() != surroundings.executable.as_deref()
+    });
+    let tried: Vec<String> = tried.map(|path| path.display().to_string()).collect();
+    Err(format!(
+        "there is no proxy.toml: copy proxy.toml.example to {} and fill it in (also looked at: {})",
+        recommended.display(),
+        tried.join(", ")
+    ))
 }
 
 /// Why a file that is there cannot be opened, and the command that mends it.
@@ -170,6 +216,30 @@ fn refuse_readable_by_others(_: &std::fs::Metadata, _: &Path) -> Result<(), Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_place_is_recommended_beside_what_is_handed_out_or_in_etc() {
+        let place = |executable: &str, document_root: Option<&str>| {
+            let document_root = document_root.map(PathBuf::from);
+            let surroundings =
+                Surroundings { executable: Some(executable.into()), document_root, ..Surroundings::default() };
+            surroundings.recommended()
+        };
+        for (executable, document_root, expected) in [
+            ("/home/u/public_html/cgi-bin/b24proxy", None, "/home/u/b24proxy/proxy.toml"),
+            ("/home/u/site/html/html/cgi/b24proxy", None, "/home/u/site/b24proxy/proxy.toml"),
+            ("/home/u/www/cgi-bin/b24proxy", Some("/home/u/www"), "/home/u/b24proxy/proxy.toml"),
+            ("/home/u/www/cgi-bin/b24proxy", None, "/home/u/b24proxy/proxy.toml"),
+            ("/home/u/example.com/cgi-bin/b24proxy", None, "/home/u/b24proxy/proxy.toml"),
+            ("/srv/web1/cgi-bin/b24proxy", Some("/srv/web1/web"), "/srv/web1/b24proxy/proxy.toml"),
+            ("/srv/web1/cgi-bin/b24proxy", None, "/srv/web1/b24proxy/proxy.toml"),
+            ("/usr/lib/cgi-bin/b24proxy", Some("/var/www/html"), "/etc/b24proxy/proxy.toml"),
+            ("/usr/lib/cgi-bin/b24proxy", None, "/etc/b24proxy/proxy.toml"),
+            ("/opt/b24proxy", None, "/etc/b24proxy/proxy.toml"),
+        ] {
+            assert_eq!(place(executable, document_root), Path::new(expected), "{executable}");
+        }
+    }
 
     #[test]
     fn the_search_goes_beside_the_executable_then_up_then_to_etc() {

@@ -8,7 +8,7 @@ mod find;
 
 pub use file::distance;
 use file::shown;
-pub use find::{Found, Surroundings};
+pub use find::{home_of, is_public, Found, Surroundings};
 
 use crate::access::Client;
 use crate::log::Level;

@@ -104,11 +104,13 @@ fn b24proxy_config_names_the_file_and_then_no_other_is_looked_at() {
 }
 
 #[test]
-fn where_there_is_none_the_places_are_named() {
+fn where_there_is_none_one_place_is_recommended_and_the_others_are_named() {
     let sandbox = Sandbox::new();
     let answer = Cgi::new(&sandbox).json("{}").bearer(TOKEN).run();
     let message = refusal_of(&answer);
     let here = sandbox.path().display();
+    assert!(message.contains(&format!("copy proxy.toml.example to {here}/b24proxy/proxy.toml and")), "{message}");
+    assert!(!message.contains("/cgi-bin/b24proxy/"), "that is the executable: {message}");
     for place in
         [format!("{here}/cgi-bin/proxy.toml"), format!("{here}/b24proxy/proxy.toml"), "/etc/b24proxy/proxy.toml".into()]
     {

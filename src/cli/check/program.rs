@@ -1,9 +1,9 @@
 //! The executable and `proxy.toml`.
 
 use super::{Line, Status};
-use crate::config::{Config, Surroundings, Way};
+use crate::config::{home_of, is_public, Config, Surroundings, Way};
 use crate::user::{self, name_of};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// After which web servers answer 504 themselves (nginx's fastcgi_read_timeout, Apache's Timeout).
@@ -123,17 +123,6 @@ pub fn shared_user(executable: Option<&Path>, config: Option<&Config>) -> Option
     let places = [executable, config.map(|config| config.path.as_path())];
     let home = places.into_iter().flatten().find_map(home_of)?;
     judge_shared_user(&name_of(me), me, &home, facts(&home)?.uid)
-}
-
-/// `/home/u` of `/home/u/public_html/cgi-bin/b24proxy`: a customer's folder, as hosts lay them out.
-fn home_of(path: &Path) -> Option<PathBuf> {
-    let of_all = path.ancestors().find(|folder| {
-        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("");
-        let is_high = folder.components().count() <= 4;
-        is_high && (name == "vhosts" || name.trim_end_matches(|c: char| c.is_ascii_digit()) == "home")
-    })?;
-    let customer = path.strip_prefix(of_all).ok()?.components().next()?;
-    Some(of_all.join(customer))
 }
 
 fn judge_shared_user(name: &str, me: u32, home: &Path, owner: u32) -> Option<Line> {
@@ -299,9 +288,7 @@ pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &Strin
 
 /// A folder in this path whose name hosts give to what they hand out.
 fn public_part(path: &Path) -> Option<&str> {
-    const NAMES: [&str; 7] = ["public_html", "httpdocs", "htdocs", "html", "public", "webroot", "wwwroot"];
-    let parts = path.parent()?.components().filter_map(|part| part.as_os_str().to_str());
-    parts.into_iter().find(|part| NAMES.contains(part))
+    path.ancestors().skip(1).filter(|folder| is_public(folder)).last()?.file_name()?.to_str()
 }
 
 #[cfg(test)]
