@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// User and group id.
+/// A user's name and group id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub name: String,
@@ -60,7 +60,10 @@ pub fn barrier(path: &Path) -> Option<(String, String)> {
     #[cfg(unix)]
     return unix::barred_folder(path).or_else(|| unix::not_own(path));
     #[cfg(not(unix))]
-    None
+    {
+        let _ = path;
+        None
+    }
 }
 
 #[cfg(unix)]

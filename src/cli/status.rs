@@ -15,8 +15,10 @@ pub const COMMAND: Command = Command {
 when its token expires, when it was last refreshed and what went wrong then, and
 its limits. No portal is called; \"b24proxy call PORTAL profile\" does that.
 
---json prints what GET /status answers. Exit status 1: a portal is not
-installed, its token file is damaged, or its last refresh failed.",
+--json prints what GET /status answers; where proxy.toml cannot be used, every
+command prints {\"error\":…} then. Without it a token file that cannot be used
+is told with its reason. Exit status 1: a portal is not installed, its token
+file is damaged, or its last refresh failed.",
     words: (0, 0),
     options: &[arguments::JSON],
     on_files: true,

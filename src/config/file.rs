@@ -271,7 +271,10 @@ impl<'t> Spot<'t> {
         }
         let key = self.line.split('=').next().unwrap_or("").trim();
         match (message, is_header) {
-            ("duplicate key", true) => format!("{} is there twice: put its lines under the first", shown(self.line)),
+            ("duplicate key", true) => {
+                let header = self.line.split('#').next().unwrap_or("").trim();
+                format!("{} is there twice: put its lines under the first", shown(header))
+            }
             ("duplicate key", false) => format!("{} is there twice: delete one of the two lines", shown(key)),
             (_, true) if message.starts_with("invalid type") && !self.section.is_empty() => {
                 format!("write the line so: {}", self.section)
@@ -421,7 +424,7 @@ mod tests {
             ("[[portals.\"a.b\"]]\nburst = 1", "write the line so: [portals.\"acme.bitrix24.ru\"]"),
             ("[[security]]\n", "write the line so: [security]"),
             ("[[security.clients]]\ntoken = \"x\"", "[[security.clients]] lacks a line: name = \"1c-trade\""),
-            ("[security]\n[log]\n[security]", "[security] is there twice: put its lines under the first"),
+            ("[security]\n[log]\n[security] # again", "[security] is there twice: put its lines under the first"),
             ("[log]\nfile = \"a\"\nfile = \"b\"", "file is there twice: delete one of the two lines"),
         ] {
             let why = refused(text);
