@@ -38,4 +38,5 @@ pub mod serve;
 pub mod state;
 pub mod status;
 pub mod store;
+pub mod user;
 pub mod webhook;

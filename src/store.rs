@@ -15,6 +15,7 @@ use crate::json::number_or_text;
 use crate::oauth::Refusal;
 use crate::portal::PortalName;
 use crate::secret::Secret;
+use crate::user;
 use fs2::FileExt;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 /// Space taken for the next pair. Pairs are below 2 KiB; the OAuth server's answer is bounded well below this.
 const RESERVED: usize = 64 << 10;
+const MAKE_FOLDER: &str = "make the folder";
 /// How often a waiter looks whether the lock is free.
 pub const POLL: Duration = Duration::from_millis(10);
 
@@ -280,7 +282,7 @@ pub fn create_private_folder(folder: &Path) -> Result<(), Reason> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|e| explain(&e, "create", folder))
+    builder.create(folder).map_err(|e| explain(&e, MAKE_FOLDER, folder))
 }
 
 /// A file for reading and writing that only its owner may open; made if need be.
@@ -331,18 +333,34 @@ fn is_contended(error: &std::io::Error) -> bool {
 
 /// What an operation on the disk failed at, and what mends it.
 pub fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
+    let failed = format!("cannot {operation} {} ({error})", path.display());
     let mend = match error.kind() {
         ErrorKind::StorageFull if has_no_inodes(path) => "the file system has no inodes left: delete some files",
         ErrorKind::StorageFull => "the disk is full: free some space",
         ErrorKind::QuotaExceeded => "this user's disk quota is used up: free some space or raise it",
         ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only",
-        ErrorKind::PermissionDenied => {
-            "it must belong to the user that the web server runs this program as, and be writable for that user"
+        ErrorKind::PermissionDenied => return format!("{failed}: {}", permission(operation, path)),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            let file = path.ancestors().find(|place| place.is_file()).unwrap_or(path);
+            return format!("{failed}: {} is a file in the place of a folder: move it away", file.display());
         }
-        _ => "",
+        _ => return failed,
     };
-    let separator = if mend.is_empty() { "" } else { ": " };
-    format!("cannot {operation} {} ({error}){separator}{mend}", path.display())
+    format!("{failed}: {mend}")
+}
+
+/// What must be, and the command for it where the permissions show which.
+fn permission(operation: &str, path: &Path) -> String {
+    let must = "it must belong to the user that runs this program, and be writable for that user";
+    match user::barrier(path) {
+        // It is not there: to give this user the folder above may be giving it too much (`/var/lib`).
+        Some((why, command)) if operation == MAKE_FOLDER && !command.starts_with("chmod") => {
+            let (folder, me) = (path.display(), user::own().map_or(String::new(), user::name_of));
+            format!("{why}; {must}: mkdir -p {folder} && chmod 700 {folder} && chown {me} {folder}")
+        }
+        Some((why, command)) => format!("{why}; {must}: {command}"),
+        None => must.into(),
+    }
 }
 
 /// Whether a full file system lacks inodes rather than space.

@@ -58,6 +58,8 @@ pub type Outcome = Result<(), Failure>;
 pub enum Failure {
     /// Something is wrong: exit status 1.
     Wrong(String),
+    /// The configuration cannot be used; the same, and a program that reads `--json` gets it too.
+    Configuration(String),
     /// The same, and the output has said it.
     Told,
     /// Wrong usage: exit status 2.
@@ -76,7 +78,7 @@ pub fn run() -> ExitCode {
     match dispatch(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
-        Err(Failure::Wrong(why)) => {
+        Err(Failure::Wrong(why) | Failure::Configuration(why)) => {
             eprintln!("b24proxy: {why}");
             ExitCode::FAILURE
         }
@@ -107,7 +109,11 @@ fn dispatch(words: &[String]) -> Outcome {
     if command.on_files {
         owner::go_on_as_the_sites_user(words, &arguments)?;
     }
-    (command.run)(&arguments)
+    let outcome = (command.run)(&arguments);
+    if let (Err(Failure::Configuration(why)), true) = (&outcome, arguments.json()) {
+        say(&serde_json::json!({ "error": why }).to_string());
+    }
+    outcome
 }
 
 fn find(name: &str) -> Result<&'static Command, Failure> {
@@ -134,7 +140,7 @@ fn surroundings() -> Surroundings {
 }
 
 fn configuration() -> Result<Config, Failure> {
-    Ok(Config::load(&surroundings())?)
+    Config::load(&surroundings()).map_err(Failure::Configuration)
 }
 
 /// The portal of that name or alias.

@@ -12,13 +12,14 @@ pub fn go_on_as_the_sites_user(_: &[String], _: &Arguments) -> Result<(), Failur
 }
 
 #[cfg(unix)]
-pub use unix::{go_on_as_the_sites_user, name_of};
+pub use unix::go_on_as_the_sites_user;
 
 #[cfg(unix)]
 mod unix {
     use super::super::{import, surroundings};
     use super::{Arguments, Failure};
     use crate::config::Config;
+    use crate::user::{account, name_of};
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
@@ -66,23 +67,7 @@ mod unix {
             .map(|config| config.token_folder);
         let places = [Some(config.to_owned()), tokens, config.parent().map(Path::to_owned)];
         let owner = places.into_iter().flatten().filter_map(|path| path.metadata().ok()).find(|m| m.uid() != 0)?;
-        let group = account(owner.uid()).map_or(owner.gid(), |(_, group)| group);
+        let group = account(owner.uid()).map_or(owner.gid(), |account| account.group);
         Some((owner.uid(), group))
-    }
-
-    /// Name and group of a user, where `/etc/passwd` has it.
-    fn account(user: u32) -> Option<(String, u32)> {
-        let text = std::fs::read_to_string("/etc/passwd").ok()?;
-        text.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            let (id, group) = (fields.nth(1)?, fields.next()?);
-            (id.parse() == Ok(user)).then(|| Some((name.to_owned(), group.parse().ok()?)))?
-        })
-    }
-
-    /// `www-data`, or the number.
-    pub fn name_of(user: u32) -> String {
-        account(user).map_or(user.to_string(), |(name, _)| name)
     }
 }

@@ -2,8 +2,10 @@
 
 use super::terminal::say;
 use super::{arguments, arguments::Arguments, configuration, Command, Failure, Outcome};
+use crate::config::{Config, Portal};
 use crate::page::Language;
 use crate::status::{self, PortalStatus};
+use crate::store::{Installation, Store};
 
 pub const COMMAND: Command = Command {
     name: "status",
@@ -13,8 +15,10 @@ pub const COMMAND: Command = Command {
 when its token expires, when it was last refreshed and what went wrong then, and
 its limits. No portal is called; \"b24proxy call PORTAL profile\" does that.
 
---json prints what GET /status answers. Exit status 1: a portal is not
-installed, its token file is damaged, or its last refresh failed.",
+--json prints what GET /status answers; where proxy.toml cannot be used, every
+command prints {\"error\":…} then. Without it a token file that cannot be used
+is told with its reason. Exit status 1: a portal is not installed, its token
+file is damaged, or its last refresh failed.",
     words: (0, 0),
     options: &[arguments::JSON],
     on_files: true,
@@ -29,7 +33,8 @@ fn run(arguments: &Arguments) -> Outcome {
     } else if portals.is_empty() {
         say(&format!("no portal is configured: add [portals.\"…\"] to {}", config.path.display()));
     } else {
-        let tables: Vec<String> = portals.iter().map(table).collect();
+        let reasons = config.portals.iter().map(|portal| reason(&config, portal));
+        let tables: Vec<String> = portals.iter().zip(reasons).map(|(portal, reason)| table(portal, reason)).collect();
         say(&tables.join("\n"));
     }
     match portals.iter().all(PortalStatus::is_well) {
@@ -38,9 +43,19 @@ fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-fn table(portal: &PortalStatus) -> String {
+/// Why a token file cannot be used; a client is not told, but here sits whom it is for.
+fn reason(config: &Config, portal: &Portal) -> Option<String> {
+    portal.application()?;
+    match Store::new(&config.token_folder).read(&portal.name) {
+        Ok(Installation::Broken(why)) | Err(why) => Some(why),
+        Ok(_) => None,
+    }
+}
+
+fn table(portal: &PortalStatus, reason: Option<String>) -> String {
     let mut text = format!("{}\n", portal.name());
-    for (name, value) in status::facts(Language::English, portal) {
+    let reason = reason.map(|why| ("Why".to_owned(), why));
+    for (name, value) in status::facts(Language::English, portal).into_iter().chain(reason) {
         text += &super::terminal::wrapped(&format!("  {name:<23}"), 25, &value);
     }
     text

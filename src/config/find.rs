@@ -1,5 +1,6 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
+use crate::user;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -43,12 +44,37 @@ impl Surroundings {
     /// The file that [`find`] would read, whether or not it may be used.
     pub fn locate(&self) -> Option<PathBuf> {
         match &self.named {
-            Some(named) => Some(named.clone()),
+            Some(_) => self.places().pop(),
             None => self.candidates().into_iter().find(|path| path.is_file()),
         }
     }
 
-    /// The places to look at, in order.
+    /// The places to look at, in order; absolute, because a refresh goes on in another folder.
+    fn places(&self) -> Vec<PathBuf> {
+        match &self.named {
+            Some(named) => vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())],
+            None => self.candidates(),
+        }
+    }
+
+    /// Where a configuration is best put: beside the highest folder that the web server hands out.
+    fn recommended(&self) -> PathBuf {
+        let executable = self.executable.as_deref().unwrap_or(Path::new("/"));
+        let handed_out = |folder: &&Path| self.document_root.as_deref() == Some(*folder) || is_public(folder);
+        let beside_root =
+            self.document_root.as_deref().and_then(Path::parent).filter(|above| executable.starts_with(above));
+        // Of the system's own cgi-bin, /usr/lib/cgi-bin, the configuration is the system's too.
+        let beside_cgi = executable
+            .ancestors()
+            .find(|folder| folder.ends_with("cgi-bin") && !folder.starts_with("/usr"))
+            .and_then(Path::parent);
+        let above = executable.ancestors().filter(handed_out).last().and_then(Path::parent);
+        match above.or(beside_root).map(Path::to_owned).or(home_of(executable)).or(beside_cgi.map(Path::to_owned)) {
+            Some(above) => above.join("b24proxy/proxy.toml"),
+            None => "/etc/b24proxy/proxy.toml".into(),
+        }
+    }
+
     fn candidates(&self) -> Vec<PathBuf> {
         let mut places = Vec::new();
         if let Some(executable) = &self.executable {
@@ -61,6 +87,25 @@ impl Surroundings {
     }
 }
 
+/// Whether a folder has a name that hosts give to what they hand out.
+pub fn is_public(folder: &Path) -> bool {
+    const NAMES: [&str; 8] = ["public_html", "httpdocs", "htdocs", "html", "public", "webroot", "wwwroot", "www"];
+    let is_named_so = folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| NAMES.contains(&name));
+    // Debian hands out /var/www/html, and keeps other things beside it.
+    is_named_so && folder != Path::new("/var/www")
+}
+
+/// `/home/u` of `/home/u/public_html/cgi-bin/b24proxy`: a customer's folder, as hosts lay them out.
+pub fn home_of(path: &Path) -> Option<PathBuf> {
+    let of_all = path.ancestors().find(|folder| {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        let is_high = folder.components().count() <= 4;
+        is_high && (name == "vhosts" || name.trim_end_matches(|c: char| c.is_ascii_digit()) == "home")
+    })?;
+    let customer = path.strip_prefix(of_all).ok()?.components().next()?;
+    Some(of_all.join(customer))
+}
+
 /// The real path, of a path whose last parts may not exist yet.
 fn canonical(path: &Path) -> Option<PathBuf> {
     path.ancestors().find_map(|ancestor| {
@@ -71,10 +116,7 @@ fn canonical(path: &Path) -> Option<PathBuf> {
 
 /// The first file there is. One that is there but may not be used is an error, not a reason to look further.
 pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
-    let candidates = match &surroundings.named {
-        Some(named) => vec![named.clone()],
-        None => surroundings.candidates(),
-    };
+    let candidates = surroundings.places();
     for path in &candidates {
         match std::fs::File::open(path) {
             Ok(file) => return read(file, path, surroundings),
@@ -85,19 +127,45 @@ pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
                     path.display()
                 ))
             }
-            Err(error) => {
-                return Err(format!(
-                    "{} cannot be read ({error}); it must belong to the user that runs this program{}: chown {} {}",
-                    path.display(),
-                    user_hint(),
-                    own_user().map_or("THAT_USER".into(), |uid| uid.to_string()),
-                    path.display()
-                ))
-            }
+            Err(error) => return Err(not_opened(path, &error)),
         }
     }
-    let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-    Err(format!("there is no proxy.toml: copy proxy.toml.example to one of {} and fill it in", tried.join(", ")))
+    let recommended = surroundings.recommended();
+    let tried = candidates.iter().filter(|path| {
+        // Below the executable, which is a file, there is nothing.
+        **path != recommended && path.parent() != surroundings.executable.as_deref()
+    });
+    let tried: Vec<String> = tried.map(|path| path.display().to_string()).collect();
+    Err(format!(
+        "there is no proxy.toml: copy proxy.toml.example to {} and fill it in (also looked at: {})",
+        recommended.display(),
+        tried.join(", ")
+    ))
+}
+
+/// Why a file that is there cannot be opened, and the command that mends it.
+fn not_opened(path: &Path, error: &std::io::Error) -> String {
+    let failed = format!("{} cannot be read ({error})", path.display());
+    match (user::barrier(path), user::own().map(user::name_of)) {
+        // Only the file: the folder may hold what is another user's.
+        (Some((why, command)), Some(me)) if command.starts_with("chown") => {
+            let neighbours = neighbours(&me);
+            format!("{failed}; {why}, and this program runs as {me}{neighbours}: chown {me} {}", path.display())
+        }
+        (Some((why, command)), _) => format!("{failed}; {why}: {command}"),
+        (None, me) => format!("{failed}; it must be readable for {}", me.unwrap_or("this program's user".into())),
+    }
+}
+
+/// What giving a file to this user means on web space that many share.
+fn neighbours(me: &str) -> &'static str {
+    match user::is_shared(me) {
+        true => {
+            " (where one user runs every customer's programs, what it can read, your neighbours can read too; ask the \
+             host for suexec)"
+        }
+        false => "",
+    }
 }
 
 fn is_absent(error: &std::io::Error) -> bool {
@@ -130,10 +198,11 @@ fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Resul
     }
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != me && metadata.uid() != 0 {
+        let (owner, me) = (user::name_of(metadata.uid()), user::name_of(me));
         return Err(format!(
-            "{path} belongs to user {owner}, but this program runs as user {me}: chown {me} {path}",
+            "{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}",
             path = path.display(),
-            owner = metadata.uid()
+            neighbours = neighbours(&me)
         ));
     }
     Ok(())
@@ -144,23 +213,33 @@ fn refuse_readable_by_others(_: &std::fs::Metadata, _: &Path) -> Result<(), Stri
     Ok(())
 }
 
-#[cfg(unix)]
-fn own_user() -> Option<u32> {
-    Some(rustix::process::geteuid().as_raw())
-}
-
-#[cfg(not(unix))]
-fn own_user() -> Option<u32> {
-    None
-}
-
-fn user_hint() -> String {
-    own_user().map_or(String::new(), |uid| format!(", user {uid}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_place_is_recommended_beside_what_is_handed_out_or_in_etc() {
+        let place = |executable: &str, document_root: Option<&str>| {
+            let document_root = document_root.map(PathBuf::from);
+            let surroundings =
+                Surroundings { executable: Some(executable.into()), document_root, ..Surroundings::default() };
+            surroundings.recommended()
+        };
+        for (executable, document_root, expected) in [
+            ("/home/u/public_html/cgi-bin/b24proxy", None, "/home/u/b24proxy/proxy.toml"),
+            ("/home/u/site/html/html/cgi/b24proxy", None, "/home/u/site/b24proxy/proxy.toml"),
+            ("/home/u/www/cgi-bin/b24proxy", Some("/home/u/www"), "/home/u/b24proxy/proxy.toml"),
+            ("/home/u/www/cgi-bin/b24proxy", None, "/home/u/b24proxy/proxy.toml"),
+            ("/home/u/example.com/cgi-bin/b24proxy", None, "/home/u/b24proxy/proxy.toml"),
+            ("/srv/web1/cgi-bin/b24proxy", Some("/srv/web1/web"), "/srv/web1/b24proxy/proxy.toml"),
+            ("/srv/web1/cgi-bin/b24proxy", None, "/srv/web1/b24proxy/proxy.toml"),
+            ("/usr/lib/cgi-bin/b24proxy", Some("/var/www/html"), "/etc/b24proxy/proxy.toml"),
+            ("/usr/lib/cgi-bin/b24proxy", None, "/etc/b24proxy/proxy.toml"),
+            ("/opt/b24proxy", None, "/etc/b24proxy/proxy.toml"),
+        ] {
+            assert_eq!(place(executable, document_root), Path::new(expected), "{executable}");
+        }
+    }
 
     #[test]
     fn the_search_goes_beside_the_executable_then_up_then_to_etc() {

@@ -7,7 +7,8 @@ mod file;
 mod find;
 
 pub use file::distance;
-pub use find::{Found, Surroundings};
+use file::shown;
+pub use find::{home_of, is_public, Found, Surroundings};
 
 use crate::access::Client;
 use crate::log::Level;
@@ -142,6 +143,15 @@ impl Config {
         security.auth_token.or(named)
     }
 
+    /// Clients' names and tokens, as far as the file holds them in plain.
+    pub fn plain_tokens(&self) -> Vec<(String, Secret)> {
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let Ok(file::File { security, .. }) = file::parse(&text) else { return Vec::new() };
+        let one = security.auth_token.map(|token| ("auth_token".to_owned(), token));
+        let named = security.clients.into_iter().filter_map(|client| Some((client.name, client.token?)));
+        one.into_iter().chain(named).collect()
+    }
+
     /// The portal that a caller names, by its name in any form or an alias.
     pub fn portal(&self, domain: &str) -> Option<&Portal> {
         let name = PortalName::parse(domain);
@@ -273,7 +283,7 @@ fn portals(
 ) -> Result<Vec<Portal>, String> {
     let mut portals: Vec<Portal> = Vec::with_capacity(sections.len());
     for (key, section) in sections {
-        let place = format!("[portals.\"{key}\"]");
+        let place = format!("[portals.\"{}\"]", shown(&key));
         let name = PortalName::parse(&key).ok_or_else(|| {
             format!("{place} must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")
         })?;
@@ -315,6 +325,7 @@ fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
                 return Err(format!("[portals.\"{}\"] aliases must not contain an empty name", portal.name));
             }
             if let Some(other) = seen.get(&word) {
+                let word = shown(&word);
                 return Err(format!("{word:?} names both [portals.\"{other}\"] and [portals.\"{}\"]", portal.name));
             }
             seen.insert(word, &portal.name);
@@ -337,10 +348,16 @@ fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
                         calls from server to server, has none; write type = \"file\""
                 .into())
         }
-        other => return Err(format!("[storage] type = {other:?} is unknown; write type = \"file\"")),
+        other => return Err(format!("[storage] type = {:?} is unknown; write type = \"file\"", shown(other))),
     }
     if section.path.as_os_str().is_empty() {
         return Err("[storage] path must name a folder, such as \"tokens\"".into());
+    }
+    // TOML reads "C:\tokens" as C:, a tabulator and "okens".
+    if section.path.to_string_lossy().contains(char::is_control) {
+        return Err("[storage] path holds a control character, as a \\ in quotes makes one; write it with /, such as \
+                    path = \"C:/b24proxy/tokens\""
+            .into());
     }
     Ok(folder.join(&section.path))
 }
@@ -380,7 +397,7 @@ fn clients(section: &file::Security, portals: &[Portal]) -> Result<Vec<Client>, 
             None => None,
             Some(list) => Some(
                 list.iter()
-                    .map(|m| Pattern::parse(m))
+                    .map(|m| Pattern::parse(m).map_err(|why| why.replace(m, &shown(m))))
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|e| format!("{place} methods: {e}"))?,
             ),
@@ -415,7 +432,10 @@ fn allowed_portals(names: &[String], portals: &[Portal], place: &str) -> Result<
                     Some(&p.name) == name.as_ref() || p.aliases.iter().any(|a| a.eq_ignore_ascii_case(text.trim()))
                 })
                 .map(|p| p.name.clone())
-                .ok_or_else(|| format!("{place} portals: {text:?} is not configured; add [portals.{text:?}]"))
+                .ok_or_else(|| {
+                    let text = shown(text);
+                    format!("{place} portals: {text:?} is not configured; add [portals.{text:?}]")
+                })
         })
         .collect()
 }
@@ -442,7 +462,10 @@ fn origins(list: &[String]) -> Result<Vec<String>, String> {
     list.iter()
         .map(|text| match split_address(text) {
             Some((scheme, name, "/")) if !text.ends_with('/') => Ok(format!("{}://{name}", scheme.as_str())),
-            _ => Err(format!("[security] cors_origins: {text:?} is not an origin such as https://shop.example.com")),
+            _ => {
+                let text = shown(text);
+                Err(format!("[security] cors_origins: {text:?} is not an origin such as https://shop.example.com"))
+            }
         })
         .collect()
 }
@@ -517,6 +540,24 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_in_the_place_of_a_name_is_not_shown_behind_its_host() {
+        let webhook = "https://acme.bitrix24.ru/rest/1/s3cr3tc0de/";
+        let security = |line: &str| GOOD.replace("auth_token =", &format!("{line}\nauth_token ="));
+        let client = |line: &str| format!("{GOOD}\n[[security.clients]]\nname = \"x\"\ntoken_sha256 = \"…\"\n{line}");
+        let alias = GOOD.replace("\"acme\"", &format!("\"{webhook}\", \"{webhook}\""));
+        for text in [
+            GOOD.replace("acme.bitrix24.ru", webhook),
+            alias,
+            security(&format!("cors_origins = [\"{webhook}\"]")),
+            client(&format!("portals = [\"{webhook}\"]")).replace('…', &"0".repeat(64)),
+            client(&format!("methods = [\"{webhook}crm.deal.list\"]")).replace('…', &"0".repeat(64)),
+        ] {
+            let why = refused(&text);
+            assert!(why.contains("https://acme.bitrix24.ru/…") && !why.contains("s3cr3t"), "{why}");
+        }
+    }
+
+    #[test]
     fn short_double_and_sample_tokens_are_refused() {
         assert!(refused(&GOOD.replace("a-token-of-twenty-chars", "short")).contains("20 characters"));
         assert!(refused(&GOOD.replace("a-token-of-twenty-chars", "…")).contains("sample"));
@@ -533,6 +574,12 @@ mod tests {
             let text = format!("{GOOD}\n[storage]\ntype = \"{kind}\"");
             assert!(refused(&text).contains(word), "{}", refused(&text));
         }
+    }
+
+    #[test]
+    fn a_path_with_backslashes_is_refused_and_not_made() {
+        let why = refused(&format!("{GOOD}\n[storage]\npath = \"C:\\tokens\""));
+        assert!(why.contains("[storage] path") && why.contains("C:/b24proxy/tokens"), "{why}");
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 use crate::form::Form;
 use crate::http::{Failure, Http};
 use crate::install::browser::Query;
+use crate::install::Problem;
 use crate::log::{Level, Log};
-use crate::page::Language;
+use crate::page::{Language, Page, Place};
 use crate::route::Route;
 use crate::secret::random_hex;
 use crate::status;
@@ -90,6 +91,7 @@ impl Request<'_> {
         let origin = self.environment.text("HTTP_ORIGIN");
         let answer = outcome.as_ref().err().map(|error| match &route {
             Route::Webhook(path) => webhook::failure(error, path.version),
+            _ if config.is_none() && self.is_installation(&route) => self.misconfigured_page(),
             _ => Answer::failure(error, &self.log.request_id),
         });
         self.log_outcome(&trace, &outcome);
@@ -98,6 +100,21 @@ impl Request<'_> {
             Some(config) => cors::decorate(answer, config, origin),
             None => answer,
         }
+    }
+
+    /// Whether a portal's administrator in a browser waits for the answer.
+    fn is_installation(&self, route: &Route) -> bool {
+        let query = Query::of(self.environment);
+        let is_root =
+            *route == Route::Root && (query.code.is_some() || query.state.is_some() || query.portal.is_some());
+        is_root && self.environment.method() == "GET" || matches!(route, Route::Install | Route::Callback)
+    }
+
+    /// The page says no more than the envelope would; why stands in the log.
+    fn misconfigured_page(&self) -> Answer {
+        let language = Language::of(self.environment, Query::of(self.environment).lang.as_deref());
+        let problem = Problem::Configuration(String::new());
+        Page::problem(language, &problem).answer(problem.status(), &Place::Tab)
     }
 
     fn routed(&self, config: &Config, route: &Route, body: &mut Body, trace: &mut Trace) -> Result<Answer> {

@@ -91,6 +91,24 @@ fn a_configuration_without_clients_or_under_a_public_folder_is_named() {
 }
 
 #[test]
+fn values_that_cannot_work_and_tokens_that_cannot_be_sent_are_named() {
+    let proxy = Proxy::installed().reconfigured("max_wait = 5", "max_wait = 11");
+    assert_line(&check(&proxy), "configuration", "warn", "max_wait = 5");
+    let proxy = proxy.reconfigured(TOKEN, "токен-из-двадцати-с-лишним-букв");
+    assert_line(&check(&proxy), "configuration", "warn", "beyond ASCII");
+    let proxy = proxy.reconfigured("токен-из-двадцати-с-лишним-букв", "a/token/of/paths/and/slashes");
+    assert_line(&check(&proxy), "configuration", "ok", "webhook's address");
+}
+
+#[test]
+fn a_folder_in_which_others_could_replace_the_configuration_is_named() {
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.path().join("b24proxy");
+    chmod(&folder, 0o775);
+    assert_line(&check(&proxy), "configuration", "fail", &format!("chmod go-w {}", folder.display()));
+}
+
+#[test]
 fn what_suexec_refuses_is_named() {
     let proxy = Proxy::installed();
     chmod(proxy.sandbox.path().join("cgi-bin"), 0o775);
@@ -108,6 +126,25 @@ fn a_token_folder_that_cannot_be_written_to_or_that_others_can_is_named() {
     assert_line(&check(&proxy), "token folder", "warn", "chmod 700");
     chmod(proxy.sandbox.tokens(), 0o777);
     assert_line(&check(&proxy), "token folder", "fail", "chmod 700");
+}
+
+#[test]
+fn what_keeps_the_token_folder_from_being_used_is_one_failure_with_its_command() {
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.tokens();
+    chmod(&folder, 0o500);
+    let failures = |ended: &Ended| lines(ended).into_iter().filter(|(_, status, _)| status == "fail").count();
+    let ended = check(&proxy);
+    assert_line(&ended, "token folder", "fail", &format!("chmod 700 {}", folder.display()));
+    assert_eq!(failures(&ended), 1, "{}", ended.stdout);
+    chmod(&folder, 0o000);
+    assert_eq!(failures(&check(&proxy)), 1);
+    chmod(&folder, 0o700);
+    fs::remove_dir_all(&folder).unwrap();
+    proxy.sandbox.write("b24proxy/tokens", 0o600, b"");
+    let ended = check(&proxy);
+    assert_line(&ended, "token folder", "fail", "is a file in the place of a folder: move it away");
+    assert_eq!(failures(&ended), 1, "{}", ended.stdout);
 }
 
 #[test]

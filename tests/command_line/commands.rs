@@ -97,6 +97,28 @@ fn status_is_what_get_status_answers_and_fails_where_a_portal_does_not_work() {
 }
 
 #[test]
+fn status_says_why_a_token_file_cannot_be_used() {
+    let proxy = Proxy::installed();
+    proxy.sandbox.write_token_file(&format!("{}.json", proxy.stem()), "{\"access_token\": ");
+    let ended = run(&proxy, &["status"]);
+    let text = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(ended.code == 1 && text.contains("is damaged (not JSON from line 1"), "{}", ended.all());
+    assert!(text.contains("restore it from a copy"), "{text}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_json_where_json_is_asked_for() {
+    let proxy = Proxy::installed().reconfigured("[log]", "[logg]");
+    for arguments in [["status"].as_slice(), &["refresh"], &["install-url", "acme"], &["call", "acme", "profile"]] {
+        let with_json: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+        let ended = run(&proxy, &with_json);
+        assert!(ended.code == 1 && ended.stderr.contains("logg"), "{arguments:?} {}", ended.all());
+        assert!(ended.json()["error"].as_str().unwrap().contains("logg"), "{arguments:?} {}", ended.all());
+        assert_eq!(run(&proxy, arguments).stdout, "");
+    }
+}
+
+#[test]
 fn a_call_prints_bitrix24s_answer_byte_for_byte_or_the_envelope() {
     let proxy = Proxy::installed();
     let params = r#"{"b":1.50,"a":null}"#;
@@ -146,6 +168,15 @@ fn refresh_renews_only_what_is_older_than_it_says() {
         "within five minutes"
     );
     assert_eq!(proxy.call("profile", json!({})).status, 200);
+}
+
+#[test]
+fn a_configuration_named_from_the_present_folder_is_found_by_the_refresher_too() {
+    let proxy = Proxy::installed();
+    let mut command = proxy.sandbox.command_line(&["refresh", "--older-than", "0"]);
+    command.current_dir(proxy.sandbox.path().join("b24proxy")).env("B24PROXY_CONFIG", "proxy.toml");
+    let ended = ended(&proxy, command, "");
+    assert!(ended.code == 0 && ended.stdout.contains("refreshed"), "{}", ended.all());
 }
 
 #[test]

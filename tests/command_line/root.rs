@@ -96,3 +96,21 @@ fn another_users_lock_in_the_token_folder_is_named() {
     assert_line(&ended, "token folder", "fail", "chown -R");
     assert_line(&ended, "token folder", "fail", ".lock");
 }
+
+#[test]
+fn a_token_folder_of_another_user_is_named_with_the_chown_that_mends_it() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.tokens();
+    chown(&folder, Some(12_345), None).unwrap();
+    let cure = format!("chown -R nobody {}", folder.display());
+    assert_line(&crate::run(&proxy, &["check", "--json"]), "token folder", "fail", &cure);
+    // A folder that is not there is made, and nothing else is given away.
+    fs::remove_dir_all(&folder).unwrap();
+    chown(proxy.sandbox.path().join("b24proxy"), Some(0), Some(0)).unwrap();
+    let path = folder.display();
+    let cure = format!("mkdir -p {path} && chmod 700 {path} && chown nobody {path}");
+    assert_line(&crate::run(&proxy, &["check", "--json"]), "token folder", "fail", &cure);
+}

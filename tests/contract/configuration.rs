@@ -41,6 +41,26 @@ fn run_the_proposed_command(sandbox: &Sandbox, message: &str) {
 }
 
 #[test]
+fn an_administrator_who_installs_meets_a_page_where_the_configuration_is_not_usable() {
+    let proxy = Proxy::installed().configured(REFUSED);
+    let get = |address: &str| {
+        let (path, query) = address.split_once('?').unwrap_or((address, ""));
+        proxy.get(path).query(query).header("Accept-Language", "ru").run()
+    };
+    for path in ["/install?portal=acme", "/callback?code=c&state=s", "/?code=c&state=s", "/?portal=acme"] {
+        let answer = get(path);
+        assert_eq!(answer.status, 500, "{path}");
+        assert!(answer.header("Content-Type").unwrap().starts_with("text/html"), "{path}");
+        assert!(answer.text().contains("b24proxy настроен неверно"), "{path}: {}", answer.text());
+        assert!(!answer.text().contains("no_such_key") && !answer.text().contains("proxy.toml"), "{}", answer.text());
+        assert!(line(&answer)["message"].as_str().unwrap().contains("no_such_key"), "{path}");
+    }
+    for path in ["/", "/status"] {
+        assert_failure(&get(path), 500, "configuration_error");
+    }
+}
+
+#[test]
 fn it_is_searched_beside_the_executable_then_in_b24proxy_of_each_folder_above_nearest_first() {
     let sandbox = Sandbox::new();
     for folder in ["site", "site/www", "site/www/cgi-bin", "site/www/b24proxy", "site/b24proxy"] {
@@ -84,11 +104,13 @@ fn b24proxy_config_names_the_file_and_then_no_other_is_looked_at() {
 }
 
 #[test]
-fn where_there_is_none_the_places_are_named() {
+fn where_there_is_none_one_place_is_recommended_and_the_others_are_named() {
     let sandbox = Sandbox::new();
     let answer = Cgi::new(&sandbox).json("{}").bearer(TOKEN).run();
     let message = refusal_of(&answer);
     let here = sandbox.path().display();
+    assert!(message.contains(&format!("copy proxy.toml.example to {here}/b24proxy/proxy.toml and")), "{message}");
+    assert!(!message.contains("/cgi-bin/b24proxy/"), "that is the executable: {message}");
     for place in
         [format!("{here}/cgi-bin/proxy.toml"), format!("{here}/b24proxy/proxy.toml"), "/etc/b24proxy/proxy.toml".into()]
     {
@@ -165,11 +187,12 @@ fn a_file_of_another_user_is_refused_with_the_chown_that_mends_it() {
     let proxy = Proxy::installed();
     let config = proxy.sandbox.config();
     std::os::unix::fs::chown(&config, Some(12_345), Some(12_345)).unwrap();
-    let expected = |uid: u32| format!(": chown {uid} {}", config.display());
+    let expected = |user: &str| format!(": chown {user} {}", config.display());
 
     // The sandbox's user, nobody, cannot even open it.
     let message = refusal_of(&proxy.request(PROFILE).run());
-    assert!(message.ends_with(&expected(65_534)), "{message}");
+    assert!(message.ends_with(&expected("nobody")), "{message}");
+    assert!(message.contains("your neighbours can read too; ask the host for suexec"), "{message}");
 
     // Root can open everything, and would obey a stranger's file.
     let as_root = || {
@@ -179,9 +202,39 @@ fn a_file_of_another_user_is_refused_with_the_chown_that_mends_it() {
         String::from_utf8(output.stderr).unwrap()
     };
     let message = lines(&as_root())[0]["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("belongs to user 12345") && message.ends_with(&expected(0)), "{message}");
+    assert!(message.contains("belongs to 12345") && message.ends_with(&expected("root")), "{message}");
     std::os::unix::fs::chown(&config, Some(0), Some(0)).unwrap();
     assert_eq!(lines(&as_root())[0]["status"], 200, "root's own");
+}
+
+#[test]
+fn a_folder_that_cannot_be_entered_is_named_with_the_chmod_that_mends_it() {
+    if !is_root() {
+        return;
+    }
+    use std::os::unix::fs::chown;
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.path().join("b24proxy");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&folder, Some(0), Some(0)).unwrap();
+    // The file itself is the right user's: to chown it again would change nothing.
+    let message = refusal_of(&proxy.request(PROFILE).run());
+    let command = format!(": chmod a+x {}", folder.display());
+    assert!(message.ends_with(&command), "{message}");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711)).unwrap();
+    assert_eq!(proxy.request(PROFILE).run().status, 200);
+
+    chown(&folder, Some(65_534), None).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let message = refusal_of(&proxy.request(PROFILE).run());
+    run_the_proposed_command(&proxy.sandbox, &message);
+    assert_eq!(proxy.request(PROFILE).run().status, 200, "{message}");
+}
+
+#[test]
+fn a_key_whose_sections_header_is_missing_is_said_to_belong_there() {
+    let message = refused("[security]", "");
+    assert!(message.ends_with("\"auth_token\" belongs under [security]"), "{message}");
 }
 
 #[test]
@@ -550,6 +603,8 @@ fn a_refusal_shows_none_of_the_files_secrets() {
         ("auth_token = \"", "allowed_ips = \""),
         ("auth_token = \"", "cors_origins = \""),
         ("auth_token = \"", "auth_token = "),
+        ("auth_token = \"", "cors_origins = [\"https://acme.bitrix24.ru/rest/1/"),
+        ("auth_token = \"", "[portals.\"https://acme.bitrix24.ru/rest/1/a-client-token-for-tests/\"]\n#"),
     ] {
         let proxy = Proxy::installed().reconfigured(from, to);
         let answer = proxy.request(PROFILE).run();

@@ -4,6 +4,7 @@ use super::Line;
 use crate::config::Config;
 use crate::secret::random_hex;
 use crate::store::{explain, open_or_create, Store};
+use crate::user::name_of;
 use fs2::FileExt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,14 +27,6 @@ pub fn check(config: &Config) -> Vec<Line> {
     lines.push(locks(folder));
     lines.extend(file_system(folder));
     lines
-}
-
-/// `www-data`, or the number.
-pub fn user(uid: u32) -> String {
-    #[cfg(unix)]
-    return super::super::owner::name_of(uid);
-    #[cfg(not(unix))]
-    uid.to_string()
 }
 
 #[cfg(unix)]
@@ -64,8 +57,8 @@ fn judge_owner(folder: &Path, mode: u32, owner: u32, me: u32) -> Vec<Line> {
     if owner != me {
         lines.push(Line::warn(
             CHECK,
-            format!("{path} belongs to {}, and this runs as {}", user(owner), user(me)),
-            format!("run check as the user of the web server's runs, or: chown {} {path}", user(me)),
+            format!("{path} belongs to {}, and this runs as {}", name_of(owner), name_of(me)),
+            format!("run check as the user of the web server's runs, or: chown {} {path}", name_of(me)),
         ));
     } else if me == 0 {
         lines.push(Line::warn(
@@ -77,7 +70,7 @@ fn judge_owner(folder: &Path, mode: u32, owner: u32, me: u32) -> Vec<Line> {
         ));
     }
     if lines.is_empty() {
-        lines.push(Line::ok(CHECK, format!("{path} (mode {mode:o}), as user {}", user(me))));
+        lines.push(Line::ok(CHECK, format!("{path} (mode {mode:o}), as user {}", name_of(me))));
     }
     lines
 }
@@ -103,8 +96,8 @@ fn others_files(folder: &Path, me: u32) -> Vec<Line> {
     let others = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
     vec![Line::fail(
         CHECK,
-        format!("{} belongs to {}, not to {}{others}", path.display(), user(owner), user(me)),
-        format!("chown -R {} {}", user(me), folder.display()),
+        format!("{} belongs to {}, not to {}{others}", path.display(), name_of(owner), name_of(me)),
+        format!("chown -R {} {}", name_of(me), folder.display()),
     )]
 }
 

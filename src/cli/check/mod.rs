@@ -14,6 +14,7 @@ use super::arguments::{Arguments, Known, JSON};
 use super::terminal::{say, wrapped};
 use super::{surroundings, Command, Failure, Outcome};
 use crate::config::Config;
+use crate::store::Store;
 use serde::Serialize;
 
 const URL: Known = Known { name: "--url", value: Some("ADDRESS") };
@@ -126,15 +127,21 @@ fn run(arguments: &Arguments) -> Outcome {
     };
     let surroundings = surroundings();
     let loaded = Config::load(&surroundings);
-    show(program::executable(surroundings.executable.as_deref()));
+    let asked = url.as_ref().and_then(|url| web::ask(url, loaded.as_ref().ok()));
+    let runs = asked.as_ref().is_some_and(web::Asked::runs);
+    show(program::executable(surroundings.executable.as_deref(), runs));
+    show(program::shared_user(surroundings.executable.as_deref(), loaded.as_ref().ok()).into_iter().collect());
     show(program::configuration(&surroundings, loaded.as_ref()));
     if let Ok(config) = &loaded {
         show(folder::check(config));
-        show(tokens::check(config));
+        // One failure for the folder, not one more for each portal's file in it.
+        if Store::new(&config.token_folder).check().is_ok() {
+            show(tokens::check(config));
+        }
         show(network::check(config));
     }
-    if let Some(url) = &url {
-        show(web::check(url, loaded.as_ref().ok(), surroundings.executable.as_deref()));
+    if let Some(asked) = asked {
+        show(web::check(asked));
     }
     let count = |status| all.iter().filter(|line| line.status == status).count();
     let (failed, warned) = (count(Status::Fail), count(Status::Warn));

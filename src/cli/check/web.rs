@@ -13,6 +13,7 @@ use super::network::not_reached;
 use super::{Line, Status};
 use crate::clock::Deadline;
 use crate::config::Config;
+use crate::error::Executed;
 use crate::http::{Failure, Http, Post, Reply};
 use crate::portal::{split_address, Scheme};
 use base64::prelude::{Engine, BASE64_STANDARD};
@@ -26,6 +27,8 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Above what the program reads of somebody without credentials.
 const LARGE_FORM: usize = (64 << 10) + 1;
 const CHECK: &str = "web server";
+/// At which a configuration or token file is looked for: more would look like an attack to the host's firewall.
+const MOST_PATHS: usize = 100;
 
 /// The program's public address: `https://www.example.com/cgi-bin/b24proxy`.
 pub struct Address {
@@ -50,8 +53,12 @@ impl Address {
         self.name.split(':').next().unwrap_or("")
     }
 
-    /// Whether what is sent there leaves this machine.
-    fn is_local(&self) -> bool {
+    pub fn is_plain_http(&self) -> bool {
+        self.scheme == Scheme::Http
+    }
+
+    /// Whether what is sent there stays within this machine.
+    pub fn is_local(&self) -> bool {
         let loopback = self.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
         loopback || self.host() == "localhost"
     }
@@ -63,44 +70,61 @@ pub fn address(text: &str) -> Result<Address, String> {
         || format!("--url {text}: write this program's own address, such as https://www.example.com/cgi-bin/b24proxy");
     let (scheme, name, path) = split_address(text).ok_or_else(wrong)?;
     let path = path.trim_end_matches('/');
-    let path = path.strip_suffix("/health").unwrap_or(path);
+    let below = ["/health", "/install", "/status", "/callback"].into_iter().find_map(|route| path.strip_suffix(route));
+    let path = below.unwrap_or(path);
     Ok(Address { scheme, name: name.to_string(), path: path.to_owned() })
 }
 
-pub fn check(address: &Address, config: Option<&Config>, executable: Option<&Path>) -> Vec<Line> {
-    let http = match Http::for_own_address(config) {
-        Ok(http) => http,
-        // Said already, of ca_file.
-        Err(_) => return Vec::new(),
-    };
-    let site = Site { http, address, config };
+/// The web server, and what it has answered for `/health`.
+pub struct Asked<'a> {
+    site: Site<'a>,
+    health: Result<Seen, Failure>,
+}
+
+/// `None`: no certificate file to ask with, which is said of `ca_file`.
+pub fn ask<'a>(address: &'a Address, config: Option<&'a Config>) -> Option<Asked<'a>> {
+    let site = Site { http: Http::for_own_address(config).ok()?, address, config };
+    let health = site.get(&format!("{}/health", address.base()));
+    Some(Asked { site, health })
+}
+
+impl Asked<'_> {
+    /// Whether the web server starts the program.
+    pub fn runs(&self) -> bool {
+        self.health.as_ref().is_ok_and(|seen| seen.ours)
+    }
+}
+
+pub fn check(Asked { site, health }: Asked) -> Vec<Line> {
+    let address = site.address;
     let mut lines = vec![site.encryption()];
-    let health = match site.get(&format!("{}/health", address.base())) {
+    let health = match health {
         Ok(seen) => seen,
         Err(failure) => {
-            lines.push(not_reached(CHECK, &address.name, &failure));
+            lines.push(not_reached_from_here(&address.name, &failure));
             return lines;
         }
     };
     let runs = judge_health(&health);
     let is_well = runs.status == Status::Ok;
-    // A server that does not run the program below its address may do so at the address itself.
-    if !health.ours && site.get(&address.base()).is_ok_and(|seen| seen.ours) {
-        lines.push(Line::fail(
+    // What the server does not run below its address it may run at the address itself, or hand out there.
+    let base = if health.ours { None } else { site.get(&address.base()).ok() };
+    lines.push(match base {
+        Some(base) if base.ours => Line::fail(
             "path",
             format!("the web server runs the program at {}, but nothing below that", address.base()),
             "Apache: AcceptPathInfo On; nginx: the location and fastcgi_split_path_info of deploy/nginx; LiteSpeed: \
              a rewrite rule for the addresses below",
-        ));
-    } else {
-        lines.push(runs);
-    }
+        ),
+        Some(base) if base.is_program() => judge_health(&base),
+        _ => runs,
+    });
     lines.extend(site.redirect_uri());
     if is_well {
         lines.push(Line::ok("path", "what follows the program's name in the address arrives"));
         lines.extend(site.what_arrives());
     }
-    lines.extend(site.kept_private(executable));
+    lines.extend(site.kept_private());
     lines
 }
 
@@ -127,10 +151,25 @@ impl Seen {
         }
     }
 
+    /// An executable of Linux or Windows.
+    fn is_program(&self) -> bool {
+        self.body.starts_with(b"\x7fELF") || self.body.starts_with(b"MZ")
+    }
+
     fn field(&self, name: &str) -> String {
         let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         json[name].as_str().unwrap_or("").to_owned()
     }
+}
+
+fn not_reached_from_here(host: &str, failure: &Failure) -> Line {
+    let mut line = not_reached(CHECK, host, failure);
+    if matches!(failure, Failure::Timeout(Executed::No)) {
+        line.cure = "many servers cannot reach their own public name, though everybody else can: run check --url on \
+                     another machine"
+            .into();
+    }
+    line
 }
 
 fn judge_health(seen: &Seen) -> Line {
@@ -161,12 +200,12 @@ fn judge_health(seen: &Seen) -> Line {
 /// What an answer means that is not this program's: text and cure.
 fn foreign(seen: &Seen) -> (String, String) {
     let target = seen.location.as_deref().unwrap_or("another address");
-    let is_program = seen.body.starts_with(b"\x7fELF") || seen.body.starts_with(b"MZ");
     let (text, cure) = match seen.status {
-        200 if is_program => (
+        200 if seen.is_program() => (
             "hands out the program's file instead of running it".to_owned(),
-            "Apache: Options +ExecCGI and SetHandler cgi-script (deploy/apache/htaccess), and the module cgid or cgi; or \
-             put it into the cgi-bin of the host",
+            "perhaps the .htaccess is missing beside it (FTP programs hide names that begin with a dot): copy \
+             deploy/apache/htaccess there; otherwise Apache needs the module cgid or cgi, and AllowOverride; or put \
+             it into the cgi-bin of the host",
         ),
         200 => (
             "answers another page at this address".to_owned(),
@@ -193,8 +232,9 @@ fn foreign(seen: &Seen) -> (String, String) {
         429 => ("says that there are too many requests".to_owned(), "ask the host for a higher limit"),
         500 => (
             "fails to start the program (500)".to_owned(),
-            "the error log says why. \"Premature end of script headers\": suexec refused it (see \"executable\" above), or \
-             it is built for another machine; \"not allowed here\": delete that part of .htaccess",
+            "the error log says why. \"Premature end of script headers\" or \"Exec format error\": chmod 755 is missing, it was \
+             uploaded in FTP's text mode (upload it again in binary mode), it is built for another machine, or suexec \
+             refused it (see \"executable\" above); \"not allowed here\": delete that part of .htaccess",
         ),
         502 => (
             "got no answer from the program (502)".to_owned(),
@@ -431,20 +471,23 @@ impl Site<'_> {
     }
 
     /// What must not be handed out, where people put it.
-    fn kept_private(&self, executable: Option<&Path>) -> Vec<Line> {
+    fn kept_private(&self) -> Vec<Line> {
         const CHECK: &str = "privacy";
         let stem = self.config.and_then(|config| config.portals.first()).map(|portal| portal.name.file_stem());
         let token_file = stem.map(|stem| format!("{stem}.json"));
         let mut files: Vec<PathBuf> = Vec::new();
         if let Some(config) = self.config {
-            files.push(config.path.clone());
+            files.extend(with_copies(&config.path));
             files.extend(token_file.iter().map(|name| config.token_folder.join(name)));
         }
-        let paths = tempting(&self.address.path, token_file.as_deref(), executable, &files);
+        let files: Vec<PathBuf> = files.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
         let mut lines = Vec::new();
-        for path in paths {
+        let mut answered = 0;
+        for path in tempting(&self.address.path, token_file.as_deref(), &files) {
             let url = self.address.at(&path);
-            if self.get(&url).is_ok_and(|seen| seen.status == 200 && holds_secrets(&seen.body)) {
+            let Ok(seen) = self.get(&url) else { continue };
+            answered += 1;
+            if seen.status == 200 && holds_secrets(&seen.body) {
                 lines.push(Line::fail(
                     CHECK,
                     format!("anybody can download {url}"),
@@ -454,10 +497,22 @@ impl Site<'_> {
             }
         }
         if lines.is_empty() {
-            lines.push(Line::ok(CHECK, "neither proxy.toml nor a token file is handed out"));
+            let text = format!("none of {answered} likely addresses hands out proxy.toml or a token file");
+            lines.push(Line::ok(CHECK, text));
         }
         lines
     }
+}
+
+/// A file, and what editors and people have left beside it: `proxy.toml.old`.
+fn with_copies(file: &Path) -> Vec<PathBuf> {
+    let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+    let entries = file.parent().and_then(|folder| folder.read_dir().ok()).into_iter().flatten().flatten();
+    let copies =
+        entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(name)).map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = copies.take(10).collect();
+    files.push(file.to_owned());
+    files
 }
 
 /// Whether a body is a configuration or a token file.
@@ -468,35 +523,30 @@ fn holds_secrets(body: &[u8]) -> bool {
 }
 
 /// Paths at which configuration and tokens would lie: beside the program, in each folder above, and where the files
-/// really are, if the program's own place shows which folder is handed out.
-fn tempting(url_path: &str, token_file: Option<&str>, executable: Option<&Path>, files: &[PathBuf]) -> Vec<String> {
-    let mut names = vec!["proxy.toml".to_owned(), "proxy.toml~".into(), "proxy.toml.bak".into()];
+/// really are. Which folder is handed out is not known from here, so that each end of a real path is one to try:
+/// `/var/www/html/b24/proxy.toml`, …, `/b24/proxy.toml`, `/proxy.toml`.
+fn tempting(url_path: &str, token_file: Option<&str>, files: &[PathBuf]) -> Vec<String> {
+    let endings = ["", "~", ".bak", ".old", ".save", ".txt", ".orig"];
+    let mut names: Vec<String> = endings.iter().map(|ending| format!("proxy.toml{ending}")).collect();
     names.push("b24proxy/proxy.toml".into());
     if let Some(token_file) = token_file {
         names.push(format!("tokens/{token_file}"));
         names.push(format!("b24proxy/tokens/{token_file}"));
     }
-    let mut paths = Vec::new();
+    for file in files.iter().filter_map(|file| file.to_str()) {
+        names.extend(file.rmatch_indices('/').map(|(at, _)| file[at + 1..].to_owned()));
+    }
+    let mut paths: Vec<String> = Vec::new();
     let above = url_path.match_indices('/').map(|(at, _)| &url_path[..at]);
     for folder in above.chain([""]) {
         paths.extend(names.iter().map(|name| format!("{folder}/{name}")));
     }
-    if let Some(root) = executable.and_then(|executable| document_root(executable, url_path)) {
-        let below = files.iter().filter_map(|file| file.strip_prefix(&root).ok()?.to_str());
-        paths.extend(below.map(|path| format!("/{path}")));
-    }
     // Below the program's own address it is the program that answers.
     paths.retain(|path| url_path.is_empty() || !path.starts_with(&format!("{url_path}/")));
-    paths.sort();
+    paths.sort_by(|one, other| (one.len(), one).cmp(&(other.len(), other)));
     paths.dedup();
+    paths.truncate(MOST_PATHS);
     paths
-}
-
-/// `/home/u/public_html/cgi-bin/b24proxy` at `/cgi-bin/b24proxy`: `/home/u/public_html`.
-fn document_root(executable: &Path, url_path: &str) -> Option<PathBuf> {
-    let relative = Path::new(url_path.trim_start_matches('/'));
-    let depth = relative.components().count();
-    executable.ends_with(relative).then(|| executable.ancestors().nth(depth).map(Path::to_owned))?
 }
 
 #[cfg(test)]
@@ -521,6 +571,20 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_does_not_start_is_perhaps_uploaded_wrongly() {
+        let (_, cure) = foreign(&seen(500, b"<html>"));
+        assert!(cure.contains("chmod 755") && cure.contains("text mode"), "{cure}");
+    }
+
+    #[test]
+    fn a_server_that_does_not_reach_its_own_public_name_is_asked_from_elsewhere() {
+        let line = not_reached_from_here("www.example.com", &Failure::Timeout(Executed::No));
+        assert!(line.status == Status::Fail && line.cure.contains("another machine"), "{line:?}");
+        let line = not_reached_from_here("www.example.com", &Failure::Timeout(Executed::Unknown));
+        assert!(!line.cure.contains("another machine"), "{line:?}");
+    }
+
+    #[test]
     fn a_program_that_answers_by_plain_http_warns() {
         let ours = Seen { ours: true, ..seen(200, b"{}") };
         assert_eq!(judge_plain_http(Some(&ours)).status, Status::Warn);
@@ -538,21 +602,26 @@ mod tests {
     }
 
     #[test]
-    fn files_are_looked_for_beside_the_program_above_it_and_where_they_are() {
-        let executable = Path::new("/home/u/public_html/cgi-bin/b24proxy");
-        let files = [PathBuf::from("/home/u/public_html/private/proxy.toml"), "/home/u/tokens/a.json".into()];
-        let paths = tempting("/cgi-bin/b24proxy", Some("a.json"), Some(executable), &files);
+    fn files_are_looked_for_beside_the_program_above_it_and_at_each_end_of_where_they_are() {
+        let files = [PathBuf::from("/var/www/html/b24/private/proxy.toml"), "/home/u/tokens/a.json".into()];
+        let paths = tempting("/cgi-bin/b24proxy", Some("a.json"), &files);
         for path in [
             "/cgi-bin/proxy.toml",
+            "/cgi-bin/proxy.toml.save",
             "/b24proxy/proxy.toml",
             "/cgi-bin/tokens/a.json",
             "/proxy.toml",
             "/private/proxy.toml",
+            "/b24/private/proxy.toml",
+            "/html/b24/private/proxy.toml",
+            "/var/www/html/b24/private/proxy.toml",
+            "/u/tokens/a.json",
         ] {
             assert!(paths.iter().any(|p| p == path), "{path} in {paths:?}");
         }
         assert!(!paths.iter().any(|path| path.starts_with("/cgi-bin/b24proxy/")), "{paths:?}");
-        assert_eq!(document_root(executable, "/other/b24proxy"), None);
+        let deep = format!("{}/proxy.toml", "/folder".repeat(200));
+        assert_eq!(tempting("/cgi-bin/b24proxy", None, &[deep.into()]).len(), MOST_PATHS);
     }
 
     #[test]
@@ -564,10 +633,11 @@ mod tests {
     }
 
     #[test]
-    fn the_address_is_read_with_or_without_a_slash() {
-        for text in ["https://www.example.com/cgi-bin/b24proxy", "https://www.example.com/cgi-bin/b24proxy/"] {
+    fn the_address_is_read_with_or_without_a_slash_or_a_route() {
+        for below in ["", "/", "/health", "/install", "/status/", "/callback"] {
+            let text = format!("https://www.example.com/cgi-bin/b24proxy{below}");
             assert_eq!(
-                address(text).ok().map(|address| address.base()).unwrap(),
+                address(&text).ok().map(|address| address.base()).unwrap(),
                 "https://www.example.com/cgi-bin/b24proxy"
             );
         }

@@ -1,0 +1,107 @@
+//! Users of this machine: their names, and the commands that give one what belongs to another.
+
+use std::path::Path;
+
+/// A user's name and group id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub name: String,
+    pub group: u32,
+}
+
+/// As `/etc/passwd` has it; users of a directory service (LDAP) are not found.
+pub fn account(user: u32) -> Option<Account> {
+    let text = std::fs::read_to_string("/etc/passwd").ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let (id, group) = (fields.nth(1)?, fields.next()?);
+        (id.parse() == Ok(user)).then(|| Some(Account { name: name.to_owned(), group: group.parse().ok()? }))?
+    })
+}
+
+/// `www-data`, or the number.
+pub fn name_of(user: u32) -> String {
+    account(user).map_or(user.to_string(), |account| account.name)
+}
+
+/// As whom this program runs; `None` on systems that do not number users.
+#[cfg(unix)]
+pub fn own() -> Option<u32> {
+    Some(rustix::process::geteuid().as_raw())
+}
+
+#[cfg(not(unix))]
+pub fn own() -> Option<u32> {
+    None
+}
+
+/// Whether this is the name of a user as whom web servers run the programs of everybody.
+pub fn is_shared(name: &str) -> bool {
+    [
+        "www-data",
+        "apache",
+        "apache2",
+        "nginx",
+        "nobody",
+        "http",
+        "httpd",
+        "daemon",
+        "www",
+        "_www",
+        "wwwrun",
+        "litespeed",
+    ]
+    .contains(&name)
+}
+
+/// What keeps this user from something, and the command that mends it; `None` where permissions do not show it.
+pub fn barrier(path: &Path) -> Option<(String, String)> {
+    #[cfg(unix)]
+    return unix::barred_folder(path).or_else(|| unix::not_own(path));
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use super::{name_of, own};
+    use rustix::fs::{accessat, Access, AtFlags, CWD};
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    /// The first folder on the way that cannot be entered: whatever lies below it, mending that is of no use yet.
+    pub(super) fn barred_folder(path: &Path) -> Option<(String, String)> {
+        let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
+        folders.reverse();
+        let is_barred = |folder: &&Path| {
+            accessat(CWD, *folder, Access::EXEC_OK, AtFlags::EACCESS) == Err(rustix::io::Errno::ACCESS)
+        };
+        let folder = folders.into_iter().find(is_barred)?;
+        // To enter is not to look into: what lies there keeps its own permissions.
+        let who = if folder.metadata().ok()?.uid() == own()? { "u" } else { "a" };
+        let folder = folder.display();
+        Some((format!("the folder {folder} cannot be entered"), format!("chmod {who}+x {folder}")))
+    }
+
+    /// The thing itself or the folder that it is made in.
+    pub(super) fn not_own(path: &Path) -> Option<(String, String)> {
+        let me = own()?;
+        [path, path.parent()?].into_iter().find_map(|thing| {
+            let metadata = thing.metadata().ok()?;
+            let (own_mode, folder) =
+                if metadata.is_dir() { (0o700, thing) } else { (0o600, thing.parent().unwrap_or(thing)) };
+            let (what, folder) = (thing.display(), folder.display());
+            if metadata.uid() != me {
+                let text = format!("{what} belongs to {}", name_of(metadata.uid()));
+                return Some((text, format!("chown -R {} {folder}", name_of(me))));
+            }
+            let mode = metadata.mode() & 0o777;
+            let text = format!("{what} has mode {mode:o}");
+            (mode & own_mode != own_mode).then(|| (text, format!("chmod {own_mode:o} {what}")))
+        })
+    }
+}
