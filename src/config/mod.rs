@@ -188,7 +188,8 @@ impl Portal {
 
 fn build(file: file::File, path: &Path, folder: &Path) -> Result<Config, String> {
     let bitrix24 = bitrix24(&file.bitrix24, folder)?;
-    let shared = application(file.bitrix24.client_id, file.bitrix24.client_secret, "[bitrix24]")?;
+    let shared =
+        application(file.bitrix24.client_id, file.bitrix24.client_secret).map_err(|why| format!("[bitrix24] {why}"))?;
     let portals = portals(file.portals, shared.map(Rc::new), bitrix24.allow_http)?;
     let clients = clients(&file.security, &portals)?;
     Ok(Config {
@@ -261,18 +262,18 @@ fn refuse_sample(value: &str, key: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn application(id: Option<String>, secret: Option<Secret>, section: &str) -> Result<Option<Application>, String> {
+fn application(id: Option<String>, secret: Option<Secret>) -> Result<Option<Application>, String> {
     match (id, secret) {
         (None, None) => Ok(None),
         (Some(id), Some(secret)) => {
-            refuse_sample(&id, &format!("{section} client_id"))?;
-            refuse_sample(secret.expose(), &format!("{section} client_secret"))?;
+            refuse_sample(&id, "client_id")?;
+            refuse_sample(secret.expose(), "client_secret")?;
             if id.is_empty() || secret.is_empty() {
-                return Err(format!("{section} client_id and client_secret must not be empty"));
+                return Err("client_id and client_secret must not be empty".into());
             }
             Ok(Some(Application { client_id: id, client_secret: secret }))
         }
-        _ => Err(format!("{section} must have both client_id and client_secret, or neither: they are one key pair")),
+        _ => Err("must have both client_id and client_secret, or neither: they are one key pair".into()),
     }
 }
 
@@ -283,34 +284,44 @@ fn portals(
 ) -> Result<Vec<Portal>, String> {
     let mut portals: Vec<Portal> = Vec::with_capacity(sections.len());
     for (key, section) in sections {
-        let place = format!("[portals.\"{}\"]", shown(&key));
-        let name = PortalName::parse(&key).ok_or_else(|| {
-            format!("{place} must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")
-        })?;
-        let own = application(section.client_id, section.client_secret, &place)?;
-        let way = match &section.webhook {
-            Some(address) => Way::Webhook(
-                Webhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("{place} webhook {why}"))?,
-            ),
-            None => Way::OAuth(own.map(Rc::new).or_else(|| shared.clone()).ok_or_else(|| {
-                format!("{place} has no application: set client_id and client_secret here or under [bitrix24], or a webhook")
-            })?),
-        };
-        for (value, key) in [(section.requests_per_second, "requests_per_second"), (section.burst, "burst")] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(format!("{place} {key} must be a number above 0"));
-            }
-        }
-        portals.push(Portal {
-            name,
-            aliases: section.aliases.iter().map(|alias| alias.trim().to_owned()).collect(),
-            way,
-            requests_per_second: section.requests_per_second,
-            burst: section.burst,
-        });
+        let built = portal(&key, section, &shared, allow_http);
+        portals.push(built.map_err(|why| format!("[portals.\"{}\"] {why}", shown(&key)))?);
     }
     refuse_double_names(&portals)?;
     Ok(portals)
+}
+
+fn portal(
+    key: &str,
+    section: file::Portal,
+    shared: &Option<Rc<Application>>,
+    allow_http: bool,
+) -> Result<Portal, String> {
+    let name =
+        PortalName::parse(key).ok_or("must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")?;
+    let own = application(section.client_id, section.client_secret)?;
+    let way = match &section.webhook {
+        Some(address) => {
+            Way::Webhook(Webhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("webhook {why}"))?)
+        }
+        None => Way::OAuth(
+            own.map(Rc::new)
+                .or_else(|| shared.clone())
+                .ok_or("has no application: set client_id and client_secret here or under [bitrix24], or a webhook")?,
+        ),
+    };
+    for (value, key) in [(section.requests_per_second, "requests_per_second"), (section.burst, "burst")] {
+        if !(value.is_finite() && value > 0.0) {
+            return Err(format!("{key} must be a number above 0"));
+        }
+    }
+    Ok(Portal {
+        name,
+        aliases: section.aliases.iter().map(|alias| alias.trim().to_owned()).collect(),
+        way,
+        requests_per_second: section.requests_per_second,
+        burst: section.burst,
+    })
 }
 
 fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
