@@ -118,8 +118,8 @@ mod tests {
         }
 
         #[test]
-        fn what_is_without_it_stays_as_it_is(text in "[a-z=&%0-9\\[\\]+]{0,40}") {
-            prop_assume!(!text.contains("auth") && !text.contains('%') && !text.starts_with('&') && !text.contains("token"));
+        fn what_is_without_it_stays_as_it_is(text in "([a-z=0-9\\[\\]+][a-z=&0-9\\[\\]+]{0,40})?") {
+            prop_assume!(!text.contains("auth") && !text.contains("token"));
             prop_assert_eq!(without_authorization(text.as_bytes()), text.as_bytes());
         }
     }

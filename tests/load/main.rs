@@ -432,7 +432,8 @@ fn whatever_goes_wrong_no_call_is_executed_twice_and_every_answer_is_true() {
     );
     assert!(wrong.is_empty(), "seed {seed}: {} calls:\n{}", wrong.len(), wrong.join("\n"));
     let succeeded = stories.iter().filter(|story| story.iter().any(|h| matches!(h, Heard::Success(_)))).count();
-    assert!(succeeded * 10 > calls * 8, "only {succeeded} calls succeeded: the run proves little");
+    // A refresh that fails is shared for ten seconds, a third of a long run.
+    assert!(succeeded * 10 > calls * 6, "only {succeeded} calls succeeded: the run proves little");
     assert_eq!(ledger.spent_presented(), 0, "a spent refresh token was presented");
     let refresh_token = proxy.stored()["refresh_token"].as_str().map(str::to_owned);
     assert!(proxy.portal().is_live(&refresh_token.expect("a token")), "the stored pair works");
