@@ -40,7 +40,7 @@ const QUIET_SECONDS: i64 = 300;
 const MARGIN_SECONDS: i64 = 30;
 /// How long the refresher waits for the OAuth server: much longer than a request may, because an answer that nobody
 /// waits for is a lost token.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// The hidden command line of the refresher.
 pub const COMMAND: &str = "refresher";
 

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Space taken for the next pair. Pairs are below 2 KiB; the OAuth server's answer is bounded well below this.
-const RESERVED: usize = 64 << 10;
+pub const RESERVED: usize = 64 << 10;
 const MAKE_FOLDER: &str = "make the folder";
 /// How often a waiter looks whether the lock is free.
 pub const POLL: Duration = Duration::from_millis(10);

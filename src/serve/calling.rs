@@ -1,7 +1,7 @@
 //! What a client asks for, once it is admitted: one call, many, a whole list, or a call to a webhook address.
 
-use super::{body_error, find_portal, Request, Trace};
-use crate::access::{self, Client, Credentials};
+use super::{find_portal, Request, Trace};
+use crate::access::{Client, Credentials};
 use crate::answer::{Answer, JSON};
 use crate::batch;
 use crate::boundary::Body;
@@ -91,7 +91,7 @@ impl Request<'_> {
             Outcome::Replayed(kept) => ([SUCCESS_HEAD, &kept.body].concat(), true),
         };
         body.push(SUCCESS_TAIL);
-        let answer = Answer { status: 200, content_type: JSON.into(), headers: Vec::new(), body };
+        let answer = Answer::json(200, body);
         Ok(if replayed { answer.with("Idempotent-Replayed", "true") } else { answer })
     }
 
@@ -158,11 +158,9 @@ impl Request<'_> {
         body: &mut Body,
         trace: &mut Trace,
     ) -> Result<Answer> {
-        let client = access::authenticate(&config.clients, &Credentials::Token(path.token.clone().into_bytes()))?;
-        trace.client = Some(client.name.clone());
-        self.admit(config, client, self.credentials().is_some())?;
-        let limit = config.limits.max_body;
-        let bytes = body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))?;
+        let credentials = Credentials::Token(path.token.clone().into_bytes());
+        let client = self.admitted(config, &credentials, self.credentials().is_some(), trace)?;
+        let bytes = self.read(config, body, config.limits.max_body)?;
         let portal = portal_of_webhook(config, client, path.portal.as_deref())?;
         trace.portal = Some(portal.name.to_string());
         let method = Method::parse(&path.method)

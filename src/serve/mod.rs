@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Most that is read from somebody without credentials.
-const MAX_STRANGER_BODY: u64 = 64 << 10;
+pub const MAX_STRANGER_BODY: u64 = 64 << 10;
 
 /// Serves the one request that this process was started for.
 pub fn cgi() {
@@ -78,39 +78,42 @@ struct Request<'a> {
 
 impl Request<'_> {
     fn answer(&self, loaded: std::result::Result<&Config, &String>, body: &mut Body) -> Answer {
-        let route = Route::of(self.environment);
+        let route = self.route();
         let mut trace = Trace::default();
-        let (outcome, config) = match loaded {
-            Ok(config) => (self.routed(config, &route, body, &mut trace), Some(config)),
+        let outcome = match loaded {
+            Ok(config) => self.routed(config, &route, body, &mut trace),
             Err(why) if route == Route::Health => {
                 self.log.error(why);
-                (Ok(unhealthy("configuration_error")), None)
+                Ok(unhealthy("configuration_error"))
             }
-            Err(why) => (Err(Error::Configuration(why.clone())), None),
+            Err(why) => Err(Error::Configuration(why.clone())),
         };
-        let origin = self.environment.text("HTTP_ORIGIN");
-        let answer = outcome.as_ref().err().map(|error| match &route {
-            Route::Webhook(path) => webhook::failure(error, path.version),
-            _ if config.is_none() && self.is_installation(&route) => self.misconfigured_page(),
-            _ => Answer::failure(error, &self.log.request_id),
-        });
         self.log_outcome(&trace, &outcome);
-        let answer = answer.or(outcome.ok()).expect("an outcome is one of the two");
-        match config {
-            Some(config) => cors::decorate(answer, config, origin),
-            None => answer,
+        let answer = outcome.unwrap_or_else(|error| match &route {
+            Route::Webhook(path) => webhook::failure(&error, path.version),
+            Route::Install | Route::Callback if loaded.is_err() => self.misconfigured_page(),
+            _ => Answer::failure(&error, &self.log.request_id),
+        });
+        match loaded {
+            Ok(config) => cors::decorate(answer, config, self.environment.text("HTTP_ORIGIN")),
+            Err(_) => answer,
         }
     }
 
-    /// Whether a portal's administrator in a browser waits for the answer.
-    fn is_installation(&self, route: &Route) -> bool {
-        let query = Query::of(self.environment);
-        let is_root =
-            *route == Route::Root && (query.code.is_some() || query.state.is_some() || query.portal.is_some());
-        is_root && self.environment.method() == "GET" || matches!(route, Route::Install | Route::Callback)
+    /// Where the server passes no path, the query of a GET decides.
+    fn route(&self) -> Route {
+        let route = Route::of(self.environment);
+        if route != Route::Root || self.environment.method() != "GET" {
+            return route;
+        }
+        match Query::of(self.environment) {
+            Query { code: Some(_), .. } | Query { state: Some(_), .. } => Route::Callback,
+            Query { portal: Some(_), .. } => Route::Install,
+            _ => route,
+        }
     }
 
-    /// The page says no more than the envelope would; why stands in the log.
+    /// What a portal's administrator in a browser sees then. It says no more than the envelope would; why is in the log.
     fn misconfigured_page(&self) -> Answer {
         let language = Language::of(self.environment, Query::of(self.environment).lang.as_deref());
         let problem = Problem::Configuration(String::new());
@@ -133,7 +136,7 @@ impl Request<'_> {
             Route::Install => Ok(self.install(config, &Query::of(self.environment))),
             Route::Callback => Ok(self.callback(config, &Query::of(self.environment))),
             Route::Status => self.status(config, trace),
-            Route::Root if method == "GET" => self.root_page(config, route),
+            Route::Root if method == "GET" => Err(Error::MethodNotSupported { allow: route.allow() }),
             Route::Root => self.posted(config, body, trace),
             Route::Webhook(path) => self.webhook(config, path, body, trace),
             Route::Unknown => Err(Error::NotFound),
@@ -154,22 +157,10 @@ impl Request<'_> {
         }
     }
 
-    /// `GET /`: where the server passes no path, the query decides.
-    fn root_page(&self, config: &Config, route: &Route) -> Result<Answer> {
-        let query = Query::of(self.environment);
-        if query.code.is_some() || query.state.is_some() {
-            return Ok(self.callback(config, &query));
-        }
-        if query.portal.is_some() {
-            return Ok(self.install(config, &query));
-        }
-        Err(Error::MethodNotSupported { allow: route.allow() })
-    }
-
     /// `GET /status`, for a client; a page where the caller prefers one.
     fn status(&self, config: &Config, trace: &mut Trace) -> Result<Answer> {
         let credentials = self.credentials().ok_or(Error::Unauthorized)?;
-        let client = self.admitted(config, &credentials, trace)?;
+        let client = self.admitted(config, &credentials, true, trace)?;
         let wants_page = self.environment.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
         let language = wants_page.then(|| Language::of(self.environment, Query::of(self.environment).lang.as_deref()));
         Ok(status::answer(config, client, language))
@@ -184,10 +175,13 @@ impl Request<'_> {
         let Some(credentials) = self.credentials() else {
             return self.form_of_a_stranger(config, body);
         };
-        let client = self.admitted(config, &credentials, trace)?;
-        let limit = config.limits.max_body;
-        let bytes = body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))?;
+        let client = self.admitted(config, &credentials, true, trace)?;
+        let bytes = self.read(config, body, config.limits.max_body)?;
         self.relayed(config, client, &bytes, trace)
+    }
+
+    fn read(&self, config: &Config, body: &mut Body, limit: u64) -> Result<Vec<u8>> {
+        body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))
     }
 
     fn credentials(&self) -> Option<Credentials> {
@@ -198,25 +192,27 @@ impl Request<'_> {
         )
     }
 
-    /// The client, once its credentials, its address and the page that made a browser call are right.
-    fn admitted<'c>(&self, config: &'c Config, credentials: &Credentials, trace: &mut Trace) -> Result<&'c Client> {
+    /// The client, once its credentials, its address and the page that made a browser call are right. `by_header`: whether
+    /// the request carries credentials that a browser could have remembered.
+    fn admitted<'c>(
+        &self,
+        config: &'c Config,
+        credentials: &Credentials,
+        by_header: bool,
+        trace: &mut Trace,
+    ) -> Result<&'c Client> {
         let client = access::authenticate(&config.clients, credentials)?;
         trace.client = Some(client.name.clone());
-        self.admit(config, client, true)?;
-        Ok(client)
-    }
-
-    /// `by_header`: whether the request carries credentials that a browser could have remembered.
-    fn admit(&self, config: &Config, client: &Client, by_header: bool) -> Result<()> {
         access::check_address(&config.allowed_ips, client, self.environment.text("REMOTE_ADDR").unwrap_or(""))?;
         if !by_header {
-            return Ok(());
+            return Ok(client);
         }
         let browser = Browser {
             origin: self.environment.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
             sec_fetch_site: self.environment.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
         };
-        access::check_origin(config.own_origin().as_deref(), &config.cors_origins, &browser)
+        access::check_origin(config.own_origin().as_deref(), &config.cors_origins, &browser)?;
+        Ok(client)
     }
 
     /// Without credentials only a short form is read: Bitrix24's events and the application opened in it.
@@ -226,10 +222,7 @@ impl Request<'_> {
         if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Err(Error::Unauthorized);
         }
-        let bytes = body
-            .read(MAX_STRANGER_BODY, self.deadline(config))
-            .map_err(|error| body_error(error, MAX_STRANGER_BODY))?;
-        let form = Form::parse(&bytes);
+        let form = Form::parse(&self.read(config, body, MAX_STRANGER_BODY)?);
         if form.has("event") {
             self.event(config, &form)
         } else if form.has("AUTH_ID") {
