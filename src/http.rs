@@ -2,7 +2,7 @@
 //! redirects followed, one deadline for everything, and the knowledge whether anything was sent.
 
 use crate::clock::Deadline;
-use crate::config::{Bitrix24, Config};
+use crate::config::Config;
 use crate::error::Executed;
 use rustls::client::Resumption;
 use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
@@ -52,8 +52,8 @@ impl Reply {
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No connection; nothing was sent. `refused`: the port answered that nobody listens, so another try is harmless.
-    NotSent { why: String, refused: bool, obstacle: Obstacle },
+    /// No connection; nothing was sent.
+    NotSent { why: String, obstacle: Obstacle },
     /// The time is over.
     Timeout(Executed),
     /// The connection was lost after something was sent.
@@ -68,6 +68,7 @@ pub enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     UnknownHost,
+    /// The port answered that nobody listens, so another try is harmless.
     Refused,
     /// The certificate's authority is not among the built-in roots and `ca_file`.
     UnknownAuthority,
@@ -91,26 +92,22 @@ pub struct Post<'a> {
 impl Http {
     /// For portals: built-in roots, and those of `ca_file`.
     pub fn for_portals(config: &Config) -> Result<Http, Failure> {
-        Http::new(&config.bitrix24, true)
+        Http::new(config.bitrix24.ca_file.as_deref(), config.bitrix24.connect_timeout)
     }
 
     /// For the OAuth server: `ca_file` counts only where it is not one of Bitrix24's own.
     pub fn for_oauth(config: &Config) -> Result<Http, Failure> {
-        Http::new(&config.bitrix24, !config.bitrix24.oauth_server.is_bitrix24s())
+        let bitrix24 = &config.bitrix24;
+        let ca_file = bitrix24.ca_file.as_deref().filter(|_| !bitrix24.oauth_server.is_bitrix24s());
+        Http::new(ca_file, bitrix24.connect_timeout)
     }
 
     /// For this program's own public address: as for portals, where there is a configuration.
     pub fn for_own_address(config: Option<&Config>) -> Result<Http, Failure> {
-        let ca_file = config.and_then(|config| config.bitrix24.ca_file.as_deref());
-        let timeout = config.map_or(Duration::from_secs(10), |config| config.bitrix24.connect_timeout);
-        Http::with(ca_file, timeout)
+        config.map_or_else(|| Http::new(None, Duration::from_secs(10)), Http::for_portals)
     }
 
-    fn new(settings: &Bitrix24, with_ca_file: bool) -> Result<Http, Failure> {
-        Http::with(settings.ca_file.as_deref().filter(|_| with_ca_file), settings.connect_timeout)
-    }
-
-    fn with(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Http, Failure> {
+    fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Http, Failure> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         if let Some(path) = ca_file {
             let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
@@ -156,8 +153,6 @@ impl Http {
     fn send(&self, post: &Post, length: Option<usize>) -> Result<Reply, Failure> {
         self.sent.store(false, Ordering::SeqCst);
         let mut reader = Parts { parts: post.parts, at: 0 };
-        let head =
-            HEAD + post.url.len() + post.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let mut request =
             self.agent.post(post.url).header("Content-Type", post.content_type).header("Connection", "close");
         if let Some(length) = length {
@@ -172,8 +167,7 @@ impl Http {
             .timeout_global(Some(post.deadline.remaining()))
             .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
-            // A page of memory for each of its two buffers is enough for most.
-            .output_buffer_size((head + length.unwrap_or(BUFFER)).min(BUFFER).max(head))
+            .output_buffer_size(output_buffer(post, length))
             .build()
             .send(ureq::SendBody::from_reader(&mut reader))
             .map_err(|error| self.failure(&error))?;
@@ -231,7 +225,7 @@ impl Http {
     /// The texts are made here: `ureq` may show the address, which can hold a webhook's code.
     fn failure(&self, error: &ureq::Error) -> Failure {
         let sent = self.sent.load(Ordering::SeqCst);
-        let not_sent = |why: String, obstacle| Failure::NotSent { why, refused: false, obstacle };
+        let not_sent = |why: String, obstacle| Failure::NotSent { why, obstacle };
         let unknown_host = || not_sent("the host name is not known".into(), Obstacle::UnknownHost);
         let why = match error {
             ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
@@ -245,12 +239,14 @@ impl Http {
                 if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
                     return self.failure(inner);
                 }
-                let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
                 if error.to_string().contains("lookup address") {
                     return unknown_host();
                 }
-                let obstacle = if refused { Obstacle::Refused } else { Obstacle::Other };
-                return Failure::NotSent { why: error.kind().to_string(), refused, obstacle };
+                let obstacle = match error.kind() {
+                    std::io::ErrorKind::ConnectionRefused => Obstacle::Refused,
+                    _ => Obstacle::Other,
+                };
+                return not_sent(error.kind().to_string(), obstacle);
             }
             ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
                 Some(ureq::Error::Timeout(_)) => return Failure::Timeout(Executed::Unknown),
@@ -268,6 +264,14 @@ impl Http {
     }
 }
 
+/// Room for the whole request, but for a long body; a page of memory is enough for most. `ureq` writes the line with the
+/// address in one piece, which must find room.
+fn output_buffer(post: &Post, length: Option<usize>) -> usize {
+    let headers: usize = post.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let head = HEAD + post.url.len() + headers;
+    (head + length.unwrap_or(BUFFER)).min(BUFFER).max(head)
+}
+
 fn explain_tls(error: &rustls::Error) -> Failure {
     let (why, obstacle) = match error {
         rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => (
@@ -277,7 +281,7 @@ fn explain_tls(error: &rustls::Error) -> Failure {
         rustls::Error::InvalidCertificate(_) => (format!("TLS: {error}"), Obstacle::Certificate),
         error => (format!("TLS: {error}"), Obstacle::Other),
     };
-    Failure::NotSent { why, refused: false, obstacle }
+    Failure::NotSent { why, obstacle }
 }
 
 /// Reads byte slices one after another.

@@ -3,7 +3,7 @@
 use crate::clock::{unix_now, Deadline};
 use crate::config::{Config, Portal, Way};
 use crate::error::{Error, Executed, Result, Upstream};
-use crate::http::{Failure, Http, Post, Reply};
+use crate::http::{Failure, Http, Obstacle, Post, Reply};
 use crate::idempotency::Held;
 use crate::json;
 use crate::limits::{Limits, Turn, OPERATING_LIMIT};
@@ -302,7 +302,7 @@ impl<'a> Session<'a> {
             }
             let reply = match self.send(&http, &authorization, call, prefix) {
                 Ok(reply) => reply,
-                Err(Failure::NotSent { refused: true, .. }) if !reconnected => {
+                Err(Failure::NotSent { obstacle: Obstacle::Refused, .. }) if !reconnected => {
                     reconnected = true;
                     self.repeated.push("connection_refused");
                     std::thread::sleep(RECONNECT_PAUSE.min(self.deadline.remaining()));

@@ -60,7 +60,7 @@ impl Installer<'_> {
             return Err(if query.error.is_some() { Problem::Denied } else { Problem::CodeSpent });
         };
         let issued = self.confirmed(portal, application, &Grant::AuthorizationCode(code))?;
-        self.store(portal, application, issued, Secret::default())
+        self.accept(portal, application, issued, Secret::default())
     }
 
     fn portal_of_state(&self, state: &str) -> Option<&Portal> {

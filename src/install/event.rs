@@ -1,6 +1,6 @@
 //! What Bitrix24's server posts: the installation and removal of an application without interface, and other events.
 
-use super::{Installed, Installer, Problem, Stored};
+use super::{Installed, Installer, Problem};
 use crate::form::Form;
 use crate::oauth::Grant;
 use crate::store::Installation;
@@ -13,7 +13,7 @@ impl Installer<'_> {
         let (portal, application) = self.portal(form.text("auth[domain]"))?;
         self.stranger(portal, &form.secret("auth[access_token]"))?.if_administrator()?;
         let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("auth[refresh_token]")))?;
-        self.store(portal, application, issued, form.secret("auth[application_token]"))
+        self.accept(portal, application, issued, form.secret("auth[application_token]"))
     }
 
     /// `event=ONAPPUNINSTALL`: needs the stored `application_token`, and Bitrix24's refusal of the stored tokens.
@@ -29,10 +29,7 @@ impl Installer<'_> {
         if stored.is_empty() || !bool::from(stored.ct_eq(posted)) {
             return Err(Problem::NotOurs);
         }
-        if let Stored::Work = self.stored(portal)? {
-            return Err(Problem::StillWorks);
-        }
-        if !self.refresh_is_refused(portal, &tokens)? {
+        if self.stored_tokens_work(portal)? || !self.refresh_is_refused(portal, &tokens)? {
             return Err(Problem::StillWorks);
         }
         let lock = self.lock(portal, self.deadline.at_most(self.config.limits.max_wait))?;

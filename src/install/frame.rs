@@ -4,7 +4,7 @@
 //! the configured portal first; while the stored tokens work nothing changes; and what is stored in the end is a pair that
 //! the OAuth server gave us for the posted refresh token, of an administrator.
 
-use super::{Installed, Installer, Problem, Stored};
+use super::{Installed, Installer, Problem};
 use crate::form::Form;
 use crate::oauth::Grant;
 
@@ -21,12 +21,12 @@ impl Installer<'_> {
     pub fn opened(&self, domain: &str, form: &Form) -> Result<Opened, Problem> {
         let (portal, application) = self.portal(domain)?;
         let person = self.stranger(portal, &form.secret("AUTH_ID"))?;
-        if let Stored::Work = self.stored(portal)? {
+        if self.stored_tokens_work(portal)? {
             return Ok(Opened::WorksAlready);
         }
         person.if_administrator()?;
         let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("REFRESH_ID")))?;
-        let installed = self.store(portal, application, issued, form.secret("APPLICATION_TOKEN"))?;
+        let installed = self.accept(portal, application, issued, form.secret("APPLICATION_TOKEN"))?;
         Ok(Opened::Installed(installed))
     }
 }

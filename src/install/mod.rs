@@ -3,7 +3,7 @@
 //! Four ways in, one verification. [`browser`]: `/install` and the way back with a code. [`frame`]: the application opened
 //! in Bitrix24. [`event`]: what Bitrix24's server posts. Whatever they bring, a pair is stored only when the OAuth server
 //! gave it to us for our client secret, for the configured portal, of the `member_id` that is stored, and for an
-//! administrator ([`Installer::store`]).
+//! administrator ([`Installer::accept`]).
 
 pub mod browser;
 pub mod event;
@@ -62,13 +62,6 @@ impl Person {
             false => Err(Problem::NotAdministrator),
         }
     }
-}
-
-/// What Bitrix24 thinks of the stored tokens.
-enum Stored {
-    Work,
-    /// There are none, or Bitrix24 refuses them.
-    DoNotWork,
 }
 
 impl Installer<'_> {
@@ -189,7 +182,7 @@ impl Installer<'_> {
     }
 
     /// Stores a pair that the OAuth server gave, once it is the configured portal's and an administrator's.
-    fn store(
+    fn accept(
         &self,
         portal: &Portal,
         application: &Application,
@@ -256,23 +249,19 @@ impl Installer<'_> {
         Installed { portal: portal.name.to_string(), user, rights, missing }
     }
 
-    /// Whether Bitrix24 accepts the stored tokens, refreshed if need be. An answer that tells neither is a problem.
-    fn stored(&self, portal: &Portal) -> Result<Stored, Problem> {
+    /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.
+    fn stored_tokens_work(&self, portal: &Portal) -> Result<bool, Problem> {
         let mut session = Session::new(self.config, self.log, self.deadline, None);
         let profile = Method::parse("profile").expect("a method name");
         let payload = Payload::Json(Parameters::from_members(&[]));
         let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };
         match session.call(portal, &call, b"", None) {
-            Ok((_, None)) => Ok(Stored::Work),
+            Ok((_, None)) => Ok(true),
             // 403: the one who installed may not use the application any more, has left for example.
-            Ok((_, Some(upstream))) if matches!(upstream.status, 401 | 403) => Ok(Stored::DoNotWork),
+            Ok((_, Some(upstream))) if matches!(upstream.status, 401 | 403) => Ok(false),
             Ok((_, Some(upstream))) => Err(Problem::Portal { why: format!("it answered {}", upstream.error) }),
-            Err(Error::NotInstalled { .. } | Error::ReinstallRequired { .. }) => Ok(Stored::DoNotWork),
-            Err(Error::Storage(why)) => Err(Problem::Storage(why)),
-            Err(Error::Configuration(why)) => Err(Problem::Configuration(why)),
-            Err(Error::OauthServer { why, .. }) => Err(Problem::Oauth { why }),
-            Err(Error::RefreshPending { .. }) => Err(Problem::Busy),
-            Err(other) => Err(Problem::Portal { why: other.text() }),
+            Err(Error::NotInstalled { .. } | Error::ReinstallRequired { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -283,9 +272,7 @@ impl Installer<'_> {
         match refresh::refreshed(&context, portal, tokens, Why::Expired, deadline) {
             Ok(_) => Ok(false),
             Err(Error::ReinstallRequired { .. }) => Ok(true),
-            Err(Error::Storage(why)) => Err(Problem::Storage(why)),
-            Err(Error::RefreshPending { .. }) => Err(Problem::Busy),
-            Err(other) => Err(Problem::Oauth { why: other.text() }),
+            Err(error) => Err(error.into()),
         }
     }
 }

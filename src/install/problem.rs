@@ -56,6 +56,20 @@ pub enum Problem {
     Configuration(String),
 }
 
+/// What went wrong with a call or a refresh on the way to an installation.
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        match error {
+            Error::Storage(why) => Problem::Storage(why),
+            Error::Configuration(why) => Problem::Configuration(why),
+            Error::OauthServer { why, .. } => Problem::Oauth { why },
+            Error::RefreshPending { .. } => Problem::Busy,
+            Error::Unreachable { why, .. } | Error::BadAnswer { why, .. } => Problem::Portal { why },
+            other => Problem::Portal { why: other.text() },
+        }
+    }
+}
+
 impl Problem {
     /// The same statuses as the envelope's.
     pub fn status(&self) -> u16 {

@@ -218,8 +218,8 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
         Problem::Attempts { retry_after } => (
             language.pick("Слишком много попыток", "Too many attempts"),
             vec![language.pick(
-                format!("За минуту было шесть попыток установки. Повторите через {retry_after} с."),
-                format!("There were six attempts to install within a minute. Try again in {retry_after} s."),
+                format!("За последнюю минуту было слишком много попыток. Повторите через {retry_after} с."),
+                format!("There were too many attempts within a minute. Try again in {retry_after} s."),
             )],
         ),
         Problem::Busy => (

@@ -73,6 +73,7 @@ fn an_oauth_server_that_does_not_say_invalid_grant_moves_nothing() {
         proxy.simulator.inject(Fault::once(Target::Token, action));
         let answer = proxy.post_event(&proxy.portal().event_form("ONAPPUNINSTALL"));
         assert_failure(&answer, 502, "oauth_server_error");
+        assert_eq!(answer.text().matches("did not give a token").count(), 1, "{}", answer.text());
     }
     proxy.a_minute_passes();
     proxy.portal().set_payment_required(true);

@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn failures_are_told_apart() {
-        let not_sent = |obstacle| Failure::NotSent { why: "x".into(), refused: false, obstacle };
+        let not_sent = |obstacle| Failure::NotSent { why: "x".into(), obstacle };
         let texts: Vec<String> = [
             not_sent(Obstacle::UnknownHost),
             not_sent(Obstacle::Refused),
