@@ -42,9 +42,9 @@ pub enum Error {
     MemberMismatch(String),
     /// A removal while the stored tokens work.
     StillInstalled,
-    /// The call with this idempotency key may have been executed; `kept`: it was, but its answer was too large to keep.
+    /// The call with this idempotency key may have been executed; `too_large`: it was, but its answer could not be kept.
     OutcomeUnknown {
-        kept: bool,
+        too_large: bool,
     },
     BodyTooLarge {
         limit: u64,
@@ -144,12 +144,12 @@ impl Error {
             Error::ReinstallRequired { why, install_url } => {
                 format!("Bitrix24 no longer accepts the stored tokens ({why}): {}", open_as_administrator(install_url))
             }
-            Error::OutcomeUnknown { kept: false } => {
+            Error::OutcomeUnknown { too_large: false } => {
                 "The call with this Idempotency-Key may have been executed, but its \
                 answer was lost. It will not be executed again: look in Bitrix24, and use a new key for a new call."
                     .into()
             }
-            Error::OutcomeUnknown { kept: true } => {
+            Error::OutcomeUnknown { too_large: true } => {
                 "The call with this Idempotency-Key was executed, but its answer was \
                 too large to be kept. It will not be executed again."
                     .into()

@@ -27,11 +27,11 @@ use crate::error::{Error, Result};
 use crate::portal::PortalName;
 use crate::results::Piece;
 use crate::secret::{hex, sha256};
-use crate::store::{explain, open_or_create, Store, POLL};
+use crate::store::{explain, is_contended, open_or_create, same_file, Store, POLL};
 use fs2::FileExt;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// A key lives 24 hours, as Bitrix24's own do.
@@ -125,22 +125,12 @@ impl Keys {
 
     /// Waits for the key's lock, at most until the deadline, and reads its journal.
     pub fn claim(&self, portal: &PortalName, key: &str, fingerprint: String, deadline: Deadline) -> Result<State<'_>> {
-        let path = self.path(portal, key);
-        let mut file = self.locked(&path, deadline)?;
-        match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
-            // Half a record, of a machine that lost its power, would spoil what is appended to it.
-            Journal::Empty => file.set_len(0).map_err(|e| storage(&e, "write", &path))?,
-            Journal::Expired => self.empty(&file, &path)?,
-            Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. }
-                if known != fingerprint =>
-            {
-                return Err(Error::IdempotencyKeyReused)
-            }
-            Journal::Begun { .. } => return Err(Error::OutcomeUnknown { kept: false }),
-            Journal::Done { kept: None, .. } => return Err(Error::OutcomeUnknown { kept: true }),
-            Journal::Done { kept: Some(kept), .. } => return Ok(State::Done(kept)),
+        match self.held(portal, key, fingerprint, deadline)? {
+            (held, None) => Ok(State::Free(held)),
+            (_, Some(Outcome::Kept(kept))) => Ok(State::Done(kept)),
+            (_, Some(Outcome::Unknown)) => Err(Error::OutcomeUnknown { too_large: false }),
+            (_, Some(Outcome::TooLarge)) => Err(Error::OutcomeUnknown { too_large: true }),
         }
-        Ok(State::Free(Held { keys: self, path, file, fingerprint, begun: false }))
     }
 
     /// The same for a request with so many calls: what it has done so far, to go on behind it.
@@ -152,26 +142,43 @@ impl Keys {
         calls: usize,
         deadline: Deadline,
     ) -> Result<Journaled<'_>> {
+        let (mut held, outcome) = self.held(portal, key, fingerprint, deadline)?;
+        let mut kept = Piece::default();
+        if outcome.is_some() {
+            let end;
+            (kept, end) = read_results(&mut held.file, calls).map_err(|e| storage(&e, "read", &held.path))?;
+            // What was cut off in writing would make everything behind it unreadable.
+            held.file.set_len(end).map_err(|e| storage(&e, "write", &held.path))?;
+        }
+        Ok(Journaled { held, kept, sending: false })
+    }
+
+    /// The key, once its lock is ours, and what became of its call; `None`: nobody has called.
+    fn held(
+        &self,
+        portal: &PortalName,
+        key: &str,
+        fingerprint: String,
+        deadline: Deadline,
+    ) -> Result<(Held<'_>, Option<Outcome>)> {
         let path = self.path(portal, key);
         let mut file = self.locked(&path, deadline)?;
-        let (mut kept, mut begun) = (Piece::default(), false);
-        match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
-            // What was cut off in writing would hide what is written behind it.
-            Journal::Empty => file.set_len(0).map_err(|e| storage(&e, "write", &path))?,
-            Journal::Expired => self.empty(&file, &path)?,
-            Journal::Begun { fingerprint: known } | Journal::Done { fingerprint: known, .. } => {
-                if known != fingerprint {
-                    return Err(Error::IdempotencyKeyReused);
-                }
-                begun = true;
-                let end;
-                (kept, end) = read_results(&mut file, calls).map_err(|e| storage(&e, "read", &path))?;
-                // What was cut off in writing would make everything behind it unreadable.
-                file.set_len(end).map_err(|e| storage(&e, "write", &path))?;
+        let outcome = match read_journal(&mut file).map_err(|e| storage(&e, "read", &path))? {
+            // Half a record, of a machine that lost its power, would spoil what is appended to it.
+            Journal::Empty => {
+                file.set_len(0).map_err(|e| storage(&e, "write", &path))?;
+                None
             }
-        }
-        let held = Held { keys: self, path, file, fingerprint, begun };
-        Ok(Journaled { held, kept, sending: false })
+            Journal::Expired => {
+                self.empty(&file, &path)?;
+                None
+            }
+            Journal::Begun { fingerprint: known, .. } if known != fingerprint => {
+                return Err(Error::IdempotencyKeyReused)
+            }
+            Journal::Begun { outcome, .. } => Some(outcome),
+        };
+        Ok((Held { keys: self, path, file, fingerprint, begun: outcome.is_some() }, outcome))
     }
 
     fn path(&self, portal: &PortalName, key: &str) -> PathBuf {
@@ -184,9 +191,9 @@ impl Keys {
         loop {
             let file = self.open(path)?;
             match FileExt::try_lock_exclusive(&file) {
-                Ok(()) if same(&file, path) => return Ok(file),
+                Ok(()) if same_file(&file, path) => return Ok(file),
                 Ok(()) => continue,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if is_contended(&error) => {}
                 Err(error) => return Err(storage(&error, "lock", path)),
             }
             if deadline.has_passed() {
@@ -198,7 +205,7 @@ impl Keys {
 
     fn open(&self, path: &Path) -> Result<File> {
         match open_or_create(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 crate::store::create_private_folder(&self.folder).map_err(Error::Storage)?;
                 open_or_create(path)
             }
@@ -273,7 +280,7 @@ impl Keys {
                 // Whoever holds it at this moment may be about to use it: read again under the lock. And its holder may
                 // have removed it, so that another's stands at its path.
                 None if FileExt::try_lock_exclusive(&file).is_ok()
-                    && same(&file, &path)
+                    && same_file(&file, &path)
                     && alive_since(&mut file, now).is_none() =>
                 {
                     let _ = std::fs::remove_file(&path);
@@ -399,22 +406,21 @@ fn read_results(file: &mut File, most: usize) -> std::io::Result<(Piece, u64)> {
     file.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(file);
     let (mut results, mut sending, mut end) = (Piece::default(), 0, 0);
+    let within = |done: usize, more: usize| match more <= most.saturating_sub(done) {
+        true => Ok(()),
+        false => Err(std::io::Error::new(ErrorKind::InvalidData, "it speaks of more calls than there are")),
+    };
     while let Some(record) = next_record(&mut reader)? {
-        if let Record::Sending { calls } | Record::Results { calls, .. } = record {
-            let before = if matches!(record, Record::Sending { .. }) { results.calls + sending } else { results.calls };
-            if calls > most - before.min(most) {
-                return Err(std::io::Error::new(
-                    std::io::ErrorKind::InvalidData,
-                    "it speaks of more calls than there are",
-                ));
-            }
-        }
         match record {
             Record::Begun { .. } | Record::Done { .. } => {}
             // Where the ones before have no results, the process ended while it sent them.
-            Record::Sending { calls } => results.append(lost_in_sending(std::mem::replace(&mut sending, calls))),
+            Record::Sending { calls } => {
+                results.append(lost_in_sending(std::mem::replace(&mut sending, calls)));
+                within(results.calls, calls)?;
+            }
             Record::NotSent => sending = 0,
             Record::Results { calls, errors, halted, length } => {
+                within(results.calls, calls)?;
                 let Some(piece) = read_piece(&mut reader, calls, errors, halted, length)? else { break };
                 results.append(piece);
                 sending = 0;
@@ -450,8 +456,15 @@ fn lost_in_sending(calls: usize) -> Piece {
 enum Journal {
     Empty,
     Expired,
-    Begun { fingerprint: String },
-    Done { fingerprint: String, kept: Option<Kept> },
+    Begun { fingerprint: String, outcome: Outcome },
+}
+
+/// What became of a call that was begun.
+enum Outcome {
+    Unknown,
+    /// It was executed, and its answer could not be kept.
+    TooLarge,
+    Kept(Kept),
 }
 
 fn read_journal(file: &mut File) -> std::io::Result<Journal> {
@@ -461,16 +474,19 @@ fn read_journal(file: &mut File) -> std::io::Result<Journal> {
     if !is_alive(at, unix_now()) {
         return Ok(Journal::Expired);
     }
-    let Some(Record::Done { status, content_type, length }) = next_record(&mut reader)? else {
-        return Ok(Journal::Begun { fingerprint });
+    let outcome = match next_record(&mut reader)? {
+        Some(Record::Done { status, content_type, length: Some(length) }) => {
+            let mut body = Vec::new();
+            reader.take(length).read_to_end(&mut body)?;
+            match body.len() as u64 == length {
+                true => Outcome::Kept(Kept { status, content_type, body }),
+                false => Outcome::Unknown,
+            }
+        }
+        Some(Record::Done { length: None, .. }) => Outcome::TooLarge,
+        _ => Outcome::Unknown,
     };
-    let Some(length) = length else { return Ok(Journal::Done { fingerprint, kept: None }) };
-    let mut body = Vec::new();
-    reader.take(length).read_to_end(&mut body)?;
-    Ok(match body.len() as u64 == length {
-        true => Journal::Done { fingerprint, kept: Some(Kept { status, content_type, body }) },
-        false => Journal::Begun { fingerprint },
-    })
+    Ok(Journal::Begun { fingerprint, outcome })
 }
 
 /// The next whole record; `None` at the end, and where a record is incomplete.
@@ -508,16 +524,6 @@ fn append(file: &mut File, record: &Record, content: &[u8]) -> std::io::Result<(
 
 fn storage(error: &std::io::Error, operation: &str, path: &Path) -> Error {
     Error::Storage(explain(error, operation, path))
-}
-
-#[cfg(unix)]
-fn same(file: &File, path: &Path) -> bool {
-    crate::store::same_file(file, path)
-}
-
-#[cfg(not(unix))]
-fn same(_: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 #[cfg(test)]
@@ -653,7 +659,7 @@ mod tests {
         let mut held = free(&keys, "k");
         held.begin().unwrap();
         done(held, &"x".repeat(101)).unwrap();
-        assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { kept: true })));
+        assert!(matches!(claim(&keys, "k", "what"), Err(Error::OutcomeUnknown { too_large: true })));
     }
 
     #[test]

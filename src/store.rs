@@ -311,8 +311,8 @@ pub fn same_file(file: &File, path: &Path) -> bool {
 }
 
 #[cfg(not(unix))]
-pub fn same_file(_: &File, _: &Path) -> bool {
-    true
+pub fn same_file(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 #[cfg(unix)]
@@ -327,7 +327,7 @@ fn writable(_: &Path) -> Result<(), Reason> {
     Ok(())
 }
 
-fn is_contended(error: &std::io::Error) -> bool {
+pub fn is_contended(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
 }
 
