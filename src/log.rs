@@ -47,15 +47,18 @@ impl Log {
     /// Follows the configuration. A log file that cannot be opened is named on standard error, which then
     /// goes on serving.
     pub fn configure(&self, level: Level, path: Option<&Path>) {
-        let opened = path.map(|path| (path, open(path)));
-        if let Ok(mut target) = self.target.lock() {
-            target.level = level;
-            if let Some((_, Ok(file))) = &opened {
-                target.file = file.try_clone().ok();
+        let (file, failed) = match path.map(|path| (path, open(path))) {
+            Some((_, Ok(file))) => (Some(file), None),
+            Some((path, Err(error))) => {
+                (None, Some(format!("the log file {} cannot be opened: {error}", path.display())))
             }
+            None => (None, None),
+        };
+        if let Ok(mut target) = self.target.lock() {
+            *target = Target { level, file };
         }
-        if let Some((path, Err(error))) = opened {
-            self.line(Level::Warn, &format!("the log file {} cannot be opened: {error}", path.display()), &[]);
+        if let Some(why) = failed {
+            self.warn(&why);
         }
     }
 
@@ -82,11 +85,12 @@ impl Log {
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
-        // One write a line keeps lines of several processes apart. A log that cannot be written stops nobody.
-        let _ = match &mut target.file {
-            Some(file) => file.write_all(text.as_bytes()),
-            None => std::io::stderr().write_all(text.as_bytes()),
-        };
+        // One write a line keeps lines of several processes apart. What the file does not take, of a full disk the reason
+        // itself, goes to standard error; a log that cannot be written stops nobody.
+        let written = target.file.as_mut().is_some_and(|file| file.write_all(text.as_bytes()).is_ok());
+        if !written {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        }
     }
 }
 

@@ -128,6 +128,14 @@ fn a_log_file_that_cannot_be_opened_is_named_in_the_error_log_which_goes_on_serv
 }
 
 #[test]
+fn what_the_log_file_does_not_take_goes_to_the_error_log() {
+    let proxy = Proxy::installed().reconfigured("[log]", "[log]\nfile = \"/dev/full\"");
+    let answer = proxy.call("profile", json!({}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(line(&answer)["message"], "answered");
+}
+
+#[test]
 fn what_a_caller_sends_can_neither_forge_a_line_nor_flood_the_log() {
     let proxy = Proxy::installed();
     let forged = proxy.request("{\"x\\n{\\\"level\\\":\\\"error\\\"}\":1,\"method\":\"profile\"}").run();
