@@ -51,10 +51,20 @@ pub fn variable(name: &[u8]) -> Vec<u8> {
 
 /// The text without the fields that carry an authorization; every other byte as it is.
 pub fn without_authorization(text: &[u8]) -> Vec<u8> {
+    without(text, is_authorization)
+}
+
+/// The same, and without what clients add to tell their requests apart (`bx24_request_id` of b24jssdk, new at each
+/// repeat): what makes a call the same call.
+pub fn without_marks(text: &[u8]) -> Vec<u8> {
+    without(text, |name| is_authorization(name) || name.starts_with(b"bx24_"))
+}
+
+fn without(text: &[u8], is_unwanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut kept = Vec::with_capacity(text.len());
     for (i, segment) in text.split(|b| *b == b'&').enumerate() {
         let name = segment.split(|b| *b == b'=').next().unwrap_or(segment);
-        if is_authorization(&decoded(name)) {
+        if is_unwanted(&decoded(name)) {
             continue;
         }
         if i > 0 && !(kept.is_empty() && segment.is_empty()) {

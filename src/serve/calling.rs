@@ -11,6 +11,7 @@ use crate::bulk::{self, Steps};
 use crate::config::{Config, Portal};
 use crate::envelope::{Asked, Envelope, OneCall, SUCCESS_HEAD, SUCCESS_TAIL};
 use crate::error::{Error, Executed, Result, Upstream};
+use crate::form;
 use crate::http::Reply;
 use crate::idempotency::{check_key, fingerprint, Kept, Keys, State};
 use crate::method::Method;
@@ -183,7 +184,7 @@ impl Request<'_> {
                 b"webhook",
                 &[path.version as u8],
                 method.as_str().as_bytes(),
-                sent.query,
+                &form::without_marks(sent.query),
                 sent.content_type.as_bytes(),
                 sent.body,
             ],

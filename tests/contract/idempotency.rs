@@ -527,6 +527,20 @@ fn keys_work_on_the_webhook_routes_for_get_form_and_json() {
 }
 
 #[test]
+fn a_repeat_is_known_by_its_key_whatever_a_client_adds_to_the_address_of_each_request() {
+    let proxy = installed();
+    let call = |query: &str| {
+        let path = format!("/rest/1/{TOKEN}/{ADD}");
+        proxy.get(&path).query(query).json(r#"{"fields":{"TITLE":"one"}}"#).header(HEADER, "k").run()
+    };
+    let first = call("a=1&bx24_request_id=1111&bx24_sdk_ver=2&auth=X");
+    assert_success(&first);
+    assert_replayed(&call("a=1&bx24_request_id=2222&auth=Y"), &first);
+    assert_eq!(call("a=2&bx24_request_id=1111").status, 422);
+    assert_eq!(made(&proxy), (1, 1));
+}
+
+#[test]
 fn on_the_webhook_routes_the_errors_of_keys_have_bitrix24s_shape() {
     let proxy = installed().reconfigured("max_wait = 5", "max_wait = 1");
     let call = |i: usize, key: &str| webhook_calls(&proxy, key).swap_remove(i);
