@@ -61,8 +61,8 @@ pub fn execute(
 ) -> Result<Outcome> {
     let mut results = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
     let kept = results.calls;
-    // The answer of one that was kept may have been lost, which halts as it does at once.
-    results.halted |= halt && results.errors > 0;
+    // One whose answer was lost halts whoever wants to be halted.
+    results.halted &= halt;
     while results.calls < calls.len() && !results.halted {
         let from = results.calls;
         if !steps.has_room(results.text.len()) || (from > kept && !steps.has_time()) {
@@ -124,8 +124,8 @@ fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: us
     match (outcome, step) {
         (Ok((reply, None)), Step::Batch(_)) => executed(batch_answered(reply.answer(), calls.len(), halt)),
         (Ok((reply, None)), Step::Single) => executed(single_answered(reply.answer())),
-        (Ok((_, Some(upstream))), Step::Batch(_)) if upstream.is_definite() => Done::Refused(upstream),
-        (Ok((_, Some(upstream))), Step::Batch(_)) => lost(&Error::Bitrix24(upstream).text()),
+        (Ok((_, Some(upstream))), _) if !upstream.is_definite() => lost(&Error::Bitrix24(upstream).text()),
+        (Ok((_, Some(upstream))), Step::Batch(_)) => Done::Refused(upstream),
         (Ok((_, Some(upstream))), Step::Single) => {
             executed(Piece::all_failed(1, &upstream.error, &upstream.error_description, halt))
         }

@@ -88,8 +88,10 @@ fn read_piece(
     Ok((text.len() as u64 == length).then_some(Piece { text, calls, errors, halted }))
 }
 
+/// As at a lost answer, a request with `halt` goes no further.
 fn lost_in_sending(calls: usize) -> Piece {
-    Piece::lost(calls, "The answer was lost; the call may have been executed.")
+    let lost = Piece::lost(calls, "The answer was lost; the call may have been executed.");
+    Piece { halted: calls > 0, ..lost }
 }
 
 pub enum Journal {

@@ -463,6 +463,37 @@ fn an_error_of_bitrix24s_server_leaves_the_calls_of_a_batch_unknown() {
 }
 
 #[test]
+fn an_error_of_bitrix24s_server_leaves_a_call_of_its_own_unknown_and_next_points_behind_it() {
+    let proxy = Proxy::installed();
+    let (content_type, body) = ("application/json".into(), r#"{"error":"INTERNAL_SERVER_ERROR"}"#.into());
+    proxy.simulator.inject(Fault::once(Target::Call, Action::ExecuteThenStatus { status: 500, content_type, body }));
+    let alone = json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": "x"}, "a": null}});
+    let data = proxy.many_ok(&[alone, echo(1)]);
+    assert_eq!((error_codes(&data["results"]), &data["next"]), (vec!["OUTCOME_UNKNOWN"], &json!(1)));
+}
+
+/// Of calls that succeeded the results may find no room; that is no error to be halted by.
+#[test]
+fn halt_does_not_stop_a_repeat_at_results_that_could_not_be_kept() {
+    let proxy = Proxy::installed();
+    let calls = adds(60);
+    let send = || proxy.many(&calls, json!({"halt": true})).header("Idempotency-Key", "k").run();
+    assert_eq!(data(&send())["errors"], 0);
+    // As it stands where the first step found no room and time ran out behind it.
+    let below = |folder: &std::path::Path| {
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
+    let folder = below(&proxy.sandbox.tokens().join("idempotency")).remove(0);
+    let journal = below(&folder).into_iter().find(|path| path.extension().is_some_and(|e| e == "call")).unwrap();
+    let begun = String::from_utf8(std::fs::read(&journal).unwrap()).unwrap().lines().next().unwrap().to_owned();
+    let record = r#"{"record":"results","calls":50,"errors":0,"halted":false,"length":null}"#;
+    let relative = journal.strip_prefix(proxy.sandbox.path()).unwrap().to_str().unwrap().to_owned();
+    proxy.sandbox.write(&relative, 0o600, format!("{begun}\n{record}\n").as_bytes());
+    let data = data(&send());
+    assert_eq!((data["results"].as_array().unwrap().len(), data.get("next")), (60, None), "{data}");
+}
+
+#[test]
 fn a_first_batch_that_was_refused_frees_the_key() {
     let proxy = Proxy::installed();
     let refusal = Action::ErrorJson { status: 403, error: "ACCESS_DENIED".into(), error_description: "no".into() };
