@@ -1,8 +1,8 @@
 //! b24proxy: one CGI executable between 1C:Enterprise and Bitrix24.
 //!
 //! The way of a request, in [`serve`]: *environment → route → access → body → portal → token →
-//! call → answer*. Everything that decides is a function of values; everything that reads, writes,
-//! locks or calls stands in [`boundary`], [`store`], [`http`] and [`config`].
+//! call → answer*. What decides is a function of values; what reads, writes, locks or calls stands at the edges:
+//! [`boundary`], [`config`], [`store`], [`limits`], [`idempotency`], [`refresh`], [`http`] and [`log`].
 #![forbid(unsafe_code)]
 
 pub mod access;

@@ -107,10 +107,8 @@ fn shared(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline
             }
         }
         if let Some(lock) = context.store.try_lock(&portal.name).map_err(Error::Storage)? {
-            match decide(context, portal, &lock, stale, why)? {
-                Decision::Use(tokens) => return Ok(*tokens),
-                Decision::Share(last) => return Err(refused(context, portal, &last)),
-                Decision::Refresh => {}
+            if let Some(tokens) = settled(context, portal, &lock, stale, why)? {
+                return Ok(tokens);
             }
             // Under the lock and nothing new: a refresher of ours that has ended could not store, or was killed.
             if let Some(ended) = refresher.take() {
@@ -129,14 +127,9 @@ fn shared(context: &Context, portal: &Portal, stale: &Tokens, why: Why, deadline
     }
 }
 
-enum Decision {
-    Use(Box<Tokens>),
-    Share(LastRefresh),
-    Refresh,
-}
-
-/// What to do, by what is on disk under the lock.
-fn decide(context: &Context, portal: &Portal, lock: &Lock, stale: &Tokens, why: Why) -> Result<Decision> {
+/// What another process's refresh ended with, by what is on disk under the lock: its tokens, or the failure that it
+/// shares; `None`: it is our turn to refresh.
+fn settled(context: &Context, portal: &Portal, lock: &Lock, stale: &Tokens, why: Why) -> Result<Option<Tokens>> {
     let tokens = match lock.read().map_err(Error::Storage)? {
         Installation::Installed(tokens) => tokens,
         Installation::NotInstalled => {
@@ -145,11 +138,11 @@ fn decide(context: &Context, portal: &Portal, lock: &Lock, stale: &Tokens, why: 
         Installation::Broken(why) => return Err(Error::Storage(why)),
     };
     if tokens.access_token != stale.access_token || (why != Why::Expired && is_quiet(&tokens, unix_now())) {
-        return Ok(Decision::Use(tokens));
+        return Ok(Some(*tokens));
     }
     match lock.notes().refresh {
-        Some(last) if is_fresh_failure(&last, &tokens, unix_now_ms()) => Ok(Decision::Share(last)),
-        _ => Ok(Decision::Refresh),
+        Some(last) if is_fresh_failure(&last, &tokens, unix_now_ms()) => Err(refused(context, portal, &last)),
+        _ => Ok(None),
     }
 }
 
@@ -194,6 +187,7 @@ impl Refresher {
     /// Starts it with the lock as its standard input. Its environment is empty: no `GATEWAY_INTERFACE`, so it knows that
     /// it serves no request. It must not hold the web server's pipes, which would keep the answer open.
     fn start(config: &Config, portal: &PortalName, lock: Lock) -> std::io::Result<Refresher> {
+        // The very file that runs, whatever has been put in its place since.
         let own = std::path::Path::new("/proc/self/exe");
         let executable = if own.exists() { own.to_owned() } else { std::env::current_exe()? };
         let mut command = Command::new(executable);

@@ -81,7 +81,7 @@ pub fn execute(
             Done::Refused(upstream) => return Err(nothing_executed(journal, Error::Bitrix24(upstream))),
             Done::NotSent(error) if from == 0 => return Err(nothing_executed(journal, error)),
             Done::NotSent(error) => {
-                let error = not_sent(journal, log, error);
+                not_sent(journal, log);
                 if !is_about_time(&error) {
                     let code = error.status_and_code().1.to_ascii_uppercase();
                     results.append(Piece::all_failed(calls.len() - from, &code, &error.text(), halt));
@@ -89,13 +89,13 @@ pub fn execute(
                 break;
             }
         };
-        let kept = journal.as_mut().map_or(Ok(()), |journal| journal.finished(&piece));
-        if let Err(error) = &kept {
+        let written = journal.as_mut().map_or(Ok(()), |journal| journal.finished(&piece));
+        if let Err(error) = &written {
             log.error(&format!("results of an idempotency key were not kept: {:?}", error.detail()));
         }
         results.append(piece);
         steps.progress(results.calls, Some(calls.len()));
-        if last || kept.is_err() {
+        if last || written.is_err() {
             break;
         }
     }
@@ -147,11 +147,10 @@ fn nothing_executed(journal: &mut Option<Journaled>, error: Error) -> Error {
 }
 
 /// What was about to be sent was not: the key's journal must not say that it may have been.
-fn not_sent(journal: &mut Option<Journaled>, log: &Log, error: Error) -> Error {
+fn not_sent(journal: &mut Option<Journaled>, log: &Log) {
     if let Some(Err(error)) = journal.as_mut().map(Journaled::not_sent) {
         log.error(&format!("the journal of an idempotency key cannot be written: {:?}", error.detail()));
     }
-    error
 }
 
 /// The next step: as many calls as a batch takes, or one that must go on its own.
