@@ -217,6 +217,11 @@ impl Error {
         }
     }
 
+    /// For whoever may read the log: the detail where there is one.
+    pub fn for_administrator(&self) -> String {
+        self.detail().map_or_else(|| self.text(), str::to_owned)
+    }
+
     /// Seconds after which repeating makes sense.
     pub fn retry_after(&self) -> Option<u64> {
         match self {

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::method::Method;
 use crate::portal::Version;
 use crate::relay::{Call, Parameters, Payload, Session};
+use anyhow::Context;
 use std::io::{Read, Write};
 
 const V3: Known = Known { name: "--v3", value: None };
@@ -105,8 +106,7 @@ fn shown(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) -> Outcom
             say(&String::from_utf8_lossy(&Answer::failure(&error, request_id).body));
             Err(Failure::Told)
         }
-        // On the command line sits whom the details are for.
-        Err(error) => Err(Failure::Wrong(error.detail().map_or_else(|| error.text(), str::to_owned))),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -116,7 +116,7 @@ fn parameters(word: &str) -> Result<String, Failure> {
         return Ok(word.to_owned());
     }
     let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).map_err(|error| format!("standard input cannot be read: {error}"))?;
+    std::io::stdin().read_to_end(&mut bytes).context("standard input cannot be read")?;
     crate::json::text(&bytes).map(str::to_owned).map_err(Failure::Usage)
 }
 

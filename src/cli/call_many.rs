@@ -8,13 +8,13 @@ use crate::bulk::Steps;
 use crate::clock::Deadline;
 use crate::config::{Config, Portal};
 use crate::envelope;
-use crate::error::Error;
 use crate::idempotency::{check_key, fingerprint, Journaled, Keys};
 use crate::json;
 use crate::log::Log;
 use crate::method::Method;
 use crate::relay::Session;
 use crate::store::Store;
+use anyhow::{anyhow, Context};
 use serde_json::value::RawValue;
 use std::io::{IsTerminal, Write};
 
@@ -53,10 +53,6 @@ impl Drop for Progress {
     }
 }
 
-fn wrong(error: Error) -> Failure {
-    Failure::Wrong(error.detail().map_or_else(|| error.text(), str::to_owned))
-}
-
 fn session<'a>(config: &'a Config, log: &'a Log) -> Session<'a> {
     let timeout = config.bitrix24.timeout;
     Session::new(config, log, Deadline::after(timeout), Some(timeout))
@@ -69,7 +65,7 @@ pub fn whole_list(config: &Config, log: &Log, portal: &Portal, method: &Method, 
     let _ = out.write_all(b"[");
     loop {
         let mut session = session(config, log);
-        let outcome = list::read(&mut Steps::new(&mut session, portal), method, raw_params, cursor).map_err(wrong)?;
+        let outcome = list::read(&mut Steps::new(&mut session, portal), method, raw_params, cursor)?;
         let (rows, count) = outcome.rows();
         if done > 0 && count > 0 {
             let _ = out.write_all(b",");
@@ -87,7 +83,7 @@ pub fn whole_list(config: &Config, log: &Log, portal: &Portal, method: &Method, 
 
 /// Executes the calls of a file and prints one result a line.
 pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
-    let bytes = std::fs::read(file).map_err(|error| format!("{file} cannot be read: {error}"))?;
+    let bytes = std::fs::read(file).with_context(|| format!("{file} cannot be read"))?;
     let text = array(json::text(&bytes)?);
     let calls = envelope::calls(&text).map_err(|error| format!("{file}: {}", error.text()))?;
     if let Some(key) = key {
@@ -108,7 +104,7 @@ pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
     }
     drop(progress);
     if errors > 0 {
-        return Err(Failure::Wrong(format!("{errors} of {} calls ended with an error", calls.len())));
+        return Err(Failure::Wrong(anyhow!("{errors} of {} calls ended with an error", calls.len())));
     }
     Ok(())
 }
@@ -142,12 +138,12 @@ impl Run<'_> {
             let skip = if journal.is_some() { 0 } else { printed };
             let mut session = session(self.config, self.log);
             let mut steps = Steps::new(&mut session, self.portal);
-            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal, self.log).map_err(wrong)?;
+            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal, self.log)?;
             if skip + outcome.results.calls <= printed {
-                let why =
+                return Err(Failure::Wrong(anyhow!(
                     "no further call could be executed within the configuration's timeout: run it again with the same \
-                           --key; if it stays so, the results of one part are larger than max_response allows";
-                return Err(Failure::Wrong(why.into()));
+                     --key; if it stays so, the results of one part are larger than max_response allows"
+                )));
             }
             print_lines(&outcome.results.text, printed - skip);
             errors = if journal.is_some() { 0 } else { errors } + outcome.results.errors;
@@ -161,7 +157,7 @@ impl Run<'_> {
         let Some(key) = key else { return Ok(None) };
         let deadline = Deadline::after(self.config.limits.max_wait);
         let identity = fingerprint(&[b"command line", self.file]);
-        self.keys.claim_many(&self.portal.name, key, identity, calls, deadline).map(Some).map_err(wrong)
+        Ok(Some(self.keys.claim_many(&self.portal.name, key, identity, calls, deadline)?))
     }
 }
 

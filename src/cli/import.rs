@@ -20,6 +20,7 @@ use crate::portal::{split_address, Target, Version};
 use crate::relay::{judge, stored_address, Call, Parameters, Payload, Session, Verdict};
 use crate::secret::Secret;
 use crate::store::{Installation, Store, Tokens};
+use anyhow::{anyhow, Context};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::Read;
@@ -163,27 +164,27 @@ fn run(arguments: &Arguments) -> Outcome {
 
 /// The file's bytes, and when it was written, in Unix seconds.
 fn read(name: &str) -> Result<(Vec<u8>, i64), Failure> {
-    let failed = |error: std::io::Error| format!("{name} cannot be read: {error}");
+    let failed = || format!("{name} cannot be read");
     let mut bytes = Vec::new();
     let mut written_at = unix_now();
     if name == "-" {
-        std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+        std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(failed)?;
     } else {
         let file = match std::env::var_os(HANDED_OVER) {
             #[cfg(unix)]
             Some(_) => {
                 use std::os::fd::AsFd;
-                File::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?)
+                File::from(std::io::stdin().as_fd().try_clone_to_owned().with_context(failed)?)
             }
-            _ => File::open(name).map_err(failed)?,
+            _ => File::open(name).with_context(failed)?,
         };
-        let modified = file.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
+        let modified = file.metadata().and_then(|metadata| metadata.modified()).with_context(failed)?;
         let age = modified.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
         written_at = age.unwrap_or(written_at).min(written_at);
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(failed)?;
     }
     match bytes.len() as u64 > MAX_FILE {
-        true => Err(Failure::Wrong(format!("{name} is too large to be a file of tokens"))),
+        true => Err(Failure::Wrong(anyhow!("{name} is too large to be a file of tokens"))),
         false => Ok((bytes, written_at)),
     }
 }
@@ -193,7 +194,7 @@ fn configured<'c>(config: &'c Config, address: &str) -> Result<&'c Portal, Failu
         .ok_or("client_endpoint in the file is not an address such as https://acme.bitrix24.ru/rest/".to_owned())?;
     let found = config.portals.iter().find(|portal| portal.name == name);
     found.ok_or_else(|| {
-        Failure::Wrong(format!(
+        Failure::Wrong(anyhow!(
             "the file is of the portal {name}, which is not configured: write [portals.\"{name}\"] into {}",
             config.path.display()
         ))
@@ -240,8 +241,8 @@ impl Import<'_> {
             return Ok(user);
         }
         let opinion = self.call_with_stored().map_err(|failure| match failure {
-            Failure::Wrong(why) => Failure::Wrong(format!(
-                "the tokens are stored, but whether they work is not known yet; try: b24proxy call {} profile ({why})",
+            Failure::Wrong(why) => Failure::Wrong(anyhow!(
+                "the tokens are stored, but whether they work is not known yet; try: b24proxy call {} profile ({why:#})",
                 self.portal.name
             )),
             other => other,
@@ -250,7 +251,7 @@ impl Import<'_> {
             Opinion::Work(user) => Ok(user),
             Opinion::Refused(why) => {
                 self.take_back(&tokens)?;
-                Err(Failure::Wrong(format!(
+                Err(Failure::Wrong(anyhow!(
                     "Bitrix24 does not accept the tokens in this file, nothing is imported: {why}"
                 )))
             }
@@ -268,7 +269,7 @@ impl Import<'_> {
     fn refuse_to_replace(&self, before: &Tokens, tokens: &Tokens) -> Result<(), Failure> {
         let file = format!("{}.json", self.config.token_folder.join(self.portal.name.file_stem()).display());
         if !before.member_id.is_empty() && !tokens.member_id.is_empty() && before.member_id != tokens.member_id {
-            return Err(Failure::Wrong(format!(
+            return Err(Failure::Wrong(anyhow!(
                 "the stored tokens of {} are of another Bitrix24 (member_id): nothing is imported. To replace them all \
                  the same, move {file} away first",
                 self.portal.name
@@ -276,7 +277,7 @@ impl Import<'_> {
         }
         match self.call_with_stored()? {
             Opinion::Refused(_) => Ok(()),
-            Opinion::Work(_) => Err(Failure::Wrong(format!(
+            Opinion::Work(_) => Err(Failure::Wrong(anyhow!(
                 "the tokens of {} that are stored already work: nothing is imported. To replace them all the same, move \
                  {file} away first",
                 self.portal.name
@@ -308,7 +309,7 @@ impl Import<'_> {
                 Verdict::Success => {}
                 Verdict::Error(upstream) => {
                     let why = Error::Bitrix24(upstream).text();
-                    return Err(Failure::Wrong(format!(
+                    return Err(Failure::Wrong(anyhow!(
                         "the tokens in this file do not work, nothing is imported. {why}"
                     )));
                 }
@@ -321,14 +322,12 @@ impl Import<'_> {
         // A local application's CODE is its client_id; a refresh with another key pair would fail.
         let code = answers[0]["CODE"].as_str().unwrap_or("");
         if code.starts_with("local.") && code != self.application.client_id {
-            return Err(Failure::Wrong(
+            return Err(Failure::Wrong(anyhow!(
                 "the tokens are of another application: put the client_id and client_secret that the PHP proxy used into \
                  proxy.toml, or install anew (b24proxy install-url)"
-                    .into(),
-            ));
+            )));
         }
-        let id = &answers[1]["ID"];
-        Ok(id.as_u64().or_else(|| id.as_str()?.parse().ok()).unwrap_or(tokens.user_id))
+        Ok(user(&answers[1]).unwrap_or(tokens.user_id))
     }
 
     /// Stores the pair, if what is stored is still what was looked at.
@@ -339,10 +338,10 @@ impl Import<'_> {
         let unchanged = match lock.read()? {
             Installation::NotInstalled => before.is_none(),
             Installation::Installed(now) => before.is_some_and(|before| before.access_token == now.access_token),
-            Installation::Broken(why) => return Err(Failure::Wrong(why)),
+            Installation::Broken(why) => return Err(why.into()),
         };
         if !unchanged {
-            return Err(Failure::Wrong("other tokens were stored meanwhile: nothing is imported".into()));
+            return Err(Failure::Wrong(anyhow!("other tokens were stored meanwhile: nothing is imported")));
         }
         Ok(lock.reserve().and_then(|reserved| reserved.commit(tokens))?)
     }
@@ -357,13 +356,12 @@ impl Import<'_> {
         match session.call(self.portal, &call, b"", None) {
             Ok((reply, None)) => {
                 let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
-                let id = &answer["result"]["ID"];
-                Ok(Opinion::Work(id.as_u64().or_else(|| id.as_str()?.parse().ok()).unwrap_or(0)))
+                Ok(Opinion::Work(user(&answer["result"]).unwrap_or(0)))
             }
             Ok((_, Some(upstream))) if upstream.status == 401 => Ok(Opinion::Refused(Error::Bitrix24(upstream).text())),
             Err(Error::ReinstallRequired { why, .. }) => Ok(Opinion::Refused(why)),
-            Ok((_, Some(upstream))) => Err(Failure::Wrong(Error::Bitrix24(upstream).text())),
-            Err(error) => Err(Failure::Wrong(error.detail().map_or_else(|| error.text(), str::to_owned))),
+            Ok((_, Some(upstream))) => Err(Error::Bitrix24(upstream).into()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -376,6 +374,12 @@ impl Import<'_> {
         }
         Ok(())
     }
+}
+
+/// The ID in the result of `profile`: a text, or a number.
+fn user(profile: &serde_json::Value) -> Option<u64> {
+    let id = &profile["ID"];
+    id.as_u64().or_else(|| id.as_str()?.parse().ok())
 }
 
 fn reason(failure: HttpFailure) -> String {

@@ -2,6 +2,7 @@
 
 use super::terminal::say;
 use super::{arguments, arguments::Arguments, configuration, portal, Command, Failure, Outcome};
+use anyhow::anyhow;
 
 pub const COMMAND: Command = Command {
     name: "install-url",
@@ -23,10 +24,10 @@ fn run(arguments: &Arguments) -> Outcome {
     let config = configuration()?;
     let portal = portal(&config, &arguments.words[0])?;
     if portal.application().is_none() {
-        return Err(Failure::Wrong("this portal is used through a webhook; there is nothing to install".into()));
+        return Err(Failure::Wrong(anyhow!("this portal is used through a webhook; there is nothing to install")));
     }
     let url = config.install_url(&portal.name).ok_or_else(|| {
-        Failure::Wrong(format!("set redirect_uri under [bitrix24] in {} first", config.path.display()))
+        Failure::Wrong(anyhow!("set redirect_uri under [bitrix24] in {} first", config.path.display()))
     })?;
     if arguments.json() {
         say(&serde_json::json!({ "portal": portal.name.as_str(), "install_url": url }).to_string());

@@ -15,9 +15,11 @@ mod token;
 mod version;
 
 use crate::config::{Config, Portal, Surroundings};
+use crate::error::Error;
 use crate::log::{Level, Log};
 use crate::portal::PortalName;
 use crate::secret::random_hex;
+use anyhow::anyhow;
 use arguments::Arguments;
 use std::process::ExitCode;
 use terminal::say;
@@ -57,7 +59,7 @@ pub type Outcome = Result<(), Failure>;
 #[derive(Debug)]
 pub enum Failure {
     /// Something is wrong: exit status 1.
-    Wrong(String),
+    Wrong(anyhow::Error),
     /// The configuration cannot be used; the same, and a program that reads `--json` gets it too.
     Configuration(String),
     /// The same, and the output has said it.
@@ -68,7 +70,20 @@ pub enum Failure {
 
 impl From<String> for Failure {
     fn from(why: String) -> Failure {
+        Failure::Wrong(anyhow::Error::msg(why))
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(why: anyhow::Error) -> Failure {
         Failure::Wrong(why)
+    }
+}
+
+/// On the command line sits whom the details are for.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        error.for_administrator().into()
     }
 }
 
@@ -78,7 +93,11 @@ pub fn run() -> ExitCode {
     match dispatch(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
-        Err(Failure::Wrong(why) | Failure::Configuration(why)) => {
+        Err(Failure::Wrong(why)) => {
+            eprintln!("b24proxy: {why:#}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Configuration(why)) => {
             eprintln!("b24proxy: {why}");
             ExitCode::FAILURE
         }
@@ -152,7 +171,7 @@ fn portal<'c>(config: &'c Config, name: &str) -> Result<&'c Portal, Failure> {
             known => format!("did you mean {}?", nearest(name, known)),
         };
         let section = PortalName::parse(name).map_or(name.to_owned(), |name| name.to_string());
-        Failure::Wrong(format!(
+        Failure::Wrong(anyhow!(
             "the portal {name:?} is not configured ({advice}); to add it, write [portals.\"{section}\"] into {}",
             config.path.display()
         ))

@@ -20,6 +20,7 @@ mod unix {
     use super::{Arguments, Failure};
     use crate::config::Config;
     use crate::user::{account, name_of};
+    use anyhow::{anyhow, Context};
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
@@ -39,11 +40,11 @@ mod unix {
         command.args(words).env("B24PROXY_CONFIG", &config).uid(user).gid(group).current_dir("/");
         // That user perhaps cannot read the file to import.
         if let Some(path) = import::file_of(words, arguments) {
-            let file = File::open(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
+            let file = File::open(path).with_context(|| format!("{path} cannot be read"))?;
             command.stdin(Stdio::from(file)).env(import::HANDED_OVER, "1");
         }
         let error = command.exec();
-        Err(Failure::Wrong(format!(
+        Err(Failure::Wrong(anyhow!(
             "started by root, it must go on as user {}, whom the site belongs to, but that fails ({error}): start it as \
              that user",
             name_of(user)

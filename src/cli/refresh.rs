@@ -113,7 +113,7 @@ fn refresh(config: &Config, log: &Log, portal: &Portal, days: u32) -> Report {
     match refreshed(&context, portal, &tokens, Why::Due, Deadline::after(PATIENCE)) {
         Ok(now) if now.access_token == tokens.access_token => report(Ending::Fresh, renewed_at(&now)),
         Ok(now) => report(Ending::Refreshed, renewed_at(&now)),
-        Err(error) => failed(error.detail().map_or_else(|| error.text(), str::to_owned)),
+        Err(error) => failed(error.for_administrator()),
     }
 }
 
