@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::form;
 use crate::json::{self, Member};
 use crate::method::Method;
+use crate::payload::Parameters;
 use crate::portal::Version;
-use crate::relay::Parameters;
 use serde_json::Value;
 
 /// Whether this method is a batch that must be looked into for this client.

@@ -5,8 +5,8 @@ use crate::bulk::list::Cursor;
 use crate::error::{Error, Result};
 use crate::json;
 use crate::method::Method;
+use crate::payload::Parameters;
 use crate::portal::Version;
-use crate::relay::Parameters;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 

@@ -155,6 +155,11 @@ impl Endpoint {
         format!("{}://{}", self.scheme.as_str(), self.name)
     }
 
+    /// The address of a method.
+    pub fn url(&self, version: Version, method: &str) -> String {
+        format!("{}/rest/{}{method}", self.origin(), version.prefix())
+    }
+
     /// As it is stored: `https://host/rest/`.
     pub fn to_client_endpoint(&self) -> String {
         format!("{}://{}/rest/", self.scheme.as_str(), self.name)
@@ -190,9 +195,12 @@ impl Webhook {
         }
         Ok(Webhook { scheme, name, user_and_code: tail.to_owned() })
     }
-}
 
-impl Webhook {
+    /// The address of a method, with the secret code in it.
+    pub fn url(&self, version: Version, method: &str) -> String {
+        format!("{}/rest/{}{}/{method}", self.origin(), version.prefix(), self.user_and_code)
+    }
+
     /// `https://host`, without the secret.
     pub fn origin(&self) -> String {
         format!("{}://{}", self.scheme.as_str(), self.name)
@@ -217,25 +225,6 @@ impl Version {
         match self {
             Version::V2 => "",
             Version::V3 => "api/",
-        }
-    }
-}
-
-/// What a call is sent to.
-#[derive(Clone, Debug)]
-pub enum Target {
-    OAuth(Endpoint),
-    Webhook(Webhook),
-}
-
-impl Target {
-    /// The address of a method. For a webhook it contains the secret code.
-    pub fn url(&self, version: Version, method: &str) -> String {
-        match self {
-            Target::OAuth(e) => format!("{}://{}/rest/{}{method}", e.scheme.as_str(), e.name, version.prefix()),
-            Target::Webhook(w) => {
-                format!("{}://{}/rest/{}{}/{method}", w.scheme.as_str(), w.name, version.prefix(), w.user_and_code)
-            }
         }
     }
 }
@@ -285,9 +274,8 @@ mod tests {
     fn a_webhook_calls_rest_2_and_3() {
         let webhook = Webhook::parse("https://acme.bitrix24.ru/rest/1/abc/", &name("acme.bitrix24.ru"), false).unwrap();
         assert_eq!(format!("{webhook:?}"), "https://acme.bitrix24.ru/rest/***/");
-        let target = Target::Webhook(webhook);
-        assert_eq!(target.url(Version::V2, "profile"), "https://acme.bitrix24.ru/rest/1/abc/profile");
-        assert_eq!(target.url(Version::V3, "profile"), "https://acme.bitrix24.ru/rest/api/1/abc/profile");
+        assert_eq!(webhook.url(Version::V2, "profile"), "https://acme.bitrix24.ru/rest/1/abc/profile");
+        assert_eq!(webhook.url(Version::V3, "profile"), "https://acme.bitrix24.ru/rest/api/1/abc/profile");
         assert!(Webhook::parse("https://other.ru/rest/1/abc/", &name("acme.bitrix24.ru"), false).is_err());
         assert!(Webhook::parse("https://acme.bitrix24.ru/rest/", &name("acme.bitrix24.ru"), false).is_err());
     }

@@ -13,8 +13,8 @@ use crate::form;
 use crate::http::Reply;
 use crate::json;
 use crate::multipart::Multipart;
+use crate::payload::{Parameters, Payload};
 use crate::portal::Version;
-use crate::relay::{Parameters, Payload};
 use serde_json::json;
 use std::time::Duration;
 

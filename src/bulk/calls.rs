@@ -6,7 +6,7 @@ use crate::idempotency::Journaled;
 use crate::json;
 use crate::log::Log;
 use crate::method::Method;
-use crate::relay::Parameters;
+use crate::payload::Parameters;
 use crate::results::Piece;
 
 /// One of the calls.

@@ -13,8 +13,9 @@ use crate::http::Reply;
 use crate::json::{self, Member};
 use crate::log::Level;
 use crate::method::Method;
+use crate::payload::{Parameters, Payload};
 use crate::portal::Version;
-use crate::relay::{Call, Parameters, Payload, Session};
+use crate::relay::{Call, Session};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,7 @@ fn by_name(raw: &str) -> HashMap<String, &str> {
 
 /// The error of a batch's command.
 pub fn error_of(raw: &str) -> Upstream {
-    let text = |name: &str| field(raw, name).map(crate::relay::text_of).unwrap_or_default();
+    let text = |name: &str| field(raw, name).map(crate::verdict::text_of).unwrap_or_default();
     Upstream { status: 200, error: text("error"), error_description: text("error_description") }
 }
 

@@ -10,8 +10,9 @@ use crate::config::Portal;
 use crate::envelope::{SUCCESS_HEAD, SUCCESS_TAIL};
 use crate::error::Error;
 use crate::method::Method;
+use crate::payload::{Parameters, Payload};
 use crate::portal::Version;
-use crate::relay::{Call, Parameters, Payload, Session};
+use crate::relay::{Call, Session};
 use anyhow::Context;
 use std::io::{Read, Write};
 

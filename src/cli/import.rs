@@ -16,10 +16,12 @@ use crate::http::{Failure as HttpFailure, Http, Post};
 use crate::json::number_or_text;
 use crate::log::Log;
 use crate::method::Method;
-use crate::portal::{split_address, Target, Version};
-use crate::relay::{judge, stored_address, Call, Parameters, Payload, Session, Verdict};
+use crate::payload::{Parameters, Payload};
+use crate::portal::{split_address, Version};
+use crate::relay::{stored_address, Call, Session};
 use crate::secret::Secret;
 use crate::store::{Installation, Store, Tokens};
+use crate::verdict::{judge, Verdict};
 use anyhow::{anyhow, Context};
 use serde::Deserialize;
 use std::fs::File;
@@ -296,7 +298,7 @@ impl Import<'_> {
             let body = serde_json::json!({ "auth": tokens.access_token.expose() }).to_string();
             let reply = http
                 .post(&Post {
-                    url: &Target::OAuth(endpoint.clone()).url(Version::V2, method),
+                    url: &endpoint.url(Version::V2, method),
                     content_type: "application/json",
                     headers: &[],
                     parts: &[body.as_bytes()],

@@ -20,11 +20,13 @@ use crate::limits::Limits;
 use crate::log::{Level, Log};
 use crate::method::Method;
 use crate::oauth::{self, Grant, Issued, Refusal};
-use crate::portal::{Endpoint, Refused, Scheme, Target, Version};
+use crate::payload::{Parameters, Payload};
+use crate::portal::{Endpoint, Refused, Scheme, Version};
 use crate::refresh::{self, Why};
-use crate::relay::{judge, Call, Parameters, Payload, Session, Verdict};
+use crate::relay::{Call, Session};
 use crate::secret::Secret;
 use crate::store::{Installation, Lock, Store, Tokens};
+use crate::verdict::{judge, Verdict};
 
 /// Attempts at the OAuth server that strangers may cause for a portal in a minute.
 const ATTEMPTS_A_MINUTE: usize = 6;
@@ -108,7 +110,7 @@ impl Installer<'_> {
         let http = Http::for_portals(self.config).map_err(unreachable)?;
         let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
         let post = Post {
-            url: &Target::OAuth(endpoint.clone()).url(Version::V2, "profile"),
+            url: &endpoint.url(Version::V2, "profile"),
             content_type: "application/json",
             headers: &[],
             parts: &[body.as_bytes()],

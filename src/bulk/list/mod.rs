@@ -11,7 +11,7 @@ use super::{name, BatchAnswer, Steps, MAX_COMMANDS};
 use crate::error::{Error, Executed, Result, Upstream};
 use crate::json::{self, Member};
 use crate::method::Method;
-use crate::relay::Parameters;
+use crate::payload::Parameters;
 use by_id::ById;
 use by_start::ByStart;
 use serde_json::value::RawValue;

@@ -7,8 +7,9 @@ use crate::error::Executed;
 use crate::http::{Failure, Http, Obstacle, Reply};
 use crate::install::Installer;
 use crate::log::Log;
-use crate::relay::{judge, stored_address, Verdict};
+use crate::relay::stored_address;
 use crate::store::{Installation, Store};
+use crate::verdict::{judge, Verdict};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(15);
