@@ -35,6 +35,7 @@ pub mod results;
 pub mod route;
 pub mod secret;
 pub mod serve;
+pub mod spelling;
 pub mod state;
 pub mod status;
 pub mod store;
