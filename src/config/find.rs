@@ -1,6 +1,6 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
-use crate::user;
+use crate::user::{self, Barrier};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -148,11 +148,11 @@ fn not_opened(path: &Path, error: &std::io::Error) -> String {
     let failed = format!("{} cannot be read ({error})", path.display());
     match (user::barrier(path), user::own().map(user::name_of)) {
         // Only the file: the folder may hold what is another user's.
-        (Some((why, command)), Some(me)) if command.starts_with("chown") => {
+        (Some(Barrier { why, is_anothers: true, .. }), Some(me)) => {
             let neighbours = neighbours(&me);
             format!("{failed}; {why}, and this program runs as {me}{neighbours}: chown {me} {}", path.display())
         }
-        (Some((why, command)), _) => format!("{failed}; {why}: {command}"),
+        (Some(Barrier { why, command, .. }), _) => format!("{failed}; {why}: {command}"),
         (None, me) => format!("{failed}; it must be readable for {}", me.unwrap_or("this program's user".into())),
     }
 }
@@ -196,8 +196,7 @@ fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Resul
             path = path.display()
         ));
     }
-    let me = rustix::process::geteuid().as_raw();
-    if metadata.uid() != me && metadata.uid() != 0 {
+    if let Some(me) = user::own().filter(|me| ![*me, 0].contains(&metadata.uid())) {
         let (owner, me) = (user::name_of(metadata.uid()), user::name_of(me));
         return Err(format!(
             "{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}",
