@@ -43,18 +43,22 @@ impl Surroundings {
 
     /// The file that [`find`] would read, whether or not it may be used.
     pub fn locate(&self) -> Option<PathBuf> {
-        match &self.named {
-            Some(_) => self.places().pop(),
-            None => self.candidates().into_iter().find(|path| path.is_file()),
-        }
+        self.places().into_iter().find(|path| self.named.is_some() || path.is_file())
     }
 
     /// The places to look at, in order; absolute, because a refresh goes on in another folder.
     fn places(&self) -> Vec<PathBuf> {
-        match &self.named {
-            Some(named) => vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())],
-            None => self.candidates(),
+        if let Some(named) = &self.named {
+            return vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())];
         }
+        let mut places = Vec::new();
+        if let Some(executable) = &self.executable {
+            let folders = executable.ancestors().skip(1);
+            places.extend(folders.clone().take(1).map(|folder| folder.join("proxy.toml")));
+            places.extend(folders.map(|folder| folder.join("b24proxy/proxy.toml")));
+        }
+        places.push("/etc/b24proxy/proxy.toml".into());
+        places
     }
 
     /// Where a configuration is best put: beside the highest folder that the web server hands out.
@@ -73,17 +77,6 @@ impl Surroundings {
             Some(above) => above.join("b24proxy/proxy.toml"),
             None => "/etc/b24proxy/proxy.toml".into(),
         }
-    }
-
-    fn candidates(&self) -> Vec<PathBuf> {
-        let mut places = Vec::new();
-        if let Some(executable) = &self.executable {
-            let folders = executable.ancestors().skip(1);
-            places.extend(folders.clone().take(1).map(|folder| folder.join("proxy.toml")));
-            places.extend(folders.map(|folder| folder.join("b24proxy/proxy.toml")));
-        }
-        places.push("/etc/b24proxy/proxy.toml".into());
-        places
     }
 }
 
@@ -255,6 +248,6 @@ mod tests {
         ]
         .map(PathBuf::from)
         .to_vec();
-        assert_eq!(surroundings.candidates(), expected);
+        assert_eq!(surroundings.places(), expected);
     }
 }
