@@ -36,6 +36,7 @@ pub mod results;
 pub mod route;
 pub mod secret;
 pub mod serve;
+pub mod spelling;
 pub mod state;
 pub mod status;
 pub mod store;

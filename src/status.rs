@@ -15,7 +15,7 @@ enum State {
     Webhook,
     NotInstalled,
     Installed,
-    /// The token file is damaged or cannot be read; the log says why.
+    /// The token file is damaged or cannot be read.
     Broken,
 }
 
@@ -24,6 +24,9 @@ enum State {
 pub struct PortalStatus {
     portal: String,
     state: State,
+    /// Why it is broken. A client is not told; `b24proxy status` says it to the administrator.
+    #[serde(skip)]
+    pub reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     install_url: Option<String>,
     #[serde(flatten)]
@@ -89,6 +92,7 @@ pub fn of(config: &Config, portal: &Portal) -> PortalStatus {
     let mut status = PortalStatus {
         portal: portal.name.to_string(),
         state: State::Webhook,
+        reason: None,
         install_url: None,
         tokens: None,
         last_refresh_error: None,
@@ -100,7 +104,10 @@ pub fn of(config: &Config, portal: &Portal) -> PortalStatus {
     status.install_url = config.install_url(&portal.name);
     let last = store.notes(&portal.name).refresh;
     status.state = match store.read(&portal.name) {
-        Err(_) | Ok(Installation::Broken(_)) => State::Broken,
+        Err(why) | Ok(Installation::Broken(why)) => {
+            status.reason = Some(why);
+            State::Broken
+        }
         Ok(Installation::NotInstalled) => State::NotInstalled,
         Ok(Installation::Installed(tokens)) => {
             status.last_refresh_error = last.filter(|last| last.speaks_of(&tokens)).map(|last| LastError {

@@ -354,11 +354,11 @@ fn permission(operation: &str, path: &Path) -> String {
     let must = "it must belong to the user that runs this program, and be writable for that user";
     match user::barrier(path) {
         // It is not there: to give this user the folder above may be giving it too much (`/var/lib`).
-        Some((why, command)) if operation == MAKE_FOLDER && !command.starts_with("chmod") => {
+        Some(user::Barrier { why, is_anothers: true, .. }) if operation == MAKE_FOLDER => {
             let (folder, me) = (path.display(), user::own().map_or(String::new(), user::name_of));
             format!("{why}; {must}: mkdir -p {folder} && chmod 700 {folder} && chown {me} {folder}")
         }
-        Some((why, command)) => format!("{why}; {must}: {command}"),
+        Some(user::Barrier { why, command, .. }) => format!("{why}; {must}: {command}"),
         None => must.into(),
     }
 }

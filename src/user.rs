@@ -55,8 +55,17 @@ pub fn is_shared(name: &str) -> bool {
     .contains(&name)
 }
 
-/// What keeps this user from something, and the command that mends it; `None` where permissions do not show it.
-pub fn barrier(path: &Path) -> Option<(String, String)> {
+/// What keeps this user from something.
+pub struct Barrier {
+    pub why: String,
+    /// What mends it.
+    pub command: String,
+    /// It belongs to another user; otherwise its mode or that of a folder above keeps this one out.
+    pub is_anothers: bool,
+}
+
+/// `None` where permissions do not show what it is.
+pub fn barrier(path: &Path) -> Option<Barrier> {
     #[cfg(unix)]
     return unix::barred_folder(path).or_else(|| unix::not_own(path));
     #[cfg(not(unix))]
@@ -68,13 +77,13 @@ pub fn barrier(path: &Path) -> Option<(String, String)> {
 
 #[cfg(unix)]
 mod unix {
-    use super::{name_of, own};
+    use super::{name_of, own, Barrier};
     use rustix::fs::{accessat, Access, AtFlags, CWD};
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
 
     /// The first folder on the way that cannot be entered: whatever lies below it, mending that is of no use yet.
-    pub(super) fn barred_folder(path: &Path) -> Option<(String, String)> {
+    pub(super) fn barred_folder(path: &Path) -> Option<Barrier> {
         let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
         folders.reverse();
         let is_barred = |folder: &&Path| {
@@ -84,11 +93,15 @@ mod unix {
         // To enter is not to look into: what lies there keeps its own permissions.
         let who = if folder.metadata().ok()?.uid() == own()? { "u" } else { "a" };
         let folder = folder.display();
-        Some((format!("the folder {folder} cannot be entered"), format!("chmod {who}+x {folder}")))
+        Some(Barrier {
+            why: format!("the folder {folder} cannot be entered"),
+            command: format!("chmod {who}+x {folder}"),
+            is_anothers: false,
+        })
     }
 
     /// The thing itself or the folder that it is made in.
-    pub(super) fn not_own(path: &Path) -> Option<(String, String)> {
+    pub(super) fn not_own(path: &Path) -> Option<Barrier> {
         let me = own()?;
         [path, path.parent()?].into_iter().find_map(|thing| {
             let metadata = thing.metadata().ok()?;
@@ -96,12 +109,18 @@ mod unix {
                 if metadata.is_dir() { (0o700, thing) } else { (0o600, thing.parent().unwrap_or(thing)) };
             let (what, folder) = (thing.display(), folder.display());
             if metadata.uid() != me {
-                let text = format!("{what} belongs to {}", name_of(metadata.uid()));
-                return Some((text, format!("chown -R {} {folder}", name_of(me))));
+                return Some(Barrier {
+                    why: format!("{what} belongs to {}", name_of(metadata.uid())),
+                    command: format!("chown -R {} {folder}", name_of(me)),
+                    is_anothers: true,
+                });
             }
             let mode = metadata.mode() & 0o777;
-            let text = format!("{what} has mode {mode:o}");
-            (mode & own_mode != own_mode).then(|| (text, format!("chmod {own_mode:o} {what}")))
+            (mode & own_mode != own_mode).then(|| Barrier {
+                why: format!("{what} has mode {mode:o}"),
+                command: format!("chmod {own_mode:o} {what}"),
+                is_anothers: false,
+            })
         })
     }
 }

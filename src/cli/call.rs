@@ -77,7 +77,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let mut session = Session::new(&config, &log, deadline, Some(config.limits.max_wait));
     let version = if arguments.has(V3.name) { Version::V3 } else { Version::V2 };
     let answer = one_call(&mut session, portal, &method, version, parameters);
-    shown(answer, arguments.json(), &log.request_id)
+    print_answer(answer, arguments.json(), &log.request_id)
 }
 
 /// Bitrix24's answer, byte for byte.
@@ -96,11 +96,13 @@ fn one_call(
     }
 }
 
-/// Prints an answer, alone or in the envelope.
-fn shown(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) -> Outcome {
+/// Prints an answer, byte for byte, alone or in the envelope.
+fn print_answer(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) -> Outcome {
     match answer {
         Ok(answer) => {
-            print(&answer, json);
+            let tail = [SUCCESS_TAIL];
+            let (head, tail): (&[u8], &[u8]) = if json { (SUCCESS_HEAD, &tail) } else { (b"", b"") };
+            let _ = std::io::stdout().write_all(&[head, &answer, tail, b"\n"].concat());
             Ok(())
         }
         Err(error) if json => {
@@ -129,15 +131,5 @@ fn understood<'r>(method: &str, raw: &'r str) -> Result<(Method, Parameters<'r>)
     })?;
     let parameters = Parameters::from_json(raw)
         .map_err(|why| Failure::Usage(format!("JSON {why}; in a shell write it in single quotes: '{{\"ID\":1}}'")))?;
-    if serde_json::from_str::<&serde_json::value::RawValue>(raw).is_err() {
-        return Err(Failure::Usage("JSON is not JSON; in a shell write it in single quotes: '{\"ID\":1}'".into()));
-    }
     Ok((method, parameters))
-}
-
-/// Byte for byte, alone or in the envelope.
-fn print(answer: &[u8], envelope: bool) {
-    let tail = [SUCCESS_TAIL];
-    let (head, tail): (&[u8], &[u8]) = if envelope { (SUCCESS_HEAD, &tail) } else { (b"", b"") };
-    let _ = std::io::stdout().write_all(&[head, answer, tail, b"\n"].concat());
 }

@@ -87,8 +87,7 @@ pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
     let text = array(json::text(&bytes)?);
     let calls = envelope::calls(&text).map_err(|error| format!("{file}: {}", error.text()))?;
     if let Some(key) = key {
-        check_key(key.as_bytes())
-            .map_err(|_| Failure::Usage("--key is printable ASCII, up to 200 characters".into()))?;
+        check_key(key.as_bytes()).map_err(|_| Failure::Usage("--key is 1 to 255 printable ASCII characters".into()))?;
     }
     let config = configuration()?;
     let portal = portal(&config, &arguments.words[0])?;

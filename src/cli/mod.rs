@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::log::{Level, Log};
 use crate::portal::PortalName;
 use crate::secret::random_hex;
+use crate::spelling::nearest;
 use anyhow::anyhow;
 use arguments::Arguments;
 use std::process::ExitCode;
@@ -143,11 +144,6 @@ fn find(name: &str) -> Result<&'static Command, Failure> {
             nearest(name, &names)
         ))
     })
-}
-
-/// The most similar of some known words.
-fn nearest<'w>(word: &str, known: &[&'w str]) -> &'w str {
-    known.iter().min_by_key(|other| crate::config::distance(word, other)).copied().unwrap_or("help")
 }
 
 fn surroundings() -> Surroundings {

@@ -32,9 +32,7 @@ mod unix {
         if !rustix::process::geteuid().is_root() {
             return Ok(());
         }
-        let Some(config) = surroundings().locate().and_then(|path| std::path::absolute(path).ok()) else {
-            return Ok(());
-        };
+        let Some(config) = surroundings().locate() else { return Ok(()) };
         let Some((user, group)) = sites_user(&config) else { return Ok(()) };
         let mut command = Command::new(own_executable());
         command.args(words).env("B24PROXY_CONFIG", &config).uid(user).gid(group).current_dir("/");
@@ -51,6 +49,8 @@ mod unix {
         )))
     }
 
+    /// The link leads to the very file that runs: though it was replaced meanwhile, and though that user cannot enter the
+    /// folder that it lies in, such as root's home.
     fn own_executable() -> PathBuf {
         let own = Path::new("/proc/self/exe");
         match std::env::current_exe() {

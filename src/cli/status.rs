@@ -2,10 +2,8 @@
 
 use super::terminal::say;
 use super::{arguments, arguments::Arguments, configuration, Command, Failure, Outcome};
-use crate::config::{Config, Portal};
 use crate::page::Language;
 use crate::status::{self, PortalStatus};
-use crate::store::{Installation, Store};
 
 pub const COMMAND: Command = Command {
     name: "status",
@@ -33,8 +31,7 @@ fn run(arguments: &Arguments) -> Outcome {
     } else if portals.is_empty() {
         say(&format!("no portal is configured: add [portals.\"…\"] to {}", config.path.display()));
     } else {
-        let reasons = config.portals.iter().map(|portal| reason(&config, portal));
-        let tables: Vec<String> = portals.iter().zip(reasons).map(|(portal, reason)| table(portal, reason)).collect();
+        let tables: Vec<String> = portals.iter().map(table).collect();
         say(&tables.join("\n"));
     }
     match portals.iter().all(PortalStatus::is_well) {
@@ -43,18 +40,9 @@ fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-/// Why a token file cannot be used; a client is not told, but here sits whom it is for.
-fn reason(config: &Config, portal: &Portal) -> Option<String> {
-    portal.application()?;
-    match Store::new(&config.token_folder).read(&portal.name) {
-        Ok(Installation::Broken(why)) | Err(why) => Some(why),
-        Ok(_) => None,
-    }
-}
-
-fn table(portal: &PortalStatus, reason: Option<String>) -> String {
+fn table(portal: &PortalStatus) -> String {
     let mut text = format!("{}\n", portal.name());
-    let reason = reason.map(|why| ("Why".to_owned(), why));
+    let reason = portal.reason.clone().map(|why| ("Why".to_owned(), why));
     for (name, value) in status::facts(Language::English, portal).into_iter().chain(reason) {
         text += &super::terminal::wrapped(&format!("  {name:<23}"), 25, &value);
     }

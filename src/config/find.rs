@@ -1,6 +1,6 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
-use crate::user;
+use crate::user::{self, Barrier};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -43,18 +43,22 @@ impl Surroundings {
 
     /// The file that [`find`] would read, whether or not it may be used.
     pub fn locate(&self) -> Option<PathBuf> {
-        match &self.named {
-            Some(_) => self.places().pop(),
-            None => self.candidates().into_iter().find(|path| path.is_file()),
-        }
+        self.places().into_iter().find(|path| self.named.is_some() || path.is_file())
     }
 
     /// The places to look at, in order; absolute, because a refresh goes on in another folder.
     fn places(&self) -> Vec<PathBuf> {
-        match &self.named {
-            Some(named) => vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())],
-            None => self.candidates(),
+        if let Some(named) = &self.named {
+            return vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())];
         }
+        let mut places = Vec::new();
+        if let Some(executable) = &self.executable {
+            let folders = executable.ancestors().skip(1);
+            places.extend(folders.clone().take(1).map(|folder| folder.join("proxy.toml")));
+            places.extend(folders.map(|folder| folder.join("b24proxy/proxy.toml")));
+        }
+        places.push("/etc/b24proxy/proxy.toml".into());
+        places
     }
 
     /// Where a configuration is best put: beside the highest folder that the web server hands out.
@@ -73,17 +77,6 @@ impl Surroundings {
             Some(above) => above.join("b24proxy/proxy.toml"),
             None => "/etc/b24proxy/proxy.toml".into(),
         }
-    }
-
-    fn candidates(&self) -> Vec<PathBuf> {
-        let mut places = Vec::new();
-        if let Some(executable) = &self.executable {
-            let folders = executable.ancestors().skip(1);
-            places.extend(folders.clone().take(1).map(|folder| folder.join("proxy.toml")));
-            places.extend(folders.map(|folder| folder.join("b24proxy/proxy.toml")));
-        }
-        places.push("/etc/b24proxy/proxy.toml".into());
-        places
     }
 }
 
@@ -148,11 +141,11 @@ fn not_opened(path: &Path, error: &std::io::Error) -> String {
     let failed = format!("{} cannot be read ({error})", path.display());
     match (user::barrier(path), user::own().map(user::name_of)) {
         // Only the file: the folder may hold what is another user's.
-        (Some((why, command)), Some(me)) if command.starts_with("chown") => {
+        (Some(Barrier { why, is_anothers: true, .. }), Some(me)) => {
             let neighbours = neighbours(&me);
             format!("{failed}; {why}, and this program runs as {me}{neighbours}: chown {me} {}", path.display())
         }
-        (Some((why, command)), _) => format!("{failed}; {why}: {command}"),
+        (Some(Barrier { why, command, .. }), _) => format!("{failed}; {why}: {command}"),
         (None, me) => format!("{failed}; it must be readable for {}", me.unwrap_or("this program's user".into())),
     }
 }
@@ -196,8 +189,7 @@ fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Resul
             path = path.display()
         ));
     }
-    let me = rustix::process::geteuid().as_raw();
-    if metadata.uid() != me && metadata.uid() != 0 {
+    if let Some(me) = user::own().filter(|me| ![*me, 0].contains(&metadata.uid())) {
         let (owner, me) = (user::name_of(metadata.uid()), user::name_of(me));
         return Err(format!(
             "{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}",
@@ -256,6 +248,6 @@ mod tests {
         ]
         .map(PathBuf::from)
         .to_vec();
-        assert_eq!(surroundings.candidates(), expected);
+        assert_eq!(surroundings.places(), expected);
     }
 }

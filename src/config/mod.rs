@@ -1,13 +1,13 @@
 //! `proxy.toml`: what it may say, with every refusal naming what mends it.
 //!
-//! [`find`] looks for the file and judges its permissions, [`file`] is its shape, and this file turns that
-//! shape into values that the rest of the program can trust.
+//! [`find`] looks for the file and judges its permissions, [`file`] is its shape, [`advice`] what to write where it has
+//! another one, and this file turns that shape into values that the rest of the program can trust.
 
+mod advice;
 mod file;
 mod find;
 
-pub use file::distance;
-use file::shown;
+use advice::shown;
 pub use find::{home_of, is_public, Found, Surroundings};
 
 use crate::access::Client;

@@ -32,8 +32,7 @@ pub fn check(config: &Config) -> Vec<Line> {
 #[cfg(unix)]
 fn owner_and_modes(folder: &Path) -> Vec<Line> {
     use std::os::unix::fs::MetadataExt;
-    let me = rustix::process::geteuid().as_raw();
-    let Ok(metadata) = folder.metadata() else { return Vec::new() };
+    let (Ok(metadata), Some(me)) = (folder.metadata(), crate::user::own()) else { return Vec::new() };
     let mut lines = judge_owner(folder, metadata.mode() & 0o7777, metadata.uid(), me);
     lines.extend(others_files(folder, me));
     lines
@@ -65,7 +64,7 @@ fn judge_owner(folder: &Path, mode: u32, owner: u32, me: u32) -> Vec<Line> {
             CHECK,
             format!("{path} belongs to root; the web server's runs, as another user, cannot use it"),
             format!(
-                "chown it and proxy.toml to the user that the web server runs the program as: chown -R USER: {path}"
+                "give it and proxy.toml to the user that the web server runs the program as: chown -R USER: {path}"
             ),
         ));
     }
@@ -241,7 +240,7 @@ fn judge_file_system(magic: u32) -> Line {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::{is_command, Status};
     use super::*;
 
     #[test]
@@ -255,6 +254,8 @@ mod tests {
         assert_eq!(status(0o770, 1, 1), [Status::Fail]);
         assert_eq!(status(0o700, 2, 1), [Status::Warn]);
         assert_eq!(status(0o700, 0, 0), [Status::Warn]);
+        let cure = &judge_owner(Path::new("/t"), 0o700, 0, 0)[0].cure;
+        assert!(!is_command(cure) && cure.ends_with("chown -R USER: /t"), "{cure}");
     }
 
     #[test]
