@@ -313,6 +313,8 @@ fn renewed(context: &Context, portal: &Portal, old: &Tokens, issued: oauth::Issu
         server_endpoint: keep(issued.server_endpoint, &old.server_endpoint),
         scope: keep(issued.scope, &old.scope),
         member_id: keep(issued.member_id, &old.member_id),
+        // Imported tokens do not say whose they are.
+        user_id: if old.user_id == 0 { issued.user_id } else { old.user_id },
         ..old.clone()
     };
     match Endpoint::renamed(&issued.client_endpoint, context.config.bitrix24.allow_http) {

@@ -2,7 +2,7 @@
 
 use super::arguments::{Arguments, Known, JSON};
 use super::call_many;
-use super::terminal::say;
+use super::terminal::{say, NOT_WRITTEN};
 use super::{configuration, log, portal, Command, Failure, Outcome};
 use crate::answer::Answer;
 use crate::clock::Deadline;
@@ -18,7 +18,7 @@ use std::io::{Read, Write};
 
 const V3: Known = Known { name: "--v3", value: None };
 const ALL: Known = Known { name: "--all", value: None };
-const CALLS: Known = Known { name: "--calls", value: Some("FILE") };
+pub const CALLS: Known = Known { name: "--calls", value: Some("FILE") };
 const KEY: Known = Known { name: "--key", value: Some("NAME") };
 
 pub const COMMAND: Command = Command {
@@ -39,7 +39,8 @@ long that takes; progress is on standard error.
   b24proxy call acme.bitrix24.ru crm.deal.list --all > deals.json
 
 --calls executes the calls in FILE, a JSON array or JSON lines of
-{\"method\":…,\"params\":…}, in batches, and prints one result a line, in order.
+{\"method\":…,\"params\":…}, in batches, and prints one result a line, in order;
+\"-\" reads standard input.
 With --key a run has a name: the same command again, within 24 hours, prints
 what is done and goes on where it stopped, and no call is executed twice.
 
@@ -55,10 +56,16 @@ the failure with its error_code. Exit status 1: the call did not succeed.",
 
 fn run(arguments: &Arguments) -> Outcome {
     if let Some(file) = arguments.value(CALLS.name) {
+        if arguments.words.len() > 1 || arguments.has(ALL.name) || arguments.has(V3.name) {
+            return Err(Failure::Usage("beside --calls stand PORTAL and --key only: methods are in the file".into()));
+        }
         return call_many::calls(arguments, file, arguments.value(KEY.name));
     }
     if arguments.has(KEY.name) {
         return Err(Failure::Usage("--key belongs to --calls".into()));
+    }
+    if arguments.has(ALL.name) && arguments.has(V3.name) {
+        return Err(Failure::Usage("--all works with REST 2 only: leave --v3 out".into()));
     }
     if arguments.words.len() < 2 {
         return Err(Failure::Usage(
@@ -102,7 +109,7 @@ fn print_answer(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) ->
         Ok(answer) => {
             let tail = [SUCCESS_TAIL];
             let (head, tail): (&[u8], &[u8]) = if json { (SUCCESS_HEAD, &tail) } else { (b"", b"") };
-            let _ = std::io::stdout().write_all(&[head, &answer, tail, b"\n"].concat());
+            std::io::stdout().write_all(&[head, &answer, tail, b"\n"].concat()).context(NOT_WRITTEN)?;
             Ok(())
         }
         Err(error) if json => {

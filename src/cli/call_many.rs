@@ -1,7 +1,8 @@
 //! `b24proxy call … --all` and `--calls FILE`: as long as it takes, in steps of one request's time each.
 
 use super::arguments::Arguments;
-use super::{configuration, log, portal, Failure, Outcome};
+use super::terminal::NOT_WRITTEN;
+use super::{configuration, log, owner, portal, Failure, Outcome};
 use crate::bulk::calls::{execute, One};
 use crate::bulk::list::{self, Cursor};
 use crate::bulk::Steps;
@@ -16,7 +17,7 @@ use crate::relay::Session;
 use crate::store::Store;
 use anyhow::{anyhow, Context};
 use serde_json::value::RawValue;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 
 /// Calls under one idempotency key: their results are kept together.
 const CALLS_A_KEY: usize = 500;
@@ -62,19 +63,19 @@ fn session<'a>(config: &'a Config, log: &'a Log) -> Session<'a> {
 pub fn whole_list(config: &Config, log: &Log, portal: &Portal, method: &Method, raw_params: &str) -> Outcome {
     let (mut out, progress) = (std::io::stdout().lock(), Progress::new());
     let (mut done, mut cursor) = (0, None::<Cursor>);
-    let _ = out.write_all(b"[");
+    out.write_all(b"[").context(NOT_WRITTEN)?;
     loop {
         let mut session = session(config, log);
         let outcome = list::read(&mut Steps::new(&mut session, portal), method, raw_params, cursor)?;
         let (rows, count) = outcome.rows();
         if done > 0 && count > 0 {
-            let _ = out.write_all(b",");
+            out.write_all(b",").context(NOT_WRITTEN)?;
         }
-        let _ = out.write_all(rows);
+        out.write_all(rows).context(NOT_WRITTEN)?;
         done += count;
         progress.show(done, outcome.total().and_then(|total| usize::try_from(total).ok()));
         let Some(text) = outcome.cursor() else {
-            let _ = out.write_all(b"]\n");
+            out.write_all(b"]\n").context(NOT_WRITTEN)?;
             return Ok(());
         };
         cursor = Cursor::parse(text, method);
@@ -83,7 +84,10 @@ pub fn whole_list(config: &Config, log: &Log, portal: &Portal, method: &Method, 
 
 /// Executes the calls of a file and prints one result a line.
 pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
-    let bytes = std::fs::read(file).with_context(|| format!("{file} cannot be read"))?;
+    let mut bytes = Vec::new();
+    owner::open(file)
+        .and_then(|mut opened| opened.read_to_end(&mut bytes))
+        .with_context(|| format!("{file} cannot be read"))?;
     let text = array(json::text(&bytes)?);
     let calls = envelope::calls(&text).map_err(|error| format!("{file}: {}", error.text()))?;
     if let Some(key) = key {
@@ -144,7 +148,7 @@ impl Run<'_> {
                      --key; if it stays so, the results of one part are larger than max_response allows"
                 )));
             }
-            print_lines(&outcome.results.text, printed - skip);
+            print_lines(&outcome.results.text, printed - skip).context(NOT_WRITTEN)?;
             errors = if journal.is_some() { 0 } else { errors } + outcome.results.errors;
             printed = skip + outcome.results.calls;
             show(printed);
@@ -161,15 +165,16 @@ impl Run<'_> {
 }
 
 /// Prints the results behind the first `skip`, each in a line of its own.
-fn print_lines(results: &[u8], skip: usize) {
+fn print_lines(results: &[u8], skip: usize) -> std::io::Result<()> {
     let text = [b"[", results, b"]"].concat();
     let items: Vec<&RawValue> = serde_json::from_slice(&text).unwrap_or_default();
     let mut out = std::io::stdout().lock();
     for item in items.iter().skip(skip) {
         // Line ends can stand between the parts of a value only, where they mean nothing.
         let line = item.get().replace(['\n', '\r'], " ");
-        let _ = writeln!(out, "{line}");
+        writeln!(out, "{line}")?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 //! 1. What is stored already is asked for by a call: tokens that work are never replaced.
 //! 2. The file's access token is tried at the portal, where it has not expired.
 //! 3. Under the lock, if nothing has changed since: stored.
-//! 4. An expired access token is refreshed by the first call, as always; where Bitrix24 refuses that, the stored file is
-//!    moved aside again.
+//! 4. An expired access token is refreshed by the first call, as always; where Bitrix24 refuses that, what was stored
+//!    before is put back.
 
 use super::arguments::{Arguments, JSON};
 use super::terminal::say;
-use super::{configuration, log, Command, Failure, Outcome};
+use super::{configuration, log, owner, Command, Failure, Outcome};
 use crate::clock::{unix_now, Deadline};
 use crate::config::{Application, Config, Portal};
 use crate::error::Error;
@@ -24,7 +24,6 @@ use crate::store::{Installation, Store, Tokens};
 use crate::verdict::{judge, Verdict};
 use anyhow::{anyhow, Context};
 use serde::Deserialize;
-use std::fs::File;
 use std::io::Read;
 use std::time::UNIX_EPOCH;
 
@@ -49,16 +48,8 @@ application_token is not taken over.
     run,
 };
 
-/// Set where root hands the opened file over as standard input.
-pub const HANDED_OVER: &str = "B24PROXY_IMPORT_ON_STDIN";
 /// Real ones are below 2 KiB.
 const MAX_FILE: u64 = 64 << 10;
-
-/// The file that this command line imports, if it does.
-pub fn file_of<'a>(words: &[String], arguments: &'a Arguments) -> Option<&'a str> {
-    let importing = words.first().is_some_and(|name| name == COMMAND.name);
-    arguments.word(0).filter(|file| importing && *file != "-")
-}
 
 /// What the file says.
 #[derive(Deserialize)]
@@ -167,24 +158,12 @@ fn run(arguments: &Arguments) -> Outcome {
 /// The file's bytes, and when it was written, in Unix seconds.
 fn read(name: &str) -> Result<(Vec<u8>, i64), Failure> {
     let failed = || format!("{name} cannot be read");
+    let file = owner::open(name).with_context(failed)?;
+    let modified = file.metadata().and_then(|metadata| metadata.modified()).with_context(failed)?;
+    let age = modified.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
+    let written_at = age.unwrap_or(i64::MAX).min(unix_now());
     let mut bytes = Vec::new();
-    let mut written_at = unix_now();
-    if name == "-" {
-        std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(failed)?;
-    } else {
-        let file = match std::env::var_os(HANDED_OVER) {
-            #[cfg(unix)]
-            Some(_) => {
-                use std::os::fd::AsFd;
-                File::from(std::io::stdin().as_fd().try_clone_to_owned().with_context(failed)?)
-            }
-            _ => File::open(name).with_context(failed)?,
-        };
-        let modified = file.metadata().and_then(|metadata| metadata.modified()).with_context(failed)?;
-        let age = modified.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
-        written_at = age.unwrap_or(written_at).min(written_at);
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(failed)?;
-    }
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).with_context(failed)?;
     match bytes.len() as u64 > MAX_FILE {
         true => Err(Failure::Wrong(anyhow!("{name} is too large to be a file of tokens"))),
         false => Ok((bytes, written_at)),
@@ -229,15 +208,21 @@ struct Import<'a> {
 
 impl Import<'_> {
     /// The user whose tokens they are.
-    fn run(&self, tokens: Tokens) -> Result<u64, Failure> {
+    fn run(&self, mut tokens: Tokens) -> Result<u64, Failure> {
         let before = self.stored()?;
         if let Some(before) = &before {
             self.refuse_to_replace(before, &tokens)?;
+            // As at an installation, what ties the portal to its Bitrix24 stays.
+            tokens.application_token = before.application_token.clone();
+            if tokens.member_id.is_empty() {
+                tokens.member_id = before.member_id.clone();
+            }
         }
         let tried = match tokens.expires_at > unix_now() {
             true => Some(self.try_access_token(&tokens)?),
             false => None,
         };
+        tokens.user_id = tried.unwrap_or(tokens.user_id);
         self.write(&tokens, before.as_ref())?;
         if let Some(user) = tried {
             return Ok(user);
@@ -252,7 +237,7 @@ impl Import<'_> {
         match opinion? {
             Opinion::Work(user) => Ok(user),
             Opinion::Refused(why) => {
-                self.take_back(&tokens)?;
+                self.take_back(&tokens, before.as_ref())?;
                 Err(Failure::Wrong(anyhow!(
                     "Bitrix24 does not accept the tokens in this file, nothing is imported: {why}"
                 )))
@@ -367,12 +352,15 @@ impl Import<'_> {
         }
     }
 
-    /// Moves aside what was just stored.
-    fn take_back(&self, tokens: &Tokens) -> Result<(), Failure> {
+    /// Puts back what was stored before; where nothing was, moves aside what was just stored.
+    fn take_back(&self, tokens: &Tokens, before: Option<&Tokens>) -> Result<(), Failure> {
         let deadline = Deadline::after(self.config.limits.max_wait);
         let Some(lock) = self.store.lock(&self.portal.name, deadline)? else { return Ok(()) };
         if matches!(lock.read()?, Installation::Installed(now) if now.access_token == tokens.access_token) {
-            lock.remove()?;
+            match before {
+                Some(before) => lock.reserve().and_then(|reserved| reserved.commit(before))?,
+                None => lock.remove()?,
+            }
         }
         Ok(())
     }

@@ -6,6 +6,39 @@
 
 use super::{arguments::Arguments, Failure};
 
+use super::{call, import};
+use std::fs::File;
+
+/// Set where root hands the opened file over as standard input.
+const HANDED_OVER: &str = "B24PROXY_FILE_ON_STDIN";
+
+/// Opens a file that the command line names; "-" is standard input.
+#[cfg(unix)]
+pub fn open(name: &str) -> std::io::Result<File> {
+    use std::os::fd::AsFd;
+    if name == "-" || std::env::var_os(HANDED_OVER).is_some() {
+        return Ok(File::from(std::io::stdin().as_fd().try_clone_to_owned()?));
+    }
+    File::open(name)
+}
+
+#[cfg(not(unix))]
+pub fn open(name: &str) -> std::io::Result<File> {
+    File::open(name)
+}
+
+/// The file that this command line reads, if it does.
+#[cfg(unix)]
+fn file_of<'a>(words: &[String], arguments: &'a Arguments) -> Option<&'a str> {
+    let command = words.first().map_or("", String::as_str);
+    let file = match command {
+        _ if command == import::COMMAND.name => arguments.word(0),
+        _ if command == call::COMMAND.name => arguments.value(call::CALLS.name),
+        _ => None,
+    };
+    file.filter(|file| *file != "-")
+}
+
 #[cfg(not(unix))]
 pub fn go_on_as_the_sites_user(_: &[String], _: &Arguments) -> Result<(), Failure> {
     Ok(())
@@ -16,8 +49,8 @@ pub use unix::go_on_as_the_sites_user;
 
 #[cfg(unix)]
 mod unix {
-    use super::super::{import, surroundings};
-    use super::{Arguments, Failure};
+    use super::super::surroundings;
+    use super::{file_of, Arguments, Failure, HANDED_OVER};
     use crate::config::Config;
     use crate::user::{account, name_of};
     use anyhow::{anyhow, Context};
@@ -36,10 +69,10 @@ mod unix {
         let Some((user, group)) = sites_user(&config) else { return Ok(()) };
         let mut command = Command::new(own_executable());
         command.args(words).env("B24PROXY_CONFIG", &config).uid(user).gid(group).current_dir("/");
-        // That user perhaps cannot read the file to import.
-        if let Some(path) = import::file_of(words, arguments) {
+        // That user perhaps cannot read it, and a relative path leads elsewhere for it.
+        if let Some(path) = file_of(words, arguments) {
             let file = File::open(path).with_context(|| format!("{path} cannot be read"))?;
-            command.stdin(Stdio::from(file)).env(import::HANDED_OVER, "1");
+            command.stdin(Stdio::from(file)).env(HANDED_OVER, "1");
         }
         let error = command.exec();
         Err(Failure::Wrong(anyhow!(

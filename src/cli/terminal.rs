@@ -2,9 +2,19 @@
 
 use std::io::Write;
 
-/// A line or more on standard output. A reader that has gone (`| head`) is no error.
+/// Why a command ends whose results are lost.
+pub const NOT_WRITTEN: &str = "standard output cannot be written";
+
+/// A line or more on standard output. A reader that has gone (`| head`) is no error; what cannot be written otherwise, to a
+/// full disk, ends the command.
 pub fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));
+    match writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n')) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("b24proxy: {NOT_WRITTEN}: {error}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }
 
 /// Words after `head`, in lines of at most 80 columns; the following lines are indented.

@@ -26,6 +26,20 @@ fn wrong_usage_is_exit_status_2_and_says_what_to_type() {
 }
 
 #[test]
+fn what_a_call_cannot_do_at_once_is_wrong_usage() {
+    let proxy = Proxy::installed();
+    for arguments in [
+        &["call", "acme", "crm.deal.list", "--all", "--v3"][..],
+        &["call", "acme", "crm.deal.add", "--calls", "file"],
+        &["call", "acme", "--calls", "file", "--all"],
+        &["call", "acme", "--calls", "file", "--v3"],
+    ] {
+        assert_eq!(run(&proxy, arguments).code, 2, "{arguments:?}");
+    }
+    assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+}
+
+#[test]
 fn help_teaches_every_command() {
     let proxy = Proxy::not_installed();
     let overview = run(&proxy, &["help"]);

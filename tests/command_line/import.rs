@@ -56,6 +56,37 @@ fn tokens_that_bitrix24_refuses_are_not_kept() {
 }
 
 #[test]
+fn tokens_that_bitrix24_refuses_take_the_place_of_nothing() {
+    let proxy = Proxy::installed();
+    proxy.change_stored(|tokens| tokens["application_token"] = "kept".into());
+    let mut file = crest(&proxy.portal().issue_pair(1));
+    file["expires"] = json!(unix_now() - 100);
+    proxy.portal().uninstall();
+    let before = proxy.stored();
+    let ended = import(&proxy, &file);
+    assert!(ended.code == 1 && ended.stderr.contains("nothing is imported"), "{}", ended.all());
+    assert_eq!(proxy.stored(), before);
+}
+
+#[test]
+fn what_ties_a_portal_to_its_bitrix24_stays_and_the_user_is_known() {
+    for expired in [false, true] {
+        let proxy = Proxy::installed();
+        proxy.change_stored(|tokens| tokens["application_token"] = "kept".into());
+        proxy.portal().uninstall();
+        let mut file = crest(&proxy.portal().issue_pair(1));
+        if expired {
+            file["expires"] = json!(unix_now() - 100);
+        }
+        let ended = import(&proxy, &file);
+        assert_eq!(ended.code, 0, "{}", ended.all());
+        let stored = proxy.stored();
+        assert_eq!((&stored["application_token"], &stored["user_id"]), (&json!("kept"), &json!(1)), "{expired}");
+        assert_eq!(stored["member_id"], proxy.portal().member_id());
+    }
+}
+
+#[test]
 fn tokens_that_cannot_be_tried_now_are_kept_and_that_is_said() {
     let proxy = Proxy::not_installed();
     let mut file = crest(&proxy.portal().issue_pair(1));

@@ -1,7 +1,7 @@
 //! `call --all` and `call --calls`: as long as it takes.
 
 use crate::fixture::*;
-use crate::run;
+use crate::{ended, run};
 use serde_json::{json, Value};
 use simulator::{Action, Fault, Target};
 
@@ -86,6 +86,38 @@ fn a_run_with_a_name_goes_on_where_it_stopped_and_executes_nothing_twice() {
     let other = calls_file(&proxy, "other", &deals(3));
     let refused = run(&proxy, &["call", "acme", "--calls", &other, "--key", "run 1"]);
     assert!(refused.code == 1 && refused.stderr.contains("another request"), "{}", refused.stderr);
+}
+
+#[test]
+fn calls_may_come_from_standard_input() {
+    let proxy = Proxy::installed();
+    let ended = ended(&proxy, proxy.sandbox.command_line(&["call", "acme", "--calls", "-"]), &deals(3));
+    assert_eq!((ended.code, ended.stdout.lines().count()), (0, 3), "{}", ended.all());
+}
+
+#[test]
+fn what_cannot_be_written_is_exit_status_1_and_no_more_is_executed() {
+    let proxy = Proxy::installed();
+    proxy.portal().seed("crm.lead", 3);
+    let file = calls_file(&proxy, "calls", &deals(620));
+    let program = proxy.sandbox.executable().display().to_string();
+    let to_a_full_disk = |arguments: &str| {
+        let line = format!("exec {program} {arguments} >/dev/full");
+        let mut command = proxy.sandbox.command("/bin/sh");
+        command.args(["-c", &line]);
+        ended(&proxy, command, "")
+    };
+    for arguments in [
+        &format!("call acme --calls {file}"),
+        "call acme crm.lead.list --all",
+        "call acme profile",
+        "status",
+        "token --json",
+    ] {
+        let ended = to_a_full_disk(arguments);
+        assert!(ended.code == 1 && ended.stderr.contains("cannot be written"), "{arguments}: {}", ended.all());
+    }
+    assert!(titles(&proxy).len() <= 500, "one part at most: {}", titles(&proxy).len());
 }
 
 #[test]

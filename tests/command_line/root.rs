@@ -75,6 +75,20 @@ fn root_imports_a_file_that_only_root_can_read() {
 }
 
 #[test]
+fn root_executes_calls_of_a_file_that_only_root_can_read() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::installed();
+    proxy.sandbox.write("calls", 0o600, br#"{"method":"profile"}"#);
+    chown(proxy.sandbox.path().join("calls"), Some(0), Some(0)).unwrap();
+    let mut command = Command::new(proxy.sandbox.executable());
+    command.args(["call", "acme", "--calls", "calls"]).env_clear().current_dir(proxy.sandbox.path());
+    let ended = ended(&proxy, command, "");
+    assert!(ended.code == 0 && ended.stdout.contains("\"result\""), "{}", ended.all());
+}
+
+#[test]
 fn a_configuration_that_the_sites_user_cannot_read_is_named_though_root_could() {
     if !is_root() {
         return;
