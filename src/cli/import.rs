@@ -50,6 +50,7 @@ application_token is not taken over.
 
 /// Real ones are below 2 KiB.
 const MAX_FILE: u64 = 64 << 10;
+const NO_ADDRESS: &str = "client_endpoint in the file is not an address such as https://acme.bitrix24.ru/rest/";
 
 /// What the file says.
 #[derive(Deserialize)]
@@ -124,7 +125,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let written = Written::parse(&bytes)?;
     let address = written.address()?;
     let portal = configured(&config, &address)?;
-    let application = portal.application().ok_or("this portal is used through a webhook, without tokens".to_owned())?;
+    let application = portal.application().context("this portal is used through a webhook, without tokens")?;
     let tokens = Tokens {
         expires_at: written.expires_at(written_at),
         member_id: written.member_id,
@@ -170,15 +171,14 @@ fn read(name: &str) -> Result<(Vec<u8>, i64), Failure> {
     }
 }
 
-fn configured<'c>(config: &'c Config, address: &str) -> Result<&'c Portal, Failure> {
-    let (_, name, _) = split_address(address)
-        .ok_or("client_endpoint in the file is not an address such as https://acme.bitrix24.ru/rest/".to_owned())?;
+fn configured<'c>(config: &'c Config, address: &str) -> anyhow::Result<&'c Portal> {
+    let (_, name, _) = split_address(address).context(NO_ADDRESS)?;
     let found = config.portals.iter().find(|portal| portal.name == name);
-    found.ok_or_else(|| {
-        Failure::Wrong(anyhow!(
+    found.with_context(|| {
+        format!(
             "the file is of the portal {name}, which is not configured: write [portals.\"{name}\"] into {}",
             config.path.display()
-        ))
+        )
     })
 }
 
@@ -187,7 +187,7 @@ fn refused(refused: crate::portal::Refused) -> String {
         crate::portal::Refused::PlainHttp => {
             "the portal's address is plain http, which needs allow_http = true under [bitrix24]".into()
         }
-        _ => "client_endpoint in the file is not an address such as https://acme.bitrix24.ru/rest/".into(),
+        _ => NO_ADDRESS.into(),
     }
 }
 
@@ -321,7 +321,7 @@ impl Import<'_> {
     fn write(&self, tokens: &Tokens, before: Option<&Tokens>) -> Result<(), Failure> {
         let deadline = Deadline::after(self.config.limits.max_wait);
         let lock = self.store.lock(&self.portal.name, deadline)?;
-        let lock = lock.ok_or("another process is renewing this portal's tokens: try again in a minute".to_owned())?;
+        let lock = lock.context("another process is renewing this portal's tokens: try again in a minute")?;
         let unchanged = match lock.read()? {
             Installation::NotInstalled => before.is_none(),
             Installation::Installed(now) => before.is_some_and(|before| before.access_token == now.access_token),

@@ -1,8 +1,8 @@
 //! `b24proxy install-url PORTAL`
 
 use super::terminal::say;
-use super::{arguments, arguments::Arguments, configuration, portal, Command, Failure, Outcome};
-use anyhow::anyhow;
+use super::{arguments, arguments::Arguments, configuration, portal, Command, Outcome};
+use anyhow::{anyhow, Context};
 
 pub const COMMAND: Command = Command {
     name: "install-url",
@@ -24,11 +24,11 @@ fn run(arguments: &Arguments) -> Outcome {
     let config = configuration()?;
     let portal = portal(&config, &arguments.words[0])?;
     if portal.application().is_none() {
-        return Err(Failure::Wrong(anyhow!("this portal is used through a webhook; there is nothing to install")));
+        return Err(anyhow!("this portal is used through a webhook; there is nothing to install").into());
     }
-    let url = config.install_url(&portal.name).ok_or_else(|| {
-        Failure::Wrong(anyhow!("set redirect_uri under [bitrix24] in {} first", config.path.display()))
-    })?;
+    let url = config
+        .install_url(&portal.name)
+        .with_context(|| format!("set redirect_uri under [bitrix24] in {} first", config.path.display()))?;
     if arguments.json() {
         say(&serde_json::json!({ "portal": portal.name.as_str(), "install_url": url }).to_string());
     } else {

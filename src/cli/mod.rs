@@ -91,22 +91,15 @@ impl From<Error> for Failure {
 pub fn run() -> ExitCode {
     // Arguments that are not UTF-8 are nothing that is known here.
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    match dispatch(&words) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Told) => ExitCode::FAILURE,
-        Err(Failure::Wrong(why)) => {
-            eprintln!("b24proxy: {why:#}");
-            ExitCode::FAILURE
-        }
-        Err(Failure::Configuration(why)) => {
-            eprintln!("b24proxy: {why}");
-            ExitCode::FAILURE
-        }
-        Err(Failure::Usage(why)) => {
-            eprintln!("b24proxy: {why}");
-            ExitCode::from(2)
-        }
-    }
+    let (why, status) = match dispatch(&words) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Told) => return ExitCode::FAILURE,
+        Err(Failure::Wrong(why)) => (format!("{why:#}"), 1),
+        Err(Failure::Configuration(why)) => (why, 1),
+        Err(Failure::Usage(why)) => (why, 2),
+    };
+    eprintln!("b24proxy: {why}");
+    ExitCode::from(status)
 }
 
 fn dispatch(words: &[String]) -> Outcome {

@@ -121,6 +121,16 @@ fn what_cannot_be_written_is_exit_status_1_and_no_more_is_executed() {
 }
 
 #[test]
+fn a_name_of_a_run_has_up_to_255_characters() {
+    let proxy = Proxy::installed();
+    let file = calls_file(&proxy, "calls", &deals(1));
+    let with_key = |length: usize| run(&proxy, &["call", "acme", "--calls", &file, "--key", &"k".repeat(length)]);
+    assert_eq!(with_key(255).code, 0);
+    let refused = with_key(256);
+    assert!(refused.code == 2 && refused.stderr.contains("255"), "{}", refused.stderr);
+}
+
+#[test]
 fn calls_that_fail_have_their_errors_in_their_lines_and_exit_status_1() {
     let proxy = Proxy::installed();
     let file = calls_file(&proxy, "calls", "{\"method\":\"profile\"}\n{\"method\":\"no.such.method\"}\n");

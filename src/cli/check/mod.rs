@@ -1,11 +1,13 @@
 //! `b24proxy check`: what goes wrong on shared hosting, found before 1C finds it.
 //!
 //! [`program`]: the executable and `proxy.toml`. [`folder`]: the token folder, its file system and locks. [`tokens`]: each
-//! portal's files. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside. Each check answers
-//! [`Line`]s; what an observation means is decided by functions of values.
+//! portal's files. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, and [`privacy`] what it
+//! hands out. Each check answers [`Line`]s; what an observation means is decided by functions of values.
 
+mod address;
 mod folder;
 mod network;
+mod privacy;
 mod program;
 mod tokens;
 mod web;
@@ -115,7 +117,7 @@ impl Line {
 }
 
 fn run(arguments: &Arguments) -> Outcome {
-    let url = arguments.value(URL.name).map(web::address).transpose().map_err(Failure::Usage)?;
+    let url = arguments.value(URL.name).map(address::Address::parse).transpose().map_err(Failure::Usage)?;
     let json = arguments.json();
     let mut all: Vec<Line> = Vec::new();
     // Shown as they come: a portal that does not answer takes its time.

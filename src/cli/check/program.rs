@@ -1,11 +1,13 @@
 //! The executable and `proxy.toml`.
 
+use super::address::{without_route, Address};
 use super::{Line, Status};
-use crate::config::{home_of, is_public, Config, Surroundings, Way};
+use crate::config::{home_of, is_public, Config, Surroundings};
 use crate::user::{self, name_of};
 use std::path::Path;
 use std::time::Duration;
 
+const CHECK: &str = "configuration";
 /// After which web servers answer 504 themselves (nginx's fastcgi_read_timeout, Apache's Timeout).
 const SERVERS_PATIENCE: Duration = Duration::from_secs(60);
 /// What many methods begin with, and what is no method itself.
@@ -149,24 +151,29 @@ fn judge_folder(folder: &Path, mode: u32) -> Option<Line> {
         let text = format!(
             "{folder} is writable for others (mode {mode:o}): they could replace proxy.toml and the token folder in it"
         );
-        Line::fail("configuration", text, format!("chmod go-w {folder}"))
+        Line::fail(CHECK, text, format!("chmod go-w {folder}"))
     })
 }
 
-/// What can be read but cannot work.
+/// What can be read but cannot work, and what nobody can install without.
 fn doubtful_values(config: &Config) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut warn = |text: String, cure: String| lines.push(Line::warn("configuration", text, cure));
+    let mut warn = |text: String, cure: String| lines.push(Line::warn(CHECK, text, cure));
+    let installs = config.portals.iter().any(|portal| portal.application().is_some());
+    if installs && config.bitrix24.redirect_uri.is_none() {
+        warn(
+            "redirect_uri is not set, so nobody can install in a browser".into(),
+            "set it under [bitrix24] to this program's public address, as in the application's settings".into(),
+        );
+    }
     if let Some(uri) = &config.bitrix24.redirect_uri {
-        let own = ["/health", "/install", "/callback", "/status"].into_iter().find_map(|end| uri.strip_suffix(end));
-        if let Some(own) = own {
+        if let Some(own) = without_route(uri) {
             warn(
                 format!("redirect_uri = {uri:?} names an address below the program's own"),
                 format!("write redirect_uri = {own:?}, here and in the application's settings"),
             );
         }
-        let is_open = |address: super::web::Address| address.is_plain_http() && !address.is_local();
-        if !config.bitrix24.allow_http && super::web::address(uri).is_ok_and(is_open) {
+        if !config.bitrix24.allow_http && Address::parse(uri).is_ok_and(|address| address.is_open()) {
             warn(
                 format!("redirect_uri = {uri:?} is plain http: what Bitrix24 sends there can be read on the way"),
                 format!(
@@ -203,7 +210,6 @@ fn doubtful_values(config: &Config) -> Vec<Line> {
 }
 
 fn judge_token(client: &str, token: &str) -> Option<Line> {
-    const CHECK: &str = "configuration";
     if !token.is_ascii() {
         let text = format!("the token of client {client:?} has letters beyond ASCII, which not every client can send");
         return Some(Line::warn(CHECK, text, "b24proxy token"));
@@ -216,7 +222,6 @@ fn judge_token(client: &str, token: &str) -> Option<Line> {
 }
 
 pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &String>) -> Vec<Line> {
-    const CHECK: &str = "configuration";
     let config = match loaded {
         Err(why) => return vec![Line::reason(CHECK, why)],
         Ok(config) => config,
@@ -242,14 +247,6 @@ pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &Strin
     if clients == 0 {
         lines.push(Line::fail(CHECK, "no client is configured: every call is refused", "b24proxy token"));
     }
-    let installs = config.portals.iter().any(|portal| matches!(portal.way, Way::OAuth(_)));
-    if installs && config.bitrix24.redirect_uri.is_none() {
-        lines.push(Line::warn(
-            CHECK,
-            "redirect_uri is not set, so nobody can install in a browser",
-            "set it under [bitrix24] to this program's public address, as in the application's settings",
-        ));
-    }
     lines.extend(doubtful_values(config));
     let tokens = config.plain_tokens();
     lines.extend(tokens.iter().filter_map(|(client, token)| judge_token(client, token.expose())));
@@ -267,23 +264,25 @@ pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &Strin
             ));
         }
     }
-    if let Some(file) = &config.log.file {
-        let opened = std::fs::OpenOptions::new().append(true).open(file);
-        match opened {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => lines.push(Line::warn(
-                "log",
-                format!("{} cannot be written ({error})", file.display()),
-                "mend its owner or path; until then the web server's error log is used",
-            )),
-            Err(_) if !file.parent().is_some_and(Path::is_dir) => lines.push(Line::warn(
-                "log",
-                format!("the folder of {} does not exist", file.display()),
-                "make it; until then the web server's error log is used",
-            )),
-            _ => lines.push(Line::ok("log", file.display().to_string())),
-        }
-    }
+    lines.extend(config.log.file.as_deref().map(log_file));
     lines
+}
+
+fn log_file(file: &Path) -> Line {
+    const CHECK: &str = "log";
+    match std::fs::OpenOptions::new().append(true).open(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Line::warn(
+            CHECK,
+            format!("{} cannot be written ({error})", file.display()),
+            "mend its owner or path; until then the web server's error log is used",
+        ),
+        Err(_) if !file.parent().is_some_and(Path::is_dir) => Line::warn(
+            CHECK,
+            format!("the folder of {} does not exist", file.display()),
+            "make it; until then the web server's error log is used",
+        ),
+        _ => Line::ok(CHECK, file.display().to_string()),
+    }
 }
 
 /// A folder in this path whose name hosts give to what they hand out.

@@ -9,15 +9,15 @@
 //! | a form `event=…` of no meaning, without credentials | 200: other events are answered so | 401: no form |
 //! | `GET /?portal=check.invalid` | 404: no such portal | 405: nothing is asked for |
 
+use super::address::Address;
 use super::network::not_reached;
-use super::{Line, Status};
+use super::{privacy, Line, Status};
 use crate::clock::Deadline;
 use crate::config::Config;
 use crate::error::Executed;
 use crate::http::{Failure, Http, Post, Reply};
-use crate::portal::{split_address, Scheme};
+use crate::portal::Scheme;
 use base64::prelude::{Engine, BASE64_STANDARD};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,53 +27,6 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Above what the program reads of somebody without credentials.
 const LARGE_FORM: usize = (64 << 10) + 1;
 const CHECK: &str = "web server";
-/// At which a configuration or token file is looked for: more would look like an attack to the host's firewall.
-const MOST_PATHS: usize = 100;
-
-/// The program's public address: `https://www.example.com/cgi-bin/b24proxy`.
-pub struct Address {
-    scheme: Scheme,
-    /// Host, with a port where it is not the usual one.
-    name: String,
-    /// Without a trailing slash.
-    path: String,
-}
-
-impl Address {
-    fn base(&self) -> String {
-        format!("{}://{}{}", self.scheme.as_str(), self.name, self.path)
-    }
-
-    /// Another path of this server.
-    fn at(&self, path: &str) -> String {
-        format!("{}://{}{path}", self.scheme.as_str(), self.name)
-    }
-
-    fn host(&self) -> &str {
-        self.name.split(':').next().unwrap_or("")
-    }
-
-    pub fn is_plain_http(&self) -> bool {
-        self.scheme == Scheme::Http
-    }
-
-    /// Whether what is sent there stays within this machine.
-    pub fn is_local(&self) -> bool {
-        let loopback = self.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        loopback || self.host() == "localhost"
-    }
-}
-
-/// Reads `--url`.
-pub fn address(text: &str) -> Result<Address, String> {
-    let wrong =
-        || format!("--url {text}: write this program's own address, such as https://www.example.com/cgi-bin/b24proxy");
-    let (scheme, name, path) = split_address(text).ok_or_else(wrong)?;
-    let path = path.trim_end_matches('/');
-    let below = ["/health", "/install", "/status", "/callback"].into_iter().find_map(|route| path.strip_suffix(route));
-    let path = below.unwrap_or(path);
-    Ok(Address { scheme, name: name.to_string(), path: path.to_owned() })
-}
 
 /// The web server, and what it has answered for `/health`.
 pub struct Asked<'a> {
@@ -124,19 +77,19 @@ pub fn check(Asked { site, health }: Asked) -> Vec<Line> {
         lines.push(Line::ok("path", "what follows the program's name in the address arrives"));
         lines.extend(site.what_arrives());
     }
-    lines.extend(site.kept_private());
+    lines.extend(privacy::check(&site));
     lines
 }
 
 /// An answer, as far as it is looked at.
 #[derive(Clone, Debug, Default)]
-struct Seen {
-    status: u16,
+pub struct Seen {
+    pub status: u16,
     content_type: String,
     location: Option<String>,
     /// Whether this program gave it.
     ours: bool,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Seen {
@@ -295,14 +248,14 @@ fn arrival(seen: &Seen, arrived: u16, lost: u16) -> Arrival {
     }
 }
 
-struct Site<'a> {
+pub struct Site<'a> {
     http: Http,
-    address: &'a Address,
-    config: Option<&'a Config>,
+    pub address: &'a Address,
+    pub config: Option<&'a Config>,
 }
 
 impl Site<'_> {
-    fn get(&self, url: &str) -> Result<Seen, Failure> {
+    pub fn get(&self, url: &str) -> Result<Seen, Failure> {
         self.get_with(url, &[])
     }
 
@@ -327,15 +280,15 @@ impl Site<'_> {
     /// https, and what plain http answers.
     fn encryption(&self) -> Line {
         const CHECK: &str = "encryption";
+        if self.address.is_open() {
+            return Line::fail(
+                CHECK,
+                "this address is plain http: everybody on the way can read the client token",
+                "get a certificate (most hosts give one for nothing) and use https everywhere",
+            );
+        }
         if self.address.scheme == Scheme::Http {
-            return match self.address.is_local() {
-                true => Line::ok(CHECK, "plain http, within this machine"),
-                false => Line::fail(
-                    CHECK,
-                    "this address is plain http: everybody on the way can read the client token",
-                    "get a certificate (most hosts give one for nothing) and use https everywhere",
-                ),
-            };
+            return Line::ok(CHECK, "plain http, within this machine");
         }
         if self.address.name.contains(':') {
             return Line::ok(CHECK, "https");
@@ -451,7 +404,7 @@ impl Site<'_> {
     /// With a client's token: that it is this configuration which answers. Only where nobody on the way can read it.
     fn same_configuration(&self) -> Option<Line> {
         const CHECK: &str = "client token";
-        if self.address.scheme == Scheme::Http && !self.address.is_local() {
+        if self.address.is_open() {
             return None;
         }
         let token = self.config?.plain_token()?;
@@ -469,84 +422,6 @@ impl Site<'_> {
             }
         })
     }
-
-    /// What must not be handed out, where people put it.
-    fn kept_private(&self) -> Vec<Line> {
-        const CHECK: &str = "privacy";
-        let stem = self.config.and_then(|config| config.portals.first()).map(|portal| portal.name.file_stem());
-        let token_file = stem.map(|stem| format!("{stem}.json"));
-        let mut files: Vec<PathBuf> = Vec::new();
-        if let Some(config) = self.config {
-            files.extend(with_copies(&config.path));
-            files.extend(token_file.iter().map(|name| config.token_folder.join(name)));
-        }
-        let files: Vec<PathBuf> = files.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
-        let mut lines = Vec::new();
-        let mut answered = 0;
-        for path in tempting(&self.address.path, token_file.as_deref(), &files) {
-            let url = self.address.at(&path);
-            let Ok(seen) = self.get(&url) else { continue };
-            answered += 1;
-            if seen.status == 200 && holds_secrets(&seen.body) {
-                lines.push(Line::fail(
-                    CHECK,
-                    format!("anybody can download {url}"),
-                    "move it above the document root at once, then renew what it holds: client_secret in Bitrix24, client \
-                     tokens (b24proxy token), the installation (b24proxy install-url)",
-                ));
-            }
-        }
-        if lines.is_empty() {
-            let text = format!("none of {answered} likely addresses hands out proxy.toml or a token file");
-            lines.push(Line::ok(CHECK, text));
-        }
-        lines
-    }
-}
-
-/// A file, and what editors and people have left beside it: `proxy.toml.old`.
-fn with_copies(file: &Path) -> Vec<PathBuf> {
-    let name = file.file_name().unwrap_or_default().as_encoded_bytes();
-    let entries = file.parent().and_then(|folder| folder.read_dir().ok()).into_iter().flatten().flatten();
-    let copies =
-        entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(name)).map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = copies.take(10).collect();
-    files.push(file.to_owned());
-    files
-}
-
-/// Whether a body is a configuration or a token file.
-fn holds_secrets(body: &[u8]) -> bool {
-    let has = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
-    let is_page = body.trim_ascii_start().starts_with(b"<");
-    !is_page && [&b"client_secret"[..], b"refresh_token", b"auth_token", b"token_sha256"].into_iter().any(has)
-}
-
-/// Paths at which configuration and tokens would lie: beside the program, in each folder above, and where the files
-/// really are. Which folder is handed out is not known from here, so that each end of a real path is one to try:
-/// `/var/www/html/b24/proxy.toml`, …, `/b24/proxy.toml`, `/proxy.toml`.
-fn tempting(url_path: &str, token_file: Option<&str>, files: &[PathBuf]) -> Vec<String> {
-    let endings = ["", "~", ".bak", ".old", ".save", ".txt", ".orig"];
-    let mut names: Vec<String> = endings.iter().map(|ending| format!("proxy.toml{ending}")).collect();
-    names.push("b24proxy/proxy.toml".into());
-    if let Some(token_file) = token_file {
-        names.push(format!("tokens/{token_file}"));
-        names.push(format!("b24proxy/tokens/{token_file}"));
-    }
-    for file in files.iter().filter_map(|file| file.to_str()) {
-        names.extend(file.rmatch_indices('/').map(|(at, _)| file[at + 1..].to_owned()));
-    }
-    let mut paths: Vec<String> = Vec::new();
-    let above = url_path.match_indices('/').map(|(at, _)| &url_path[..at]);
-    for folder in above.chain([""]) {
-        paths.extend(names.iter().map(|name| format!("{folder}/{name}")));
-    }
-    // Below the program's own address it is the program that answers.
-    paths.retain(|path| url_path.is_empty() || !path.starts_with(&format!("{url_path}/")));
-    paths.sort_by(|one, other| (one.len(), one).cmp(&(other.len(), other)));
-    paths.dedup();
-    paths.truncate(MOST_PATHS);
-    paths
 }
 
 #[cfg(test)]
@@ -599,50 +474,5 @@ mod tests {
         assert!(ours(503, b"{\"reason\":\"configuration_error\"}").text.contains("configuration"));
         assert!(ours(503, b"{\"reason\":\"storage_error\"}").text.contains("token folder"));
         assert_eq!(judge_health(&seen(200, b"{\"status\":\"ok\"}")).status, Status::Fail, "not our headers");
-    }
-
-    #[test]
-    fn files_are_looked_for_beside_the_program_above_it_and_at_each_end_of_where_they_are() {
-        let files = [PathBuf::from("/var/www/html/b24/private/proxy.toml"), "/home/u/tokens/a.json".into()];
-        let paths = tempting("/cgi-bin/b24proxy", Some("a.json"), &files);
-        for path in [
-            "/cgi-bin/proxy.toml",
-            "/cgi-bin/proxy.toml.save",
-            "/b24proxy/proxy.toml",
-            "/cgi-bin/tokens/a.json",
-            "/proxy.toml",
-            "/private/proxy.toml",
-            "/b24/private/proxy.toml",
-            "/html/b24/private/proxy.toml",
-            "/var/www/html/b24/private/proxy.toml",
-            "/u/tokens/a.json",
-        ] {
-            assert!(paths.iter().any(|p| p == path), "{path} in {paths:?}");
-        }
-        assert!(!paths.iter().any(|path| path.starts_with("/cgi-bin/b24proxy/")), "{paths:?}");
-        let deep = format!("{}/proxy.toml", "/folder".repeat(200));
-        assert_eq!(tempting("/cgi-bin/b24proxy", None, &[deep.into()]).len(), MOST_PATHS);
-    }
-
-    #[test]
-    fn a_page_that_speaks_of_secrets_is_not_a_file_with_secrets() {
-        assert!(holds_secrets(b"[bitrix24]\nclient_secret = \"x\""));
-        assert!(holds_secrets(b"{\"refresh_token\":\"x\"}"));
-        assert!(!holds_secrets(b"<!DOCTYPE html><p>client_secret"));
-        assert!(!holds_secrets(b"{}"));
-    }
-
-    #[test]
-    fn the_address_is_read_with_or_without_a_slash_or_a_route() {
-        for below in ["", "/", "/health", "/install", "/status/", "/callback"] {
-            let text = format!("https://www.example.com/cgi-bin/b24proxy{below}");
-            assert_eq!(
-                address(&text).ok().map(|address| address.base()).unwrap(),
-                "https://www.example.com/cgi-bin/b24proxy"
-            );
-        }
-        assert!(address("www.example.com").is_err());
-        assert!(address("http://127.0.0.1:8080/cgi-bin/b24proxy").is_ok_and(|address| address.is_local()));
-        assert!(address("http://127.example.com/b24proxy").is_ok_and(|address| !address.is_local()));
     }
 }
