@@ -15,7 +15,7 @@ use crate::json::number_or_text;
 use crate::oauth::Refusal;
 use crate::portal::PortalName;
 use crate::secret::Secret;
-use crate::user;
+use crate::user::{self, typed};
 use fs2::FileExt;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -229,10 +229,9 @@ impl Store {
         };
         if open(file.metadata(), 0o066) && open(self.folder.metadata(), 0o077) {
             return Err(format!(
-                "{} can be read or written by others than its owner: chmod 700 {} && chmod 600 {}",
-                path.display(),
-                self.folder.display(),
-                path.display()
+                "{path} can be read or written by others than its owner: chmod 700 {} && chmod 600 {path}",
+                typed(&self.folder),
+                path = typed(path)
             ));
         }
         Ok(())
@@ -355,7 +354,7 @@ fn permission(operation: &str, path: &Path) -> String {
     match user::barrier(path) {
         // It is not there: to give this user the folder above may be giving it too much (`/var/lib`).
         Some(user::Barrier { why, is_anothers: true, .. }) if operation == MAKE_FOLDER => {
-            let (folder, me) = (path.display(), user::own().map_or(String::new(), user::name_of));
+            let (folder, me) = (typed(path), user::own().map_or(String::new(), user::name_of));
             format!("{why}; {must}: mkdir -p {folder} && chmod 700 {folder} && chown {me} {folder}")
         }
         Some(user::Barrier { why, command, .. }) => format!("{why}; {must}: {command}"),

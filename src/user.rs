@@ -55,6 +55,15 @@ pub fn is_shared(name: &str) -> bool {
     .contains(&name)
 }
 
+/// A path as it is typed in a shell.
+pub fn typed(path: &Path) -> String {
+    let path = path.display().to_string();
+    match path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(&b)) {
+        true => path,
+        false => format!("'{}'", path.replace('\'', "'\\''")),
+    }
+}
+
 /// What keeps this user from something.
 pub struct Barrier {
     pub why: String,
@@ -77,7 +86,7 @@ pub fn barrier(path: &Path) -> Option<Barrier> {
 
 #[cfg(unix)]
 mod unix {
-    use super::{name_of, own, Barrier};
+    use super::{name_of, own, typed, Barrier};
     use rustix::fs::{accessat, Access, AtFlags, CWD};
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
@@ -92,7 +101,7 @@ mod unix {
         let folder = folders.into_iter().find(is_barred)?;
         // To enter is not to look into: what lies there keeps its own permissions.
         let who = if folder.metadata().ok()?.uid() == own()? { "u" } else { "a" };
-        let folder = folder.display();
+        let folder = typed(folder);
         Some(Barrier {
             why: format!("the folder {folder} cannot be entered"),
             command: format!("chmod {who}+x {folder}"),
@@ -107,7 +116,7 @@ mod unix {
             let metadata = thing.metadata().ok()?;
             let (own_mode, folder) =
                 if metadata.is_dir() { (0o700, thing) } else { (0o600, thing.parent().unwrap_or(thing)) };
-            let (what, folder) = (thing.display(), folder.display());
+            let (what, folder) = (typed(thing), typed(folder));
             if metadata.uid() != me {
                 return Some(Barrier {
                     why: format!("{what} belongs to {}", name_of(metadata.uid())),
@@ -122,5 +131,17 @@ mod unix {
                 is_anothers: false,
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_command_is_quoted_where_a_shell_would_part_it() {
+        assert_eq!(typed(Path::new("/home/u/b24proxy-1.0")), "/home/u/b24proxy-1.0");
+        assert_eq!(typed(Path::new("/my site/$HOME")), "'/my site/$HOME'");
+        assert_eq!(typed(Path::new("/it's")), "'/it'\\''s'");
     }
 }

@@ -91,7 +91,7 @@ pub fn execute(
         };
         let written = journal.as_mut().map_or(Ok(()), |journal| journal.finished(&piece));
         if let Err(error) = &written {
-            log.error(&format!("results of an idempotency key were not kept: {:?}", error.detail()));
+            log.error(&format!("results of an idempotency key were not kept: {}", error.for_administrator()));
         }
         results.append(piece);
         steps.progress(results.calls, Some(calls.len()));
@@ -149,7 +149,7 @@ fn nothing_executed(journal: &mut Option<Journaled>, error: Error) -> Error {
 /// What was about to be sent was not: the key's journal must not say that it may have been.
 fn not_sent(journal: &mut Option<Journaled>, log: &Log) {
     if let Some(Err(error)) = journal.as_mut().map(Journaled::not_sent) {
-        log.error(&format!("the journal of an idempotency key cannot be written: {:?}", error.detail()));
+        log.error(&format!("the journal of an idempotency key cannot be written: {}", error.for_administrator()));
     }
 }
 

@@ -16,7 +16,7 @@ const OLDER_THAN: Known = Known { name: "--older-than", value: Some("DAYS") };
 /// Leaves five months for a cron job that fails to be noticed.
 const DEFAULT_DAYS: u32 = 30;
 /// Longer than the refresher's own patience with the OAuth server.
-const PATIENCE: Duration = Duration::from_secs(190);
+const PATIENCE: Duration = Duration::from_secs(crate::refresh::PATIENCE.as_secs() + 10);
 
 pub const COMMAND: Command = Command {
     name: "refresh",

@@ -58,6 +58,8 @@ struct Spot<'t> {
     line: &'t str,
     /// As in [`LINES`]; empty above the first header.
     section: &'static str,
+    /// As it stands in the text.
+    header: &'t str,
 }
 
 impl<'t> Spot<'t> {
@@ -77,7 +79,7 @@ impl<'t> Spot<'t> {
                 known.into_iter().find(|section| section.trim_matches(['[', ']']) == name).unwrap_or("")
             }
         };
-        Spot { number: text[..at].matches('\n').count() + 1, line, section }
+        Spot { number: text[..at].matches('\n').count() + 1, line, section, header }
     }
 
     fn explain(&self, message: &str) -> String {
@@ -88,6 +90,8 @@ impl<'t> Spot<'t> {
         let is_header = self.line.starts_with('[');
         if let Some((unknown, known)) = unknown_key(message) {
             return match self.unquoted_portal() {
+                // The one table whose name is not enough.
+                None if unknown == "clients" => format!("write the line so: {CLIENTS}"),
                 Some(name) => format!("a portal's name stands in quotes: [portals.\"{name}\"]"),
                 None => unknown_key_advice(unknown, &known),
             };
@@ -108,9 +112,17 @@ impl<'t> Spot<'t> {
                 format!("write the line so: {}", self.section)
             }
             _ => match self.right_line(key) {
-                Some(line) => format!("{} {key}: {}; write it so: {line}", self.section, without_values(message)),
+                Some(line) => format!("{} {key}: {}; write it so: {line}", self.place(), without_values(message)),
                 None => without_values(message).to_owned(),
             },
+        }
+    }
+
+    /// The section, of a portal its own.
+    fn place(&self) -> String {
+        match self.section {
+            PORTAL => shown(self.header.split('#').next().unwrap_or("").trim()),
+            section => section.to_owned(),
         }
     }
 
@@ -183,6 +195,9 @@ mod tests {
         assert_eq!(refused("client_id = \"x\""), "line 1: \"client_id\" belongs under [bitrix24]");
         assert_eq!(refused("[limits]\ntimeout = 5"), "line 2: \"timeout\" belongs under [bitrix24]");
         assert_eq!(refused("[security]\ntoken = \"x\""), "line 2: \"token\" belongs under [[security.clients]]");
+        for header in ["[clients]", "[[clients]]"] {
+            assert_eq!(refused(&format!("[security]\n{header}\n")), "line 2: write the line so: [[security.clients]]");
+        }
     }
 
     #[test]
@@ -207,7 +222,10 @@ mod tests {
                 "[bitrix24] scope: invalid type: sequence, expected a string; write it so: scope = \"crm,catalog\"",
             ),
             ("[bitrix24]\nscope = [\n\"crm\",\n]", "write it so: scope = \"crm,catalog\""),
-            ("[portals.\"a.b\"]\naliases = [\n\"x\",\n5\n]", "write it so: aliases = [\"acme\"]"),
+            (
+                "[portals.\"a.b\"]\naliases = [\n\"x\",\n5\n]",
+                "[portals.\"a.b\"] aliases: invalid type: integer; write it so: aliases = [\"acme\"]",
+            ),
             (
                 "[limits]\nmax_body = \"16 Mib b\"",
                 "[limits] max_body: this is not a size; write it so: max_body = \"16 MiB\"",

@@ -1,6 +1,6 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
-use crate::user::{self, Barrier};
+use crate::user::{self, typed, Barrier};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -30,14 +30,11 @@ impl Surroundings {
         if !real.starts_with(&root) {
             return Ok(());
         }
-        let above = root.parent().unwrap_or(Path::new("/")).join("b24proxy");
+        let (path, root, above) =
+            (typed(path), typed(&root), typed(&root.parent().unwrap_or(Path::new("/")).join("b24proxy")));
         Err(format!(
-            "{what} {} lies below the web server's document root {}, where anybody may download it: move it, for \
-             example with: mkdir -p {above} && mv {} {above}/",
-            path.display(),
-            root.display(),
-            path.display(),
-            above = above.display()
+            "{what} {path} lies below the web server's document root {root}, where anybody may download it: move it, for \
+             example with: mkdir -p {above} && mv {path} {above}/"
         ))
     }
 
@@ -73,8 +70,12 @@ impl Surroundings {
             .find(|folder| folder.ends_with("cgi-bin") && !folder.starts_with("/usr"))
             .and_then(Path::parent);
         let above = executable.ancestors().filter(handed_out).last().and_then(Path::parent);
-        match above.or(beside_root).map(Path::to_owned).or(home_of(executable)).or(beside_cgi.map(Path::to_owned)) {
-            Some(above) => above.join("b24proxy/proxy.toml"),
+        let folder =
+            above.or(beside_root).map(Path::to_owned).or(home_of(executable)).or(beside_cgi.map(Path::to_owned));
+        match folder.map(|above| above.join("b24proxy")) {
+            // The folder would stand in the executable's own place.
+            Some(folder) if folder == executable => executable.with_file_name("proxy.toml"),
+            Some(folder) => folder.join("proxy.toml"),
             None => "/etc/b24proxy/proxy.toml".into(),
         }
     }
@@ -143,7 +144,7 @@ fn not_opened(path: &Path, error: &std::io::Error) -> String {
         // Only the file: the folder may hold what is another user's.
         (Some(Barrier { why, is_anothers: true, .. }), Some(me)) => {
             let neighbours = neighbours(&me);
-            format!("{failed}; {why}, and this program runs as {me}{neighbours}: chown {me} {}", path.display())
+            format!("{failed}; {why}, and this program runs as {me}{neighbours}: chown {me} {}", typed(path))
         }
         (Some(Barrier { why, command, .. }), _) => format!("{failed}; {why}: {command}"),
         (None, me) => format!("{failed}; it must be readable for {}", me.unwrap_or("this program's user".into())),
@@ -186,14 +187,14 @@ fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Resul
     if metadata.mode() & 0o066 != 0 {
         return Err(format!(
             "{path} can be read or written by others than its owner, and it holds secrets: chmod 600 {path}",
-            path = path.display()
+            path = typed(path)
         ));
     }
     if let Some(me) = user::own().filter(|me| ![*me, 0].contains(&metadata.uid())) {
         let (owner, me) = (user::name_of(metadata.uid()), user::name_of(me));
         return Err(format!(
             "{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}",
-            path = path.display(),
+            path = typed(path),
             neighbours = neighbours(&me)
         ));
     }
@@ -228,6 +229,7 @@ mod tests {
             ("/usr/lib/cgi-bin/b24proxy", Some("/var/www/html"), "/etc/b24proxy/proxy.toml"),
             ("/usr/lib/cgi-bin/b24proxy", None, "/etc/b24proxy/proxy.toml"),
             ("/opt/b24proxy", None, "/etc/b24proxy/proxy.toml"),
+            ("/home/u/b24proxy", None, "/home/u/proxy.toml"),
         ] {
             assert_eq!(place(executable, document_root), Path::new(expected), "{executable}");
         }

@@ -231,7 +231,10 @@ impl Request<'_> {
             (Ok((reply, None)), Some(held)) => {
                 let content_type = reply.content_type.as_deref().unwrap_or(JSON);
                 if let Err(error) = held.done(reply.status, content_type, reply.answer()) {
-                    self.log.error(&format!("the answer of an idempotency key was not kept: {:?}", error.detail()));
+                    self.log.error(&format!(
+                        "the answer of an idempotency key was not kept: {}",
+                        error.for_administrator()
+                    ));
                 }
             }
             // The journal stays as it is: begun, and never executed again.

@@ -250,7 +250,7 @@ impl Request<'_> {
                 let (status, code) = error.status_and_code();
                 fields.push(("error_code", code.into()));
                 let level = if status >= 500 { Level::Error } else { Level::Warn };
-                (level, error.detail().map_or_else(|| error.text(), str::to_owned), status)
+                (level, error.for_administrator(), status)
             }
         };
         fields.push(("status", status.into()));

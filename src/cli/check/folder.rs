@@ -3,15 +3,13 @@
 use super::Line;
 use crate::config::Config;
 use crate::secret::random_hex;
-use crate::store::{explain, open_or_create, Store};
-use crate::user::name_of;
+use crate::store::{explain, open_or_create, Store, RESERVED};
+use crate::user::{name_of, typed};
 use fs2::FileExt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const CHECK: &str = "token folder";
-/// The space that a refresh takes before it begins.
-const NEEDED: usize = 64 << 10;
 const LITTLE_SPACE: u64 = 16 << 20;
 const FEW_INODES: u64 = 200;
 
@@ -44,7 +42,7 @@ fn owner_and_modes(_: &Path) -> Vec<Line> {
 }
 
 fn judge_owner(folder: &Path, mode: u32, owner: u32, me: u32) -> Vec<Line> {
-    let path = folder.display();
+    let path = typed(folder);
     let mut lines = Vec::new();
     if mode & 0o022 != 0 {
         let text = format!("{path} is writable for others (mode {mode:o}): they could put tokens or links there");
@@ -96,7 +94,7 @@ fn others_files(folder: &Path, me: u32) -> Vec<Line> {
     vec![Line::fail(
         CHECK,
         format!("{} belongs to {}, not to {}{others}", path.display(), name_of(owner), name_of(me)),
-        format!("chown -R {} {}", name_of(me), folder.display()),
+        format!("chown -R {} {}", name_of(me), typed(folder)),
     )]
 }
 
@@ -119,7 +117,7 @@ impl Drop for Trial {
 fn writing(folder: &Path) -> Line {
     let trial = Trial::new(folder);
     let written = open_or_create(&trial.0).and_then(|mut file| {
-        file.write_all(&vec![b' '; NEEDED])?;
+        file.write_all(&vec![b' '; RESERVED])?;
         file.sync_all()
     });
     match written {

@@ -3,7 +3,7 @@
 use super::address::{without_route, Address};
 use super::{Line, Status};
 use crate::config::{home_of, is_public, Config, Surroundings};
-use crate::user::{self, name_of};
+use crate::user::{self, name_of, typed};
 use std::path::Path;
 use std::time::Duration;
 
@@ -68,9 +68,9 @@ pub fn executable(path: Option<&Path>, runs: bool) -> Vec<Line> {
 /// (httpd.apache.org/docs/2.4/suexec.html, "suEXEC Security Model", 8 to 20).
 fn suexec(path: &Path, file: Facts, folder: &Path, above: Facts, runs: bool) -> Vec<Line> {
     const CHECK: &str = "executable";
-    let (path, folder) = (path.display(), folder.display());
+    let (path, folder) = (typed(path), typed(folder));
     let mut lines = Vec::new();
-    for (facts, what) in [(file, path.to_string()), (above, folder.to_string())] {
+    for (facts, what) in [(file, &path), (above, &folder)] {
         // In a folder such as /tmp the sticky bit keeps others from replacing it.
         if facts.mode & 0o1002 == 0o002 {
             lines.push(Line::fail(
@@ -145,7 +145,7 @@ fn judge_shared_user(name: &str, me: u32, home: &Path, owner: u32) -> Option<Lin
 
 /// In a folder that others can write to they can put another proxy.toml and token folder in the place of these.
 fn judge_folder(folder: &Path, mode: u32) -> Option<Line> {
-    let folder = folder.display();
+    let folder = typed(folder);
     // The sticky bit keeps others from replacing what they do not own.
     (mode & 0o022 != 0 && mode & 0o1000 == 0).then(|| {
         let text = format!(

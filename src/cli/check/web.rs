@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::error::Executed;
 use crate::http::{Failure, Http, Post, Reply};
 use crate::portal::Scheme;
+use crate::serve::MAX_STRANGER_BODY;
 use base64::prelude::{Engine, BASE64_STANDARD};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_ANSWER: u64 = 64 << 10;
 const FORM: &str = "application/x-www-form-urlencoded";
 /// Above what the program reads of somebody without credentials.
-const LARGE_FORM: usize = (64 << 10) + 1;
+const LARGE_FORM: usize = MAX_STRANGER_BODY as usize + 1;
 const CHECK: &str = "web server";
 
 /// The web server, and what it has answered for `/health`.
