@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod cors;
+pub mod disk;
 pub mod envelope;
 pub mod error;
 pub mod form;

@@ -22,11 +22,12 @@
 
 use crate::clock::{unix_now, unix_now_ms, Deadline};
 use crate::config::{Config, Portal};
+use crate::disk::POLL;
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
 use crate::oauth::{self, Grant, Refusal};
 use crate::portal::{Endpoint, PortalName};
-use crate::store::{Installation, LastRefresh, Lock, Store, Tokens, POLL};
+use crate::store::{Installation, LastRefresh, Lock, Store, Tokens};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};

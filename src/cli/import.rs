@@ -254,7 +254,7 @@ impl Import<'_> {
     }
 
     fn refuse_to_replace(&self, before: &Tokens, tokens: &Tokens) -> Result<(), Failure> {
-        let file = format!("{}.json", self.config.token_folder.join(self.portal.name.file_stem()).display());
+        let file = self.config.token_folder.join(self.portal.name.token_file()).display().to_string();
         if !before.member_id.is_empty() && !tokens.member_id.is_empty() && before.member_id != tokens.member_id {
             return Err(Failure::Wrong(anyhow!(
                 "the stored tokens of {} are of another Bitrix24 (member_id): nothing is imported. To replace them all \

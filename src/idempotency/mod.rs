@@ -27,11 +27,12 @@ mod journal;
 pub use journal::Kept;
 
 use crate::clock::{unix_now, Deadline};
+use crate::disk::{create_private_folder, explain, is_contended, open_or_create, same_file, POLL};
 use crate::error::{Error, Result};
 use crate::portal::PortalName;
 use crate::results::Piece;
 use crate::secret::{hex, sha256};
-use crate::store::{explain, is_contended, open_or_create, same_file, Store, POLL};
+use crate::store::Store;
 use fs2::FileExt;
 use journal::{alive_since, append, read_journal, read_results, Journal, Outcome, Record, LIFETIME};
 use serde::{Deserialize, Serialize};
@@ -178,7 +179,7 @@ impl Keys {
     fn open(&self, path: &Path) -> Result<File> {
         match open_or_create(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                crate::store::create_private_folder(&self.folder).map_err(Error::Storage)?;
+                create_private_folder(&self.folder).map_err(Error::Storage)?;
                 open_or_create(path)
             }
             opened => opened,

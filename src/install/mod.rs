@@ -207,10 +207,7 @@ impl Installer<'_> {
             Installation::Installed(old) => Some(old),
         };
         if old.as_ref().is_some_and(|old| !old.member_id.is_empty() && old.member_id != issued.member_id) {
-            return Err(Problem::Mismatch {
-                portal: portal.name.to_string(),
-                file: format!("{}.json", portal.name.file_stem()),
-            });
+            return Err(Problem::Mismatch { portal: portal.name.to_string(), file: portal.name.token_file() });
         }
         let kept = old.map(|old| old.application_token).unwrap_or_default();
         let tokens = Tokens {

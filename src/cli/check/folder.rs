@@ -2,8 +2,9 @@
 
 use super::Line;
 use crate::config::Config;
+use crate::disk::{explain, open_or_create};
 use crate::secret::random_hex;
-use crate::store::{explain, open_or_create, Store, RESERVED};
+use crate::store::{Store, RESERVED};
 use crate::user::{name_of, typed};
 use fs2::FileExt;
 use std::io::Write;

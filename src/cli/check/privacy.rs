@@ -9,8 +9,7 @@ const MOST_PATHS: usize = 100;
 const CHECK: &str = "privacy";
 
 pub fn check(site: &Site) -> Vec<Line> {
-    let stem = site.config.and_then(|config| config.portals.first()).map(|portal| portal.name.file_stem());
-    let token_file = stem.map(|stem| format!("{stem}.json"));
+    let token_file = site.config.and_then(|config| config.portals.first()).map(|portal| portal.name.token_file());
     let mut files: Vec<PathBuf> = Vec::new();
     if let Some(config) = site.config {
         files.extend(with_copies(&config.path));

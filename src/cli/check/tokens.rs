@@ -25,7 +25,7 @@ fn of_portal(config: &Config, portal: &Portal) -> Vec<Line> {
         return vec![Line::ok(name, "used through an incoming webhook, without tokens")];
     };
     let store = Store::new(&config.token_folder);
-    let path = config.token_folder.join(format!("{}.json", portal.name.file_stem()));
+    let path = config.token_folder.join(portal.name.token_file());
     let marks = std::fs::read(&path).ok().and_then(|bytes| marks_of_a_transfer(&bytes));
     let install = config.install_url(&portal.name).unwrap_or_else(|| format!("…/install?portal={name}"));
     let tokens = match store.read(&portal.name) {
@@ -121,7 +121,7 @@ fn marks_of_a_transfer(bytes: &[u8]) -> Option<&'static str> {
 
 /// Token files of portals that are not configured: perhaps a name is misspelt.
 fn strays(config: &Config) -> Option<Line> {
-    let known: Vec<String> = config.portals.iter().map(|portal| format!("{}.json", portal.name.file_stem())).collect();
+    let known: Vec<String> = config.portals.iter().map(|portal| portal.name.token_file()).collect();
     let entries = std::fs::read_dir(&config.token_folder).ok()?.flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| name.ends_with(".json") && !known.contains(name));
