@@ -2,7 +2,7 @@
 //!
 //! The way of a request, in [`serve`]: *environment → route → access → body → portal → token →
 //! call → answer*. What decides is a function of values; what reads, writes, locks or calls stands at the edges:
-//! [`boundary`], [`config`], [`store`], [`limits`], [`idempotency`], [`refresh`], [`http`] and [`log`].
+//! [`boundary`], [`config`], [`disk`], [`store`], [`limits`], [`idempotency`], [`refresh`], [`http`] and [`log`].
 #![forbid(unsafe_code)]
 
 pub mod access;
