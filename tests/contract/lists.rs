@@ -444,13 +444,31 @@ fn a_list_method_without_next_and_total_is_read_once() {
     assert_eq!(proxy.simulator.ledger().all_calls().count(), 1);
 }
 
+/// A batch's answer with these pages.
+fn batch(pages: &[Value]) -> Value {
+    let pages: serde_json::Map<String, Value> =
+        pages.iter().enumerate().map(|(i, page)| (format!("c{i}"), page.clone())).collect();
+    json!({"result": {"result": pages, "result_error": [], "result_total": [], "result_next": []}})
+}
+
+#[test]
+fn a_page_that_is_shorter_than_the_list_is_said_to_be_is_tried_for_another() {
+    // Pages of ten …
+    let proxy = Proxy::installed();
+    let pages = [numbered(1, 10), numbered(11, 20), numbered(21, 30), numbered(31, 40), json!([]), json!([])];
+    answers(&proxy, &[json!({"result": numbered(1, 10), "total": 40}), batch(&pages)]);
+    assert_whole(&proxy.all("some.list", json!({})), 40);
+    // … or rows that this user may not see.
+    for rest in [json!([]), numbered(1, 10)] {
+        let proxy = Proxy::installed();
+        let pages = [numbered(1, 10), rest.clone(), rest.clone(), rest];
+        answers(&proxy, &[json!({"result": numbered(1, 10), "total": 12}), batch(&pages)]);
+        assert_eq!(ids(&proxy.all("some.list", json!({}))).len(), 10);
+    }
+}
+
 #[test]
 fn a_full_page_without_next_and_total_is_tried_for_another() {
-    let batch = |pages: &[Value]| {
-        let pages: serde_json::Map<String, Value> =
-            pages.iter().enumerate().map(|(i, page)| (format!("c{i}"), page.clone())).collect();
-        json!({"result": {"result": pages, "result_error": [], "result_total": [], "result_next": []}})
-    };
     let page = numbered(1, 50);
     // It knows `start` …
     let proxy = Proxy::installed();

@@ -111,6 +111,8 @@ impl ByStart {
             (None, Some(total)) if start + rows.max(self.stride) < total => {
                 return Err(not_a_list("it has more rows and no \"next\""))
             }
+            // Some are hidden from this user, or its pages are small: what follows shows which.
+            (None, Some(total)) if new && rows > 0 && start + rows < total && self.seen.is_some() => start + rows,
             // It says nothing: a full page may be followed by another.
             (None, None) if new && rows == self.stride => start + self.stride,
             (None, _) => return Ok(Next::End),
