@@ -364,20 +364,24 @@ fn a_key_whose_kept_results_fill_an_answer_executes_no_more() {
     assert_eq!((&rest["next"], &rest["errors"]), (&json!(50), &json!(0)));
 }
 
+/// Kills a request while the portal lets it wait for an answer.
+fn killed_while_it_hangs(proxy: &Proxy, request: Cgi, body: Value) {
+    let mut running = request.spawn();
+    running.write(body.to_string().as_bytes()).unwrap();
+    running.end_body();
+    assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
+    running.signal_group("KILL");
+    running.wait_for_end();
+    proxy.simulator.release();
+}
+
 #[test]
 fn a_request_killed_in_a_batch_goes_on_behind_it_and_its_calls_stay_unknown() {
     let proxy = Proxy::installed();
     let calls = adds(170);
     let send = || proxy.many(&calls, json!({})).header("Idempotency-Key", "k");
     proxy.simulator.inject(Fault::once(Target::Call, Action::HangAfter).after(1));
-    let body = json!({ "domain": proxy.portal().name(), "calls": calls }).to_string();
-    let mut running = send().spawn();
-    running.write(body.as_bytes()).unwrap();
-    running.end_body();
-    assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
-    running.signal_group("KILL");
-    running.wait_for_end();
-    proxy.simulator.release();
+    killed_while_it_hangs(&proxy, send(), json!({ "domain": proxy.portal().name(), "calls": calls }));
     // Goes on, and remembers on each further request.
     for (round, replayed) in [(1, None), (2, Some("true")), (3, Some("true"))] {
         let answer = send().run();
@@ -397,14 +401,8 @@ fn halt_holds_for_a_request_that_was_killed_in_a_batch_and_is_repeated() {
     let calls = adds(120);
     let send = || proxy.many(&calls, json!({"halt": true})).header("Idempotency-Key", "k");
     proxy.simulator.inject(Fault::once(Target::Call, Action::HangAfter));
-    let body = json!({ "domain": proxy.portal().name(), "calls": calls, "halt": true }).to_string();
-    let mut running = send().spawn();
-    running.write(body.as_bytes()).unwrap();
-    running.end_body();
-    assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
-    running.signal_group("KILL");
-    running.wait_for_end();
-    proxy.simulator.release();
+    let body = json!({ "domain": proxy.portal().name(), "calls": calls, "halt": true });
+    killed_while_it_hangs(&proxy, send(), body);
     for _ in 0..2 {
         let data = data(&send().run());
         assert_eq!((error_codes(&data["results"]).len(), data.get("next")), (50, None), "{data}");

@@ -342,17 +342,21 @@ fn waiting_for_the_key_and_for_the_limit_together_takes_no_longer_than_max_wait(
     });
 }
 
+const SECOND_TOKEN: &str = "the-token-of-the-second-client";
+
+fn with_a_second_client() -> Proxy {
+    let proxy = installed();
+    let client = format!("[[security.clients]]\nname = \"second\"\ntoken = \"{SECOND_TOKEN}\"\n");
+    let two = format!("{}\n{client}", proxy.config());
+    proxy.configured(&two)
+}
+
 #[test]
 fn keys_are_per_client() {
-    let proxy = installed();
-    let two = format!(
-        "{}\n[[security.clients]]\nname = \"second\"\ntoken = \"the-token-of-the-second-client\"\n",
-        proxy.config()
-    );
-    let proxy = proxy.configured(&two);
+    let proxy = with_a_second_client();
     assert_success(&deal(&proxy, "one", "k").run());
     let body = json!({"domain": "acme", "method": ADD, "params": {"fields": {"TITLE": "two"}}}).to_string();
-    let second = || proxy.bare_request(body.clone()).bearer("the-token-of-the-second-client").header(HEADER, "k");
+    let second = || proxy.bare_request(body.clone()).bearer(SECOND_TOKEN).header(HEADER, "k");
     let answer = second().run();
     assert_success(&answer);
     assert_replayed(&second().run(), &answer);
@@ -362,15 +366,10 @@ fn keys_are_per_client() {
 /// Bitrix24 keeps keys of REST 3.0 itself, and knows one user behind all clients.
 #[test]
 fn keys_of_two_clients_are_told_apart_at_rest_3_too() {
-    let proxy = installed();
-    let two = format!(
-        "{}\n[[security.clients]]\nname = \"second\"\ntoken = \"the-token-of-the-second-client\"\n",
-        proxy.config()
-    );
-    let proxy = proxy.configured(&two);
+    let proxy = with_a_second_client();
     let task =
         json!({"domain": "acme", "method": "tasks.task.add", "params": {"fields": {"title": "one"}}, "version": 3});
-    for token in [TOKEN, "the-token-of-the-second-client"] {
+    for token in [TOKEN, SECOND_TOKEN] {
         assert_success(&proxy.bare_request(task.to_string()).bearer(token).header(HEADER, "k").run());
     }
     assert_eq!(proxy.simulator.ledger().executed("tasks.task.add"), 2);
