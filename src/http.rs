@@ -268,7 +268,7 @@ impl Http {
 /// address in one piece, which must find room.
 fn output_buffer(post: &Post, length: Option<usize>) -> usize {
     let headers: usize = post.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let head = HEAD + post.url.len() + headers;
+    let head = HEAD + post.url.len() + post.content_type.len() + headers;
     (head + length.unwrap_or(BUFFER)).min(BUFFER).max(head)
 }
 
