@@ -30,6 +30,7 @@ pub fn open_or_create(path: &Path) -> std::io::Result<File> {
     options.open(path)
 }
 
+/// Only its owner may open a file that is made with these.
 #[cfg(unix)]
 pub fn private(options: &mut OpenOptions) {
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
@@ -38,6 +39,7 @@ pub fn private(options: &mut OpenOptions) {
 #[cfg(not(unix))]
 pub fn private(_: &mut OpenOptions) {}
 
+/// Whether the open file is the one that stands at `path` now.
 #[cfg(unix)]
 pub fn same_file(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -52,6 +54,7 @@ pub fn same_file(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
+/// Whether this user may make files in the folder; why not.
 #[cfg(unix)]
 pub fn writable(folder: &Path) -> Result<(), Reason> {
     use rustix::fs::{accessat, Access, AtFlags, CWD};
@@ -64,6 +67,7 @@ pub fn writable(_: &Path) -> Result<(), Reason> {
     Ok(())
 }
 
+/// Whether a lock was refused because somebody else holds it.
 pub fn is_contended(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
 }
