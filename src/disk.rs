@@ -13,7 +13,7 @@ const MAKE_FOLDER: &str = "make the folder";
 /// How often a waiter looks whether the lock is free.
 pub const POLL: Duration = Duration::from_millis(10);
 
-/// A folder that only its owner may look into, and those above it.
+/// Makes a folder that only its owner may look into, and those above it; one that is there stays as it is.
 pub fn create_private_folder(folder: &Path) -> Result<(), Reason> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
@@ -28,6 +28,18 @@ pub fn open_or_create(path: &Path) -> std::io::Result<File> {
     options.read(true).write(true).create(true).truncate(false);
     private(&mut options);
     options.open(path)
+}
+
+/// As [`open_or_create`], in a folder that is made too if need be.
+pub fn open_or_create_in_folder(path: &Path) -> Result<File, Reason> {
+    match (open_or_create(path), path.parent()) {
+        (Err(error), Some(folder)) if error.kind() == ErrorKind::NotFound => {
+            create_private_folder(folder)?;
+            open_or_create(path)
+        }
+        (opened, _) => opened,
+    }
+    .map_err(|e| explain(&e, "open for writing", path))
 }
 
 /// Only its owner may open a file that is made with these.

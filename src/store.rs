@@ -12,7 +12,8 @@
 
 use crate::clock::Deadline;
 use crate::disk::{
-    create_private_folder, explain, is_contended, open_or_create, private, same_file, writable, Reason, POLL,
+    create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, private, same_file,
+    writable, Reason, POLL,
 };
 use crate::json::number_or_text;
 use crate::oauth::Refusal;
@@ -141,14 +142,7 @@ impl Store {
     /// The lock of a portal if nobody holds it.
     pub fn try_lock(&self, portal: &PortalName) -> Result<Option<Lock>, Reason> {
         let path = self.lock_file(portal);
-        let file = match open_or_create(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.create_folder()?;
-                open_or_create(&path)
-            }
-            opened => opened,
-        }
-        .map_err(|e| explain(&e, "open for writing", &path))?;
+        let file = open_or_create_in_folder(&path)?;
         match FileExt::try_lock_exclusive(&file) {
             Ok(()) => {
                 let lock = Lock { file, json: self.file(portal), store: self.clone(), portal: portal.clone() };
@@ -185,7 +179,7 @@ impl Store {
 
     /// Whether tokens could be stored: the folder is there (or can be made), is writable and has space.
     pub fn check(&self) -> Result<(), Reason> {
-        self.create_folder()?;
+        create_private_folder(&self.folder)?;
         writable(&self.folder)?;
         match fs2::available_space(&self.folder) {
             Ok(free) if free < RESERVED as u64 => {
@@ -211,13 +205,6 @@ impl Store {
 
     fn lock_file(&self, portal: &PortalName) -> PathBuf {
         self.folder.join(format!("{}.lock", portal.file_stem()))
-    }
-
-    fn create_folder(&self) -> Result<(), Reason> {
-        if self.folder.is_dir() {
-            return Ok(());
-        }
-        create_private_folder(&self.folder)
     }
 
     /// A token file is as secret as the configuration, unless its folder keeps everybody out.

@@ -27,7 +27,7 @@ mod journal;
 pub use journal::Kept;
 
 use crate::clock::{unix_now, Deadline};
-use crate::disk::{create_private_folder, explain, is_contended, open_or_create, same_file, POLL};
+use crate::disk::{explain, is_contended, open_or_create_in_folder, same_file, POLL};
 use crate::error::{Error, Result};
 use crate::portal::PortalName;
 use crate::results::Piece;
@@ -37,7 +37,7 @@ use fs2::FileExt;
 use journal::{alive_since, append, read_journal, read_results, Journal, Outcome, Record, LIFETIME};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const MAX_KEYS: u64 = 1000;
@@ -162,7 +162,7 @@ impl Keys {
     /// The locked file that stands at `path` now: one that was removed while we waited for its lock does not count.
     fn locked(&self, path: &Path, deadline: Deadline) -> Result<File> {
         loop {
-            let file = self.open(path)?;
+            let file = open_or_create_in_folder(path).map_err(Error::Storage)?;
             match FileExt::try_lock_exclusive(&file) {
                 Ok(()) if same_file(&file, path) => return Ok(file),
                 Ok(()) => continue,
@@ -174,17 +174,6 @@ impl Keys {
             }
             std::thread::sleep(POLL.min(deadline.remaining()));
         }
-    }
-
-    fn open(&self, path: &Path) -> Result<File> {
-        match open_or_create(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                create_private_folder(&self.folder).map_err(Error::Storage)?;
-                open_or_create(path)
-            }
-            opened => opened,
-        }
-        .map_err(|error| storage(&error, "open for writing", path))
     }
 
     /// An expired journal begins anew; what it took is given back.
@@ -222,7 +211,7 @@ impl Keys {
 
     fn change_usage<T>(&self, change: impl FnOnce(&mut Usage) -> T) -> Result<T> {
         let path = self.folder.join("usage");
-        let mut file = self.open(&path)?;
+        let mut file = open_or_create_in_folder(&path).map_err(Error::Storage)?;
         let failed = |error: std::io::Error| storage(&error, "write", &path);
         file.lock_exclusive().map_err(failed)?;
         let mut text = String::new();
