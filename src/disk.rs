@@ -1,9 +1,10 @@
-//! Files and folders that only their owner may look into, and what went wrong with them, for a person.
+//! Files and folders that only their owner may look into, and what went wrong with them, for a person; and this
+//! program's own file.
 
 use crate::user::{self, typed};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why something on the disk cannot be used, for the administrator's log.
@@ -77,6 +78,16 @@ pub fn writable(folder: &Path) -> Result<(), Reason> {
 #[cfg(not(unix))]
 pub fn writable(_: &Path) -> Result<(), Reason> {
     Ok(())
+}
+
+/// This program's own file, to start it again. On Linux a link to the very file that runs: though it was replaced
+/// meanwhile, and though the user who starts it cannot enter the folder that it lies in, such as root's home.
+pub fn own_executable() -> std::io::Result<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    match own.exists() {
+        true => Ok(own.to_owned()),
+        false => std::env::current_exe(),
+    }
 }
 
 /// Whether a lock was refused because somebody else holds it.

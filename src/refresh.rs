@@ -22,7 +22,7 @@
 
 use crate::clock::{unix_now, unix_now_ms, Deadline};
 use crate::config::{Config, Portal};
-use crate::disk::POLL;
+use crate::disk::{own_executable, POLL};
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
 use crate::oauth::{self, Grant, Refusal};
@@ -188,10 +188,7 @@ impl Refresher {
     /// Starts it with the lock as its standard input. Its environment is empty: no `GATEWAY_INTERFACE`, so it knows that
     /// it serves no request. It must not hold the web server's pipes, which would keep the answer open.
     fn start(config: &Config, portal: &PortalName, lock: Lock) -> std::io::Result<Refresher> {
-        // The very file that runs, whatever has been put in its place since.
-        let own = std::path::Path::new("/proc/self/exe");
-        let executable = if own.exists() { own.to_owned() } else { std::env::current_exe()? };
-        let mut command = Command::new(executable);
+        let mut command = Command::new(own_executable()?);
         command
             .args([COMMAND, portal.as_str()])
             .env_clear()

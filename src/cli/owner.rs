@@ -52,12 +52,13 @@ mod unix {
     use super::super::surroundings;
     use super::{file_of, Arguments, Failure, HANDED_OVER};
     use crate::config::Config;
+    use crate::disk::own_executable;
     use crate::user::{account, name_of};
     use anyhow::{anyhow, Context};
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::process::{Command, Stdio};
 
     /// Returns where there is nothing to change: not root, no configuration, or everything is root's own.
@@ -67,7 +68,7 @@ mod unix {
         }
         let Some(config) = surroundings().locate() else { return Ok(()) };
         let Some((user, group)) = sites_user(&config) else { return Ok(()) };
-        let mut command = Command::new(own_executable());
+        let mut command = Command::new(own_executable().context("this program's own file cannot be found")?);
         command.args(words).env("B24PROXY_CONFIG", &config).uid(user).gid(group).current_dir("/");
         // That user perhaps cannot read it, and a relative path leads elsewhere for it.
         if let Some(path) = file_of(words, arguments) {
@@ -80,16 +81,6 @@ mod unix {
              that user",
             name_of(user)
         )))
-    }
-
-    /// The link leads to the very file that runs: though it was replaced meanwhile, and though that user cannot enter the
-    /// folder that it lies in, such as root's home.
-    fn own_executable() -> PathBuf {
-        let own = Path::new("/proc/self/exe");
-        match std::env::current_exe() {
-            Ok(path) if !own.exists() => path,
-            _ => own.to_owned(),
-        }
     }
 
     /// User and group: the configuration's owner, because only as that user (or root) it may be used; where that is
