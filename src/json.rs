@@ -142,6 +142,11 @@ pub fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64,
     })
 }
 
+/// As [`number_or_text`], of a value that was read already; `None` where it is neither.
+pub fn number_of(value: &serde_json::Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
 /// A name and a JSON value as text, of an object that is built here in an order that matters.
 pub type Member = (String, String);
 

@@ -8,9 +8,10 @@ use crate::idempotency::Held;
 use crate::limits::{Limits, Turn, OPERATING_LIMIT};
 use crate::log::Log;
 use crate::method::Method;
-use crate::payload::Payload;
+use crate::payload::{Parameters, Payload};
 use crate::portal::{Endpoint, Refused, Version, Webhook};
 use crate::refresh::{self, Why};
+use crate::secret::Secret;
 use crate::store::{Installation, Store, Tokens};
 use crate::verdict::{judge, Operating, Verdict};
 use std::time::Duration;
@@ -167,6 +168,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Calls `profile`, which needs no right: whose the stored tokens are, if they work.
+    pub fn profile(&mut self, portal: &Portal) -> Result<(Reply, Option<Upstream>)> {
+        let method = Method::parse("profile").expect("a method name");
+        let payload = Payload::Json(Parameters::from_members(&[]));
+        let call = Call { version: Version::V2, method: &method, query: "", payload, headers: Vec::new() };
+        self.call(portal, &call, b"", None)
+    }
+
     /// Until when this call may wait, for the limit and for refreshes together.
     fn wait_until(&self) -> Deadline {
         self.max_wait.map_or(self.deadline, |max_wait| self.deadline.at_most(max_wait))
@@ -253,6 +262,26 @@ impl<'a> Session<'a> {
             Failure::Configuration(why) => Error::Configuration(why),
         }
     }
+}
+
+/// Calls a method without parameters, with a token that is not stored: the answer to the one attempt, whatever it is.
+pub fn call_with(
+    http: &Http,
+    endpoint: &Endpoint,
+    access_token: &Secret,
+    method: &str,
+    deadline: Deadline,
+) -> std::result::Result<Reply, Failure> {
+    let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
+    http.post(&Post {
+        url: &endpoint.url(Version::V2, method),
+        content_type: "application/json",
+        headers: &[],
+        parts: &[body.as_bytes()],
+        deadline,
+        max_response: 1 << 20,
+        prefix: b"",
+    })
 }
 
 /// The stored address: the configured portal's, or one that the OAuth server gave when the portal was renamed.

@@ -12,13 +12,11 @@ use super::{configuration, log, owner, Command, Failure, Outcome};
 use crate::clock::{unix_now, Deadline};
 use crate::config::{Application, Config, Portal};
 use crate::error::Error;
-use crate::http::{Failure as HttpFailure, Http, Post};
-use crate::json::number_or_text;
+use crate::http::{Failure as HttpFailure, Http};
+use crate::json::{number_of, number_or_text};
 use crate::log::Log;
-use crate::method::Method;
-use crate::payload::{Parameters, Payload};
-use crate::portal::{split_address, Version};
-use crate::relay::{stored_address, Call, Session};
+use crate::portal::split_address;
+use crate::relay::{call_with, stored_address, Session};
 use crate::secret::Secret;
 use crate::store::{Installation, Store, Tokens};
 use crate::verdict::{judge, Verdict};
@@ -280,17 +278,8 @@ impl Import<'_> {
         let http = Http::for_portals(self.config).map_err(|failure| unreachable(&reason(failure)))?;
         let mut answers = Vec::new();
         for method in ["app.info", "profile"] {
-            let body = serde_json::json!({ "auth": tokens.access_token.expose() }).to_string();
-            let reply = http
-                .post(&Post {
-                    url: &endpoint.url(Version::V2, method),
-                    content_type: "application/json",
-                    headers: &[],
-                    parts: &[body.as_bytes()],
-                    deadline: Deadline::after(self.config.bitrix24.timeout),
-                    max_response: 1 << 20,
-                    prefix: b"",
-                })
+            let deadline = Deadline::after(self.config.bitrix24.timeout);
+            let reply = call_with(&http, &endpoint, &tokens.access_token, method, deadline)
                 .map_err(|failure| unreachable(&reason(failure)))?;
             match judge(reply.status, reply.answer()).0 {
                 Verdict::Success => {}
@@ -314,7 +303,7 @@ impl Import<'_> {
                  proxy.toml, or install anew (b24proxy install-url)"
             )));
         }
-        Ok(user(&answers[1]).unwrap_or(tokens.user_id))
+        Ok(number_of(&answers[1]["ID"]).unwrap_or(tokens.user_id))
     }
 
     /// Stores the pair, if what is stored is still what was looked at.
@@ -337,13 +326,10 @@ impl Import<'_> {
     fn call_with_stored(&self) -> Result<Opinion, Failure> {
         let deadline = Deadline::after(self.config.bitrix24.timeout);
         let mut session = Session::new(self.config, &self.log, deadline, None);
-        let profile = Method::parse("profile").expect("a method name");
-        let payload = Payload::Json(Parameters::from_members(&[]));
-        let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };
-        match session.call(self.portal, &call, b"", None) {
+        match session.profile(self.portal) {
             Ok((reply, None)) => {
                 let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
-                Ok(Opinion::Work(user(&answer["result"]).unwrap_or(0)))
+                Ok(Opinion::Work(number_of(&answer["result"]["ID"]).unwrap_or(0)))
             }
             Ok((_, Some(upstream))) if upstream.status == 401 => Ok(Opinion::Refused(Error::Bitrix24(upstream).text())),
             Err(Error::ReinstallRequired { why, .. }) => Ok(Opinion::Refused(why)),
@@ -364,12 +350,6 @@ impl Import<'_> {
         }
         Ok(())
     }
-}
-
-/// The ID in the result of `profile`: a text, or a number.
-fn user(profile: &serde_json::Value) -> Option<u64> {
-    let id = &profile["ID"];
-    id.as_u64().or_else(|| id.as_str()?.parse().ok())
 }
 
 fn reason(failure: HttpFailure) -> String {

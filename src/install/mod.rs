@@ -15,15 +15,14 @@ pub use problem::Problem;
 use crate::clock::{unix_now, Deadline};
 use crate::config::{Application, Config, Portal};
 use crate::error::{Error, Executed};
-use crate::http::{Failure, Http, Post};
+use crate::http::{Failure, Http};
+use crate::json::number_of;
 use crate::limits::Limits;
 use crate::log::{Level, Log};
-use crate::method::Method;
 use crate::oauth::{self, Grant, Issued, Refusal};
-use crate::payload::{Parameters, Payload};
-use crate::portal::{Endpoint, Refused, Scheme, Version};
+use crate::portal::{Endpoint, Refused, Scheme};
 use crate::refresh::{self, Why};
-use crate::relay::{Call, Session};
+use crate::relay::{call_with, Session};
 use crate::secret::Secret;
 use crate::store::{Installation, Lock, Store, Tokens};
 use crate::verdict::{judge, Verdict};
@@ -108,21 +107,11 @@ impl Installer<'_> {
     /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
     fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
         let http = Http::for_portals(self.config).map_err(unreachable)?;
-        let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
-        let post = Post {
-            url: &endpoint.url(Version::V2, "profile"),
-            content_type: "application/json",
-            headers: &[],
-            parts: &[body.as_bytes()],
-            deadline: self.deadline,
-            max_response: 1 << 20,
-            prefix: b"",
-        };
         let limits = Limits::new(&self.store, portal);
         let wait_until = self.deadline.at_most(self.config.limits.max_wait);
         limits.count();
         let (reply, verdict) = loop {
-            let reply = http.post(&post).map_err(unreachable)?;
+            let reply = call_with(&http, endpoint, access_token, "profile", self.deadline).map_err(unreachable)?;
             match judge(reply.status, reply.answer()).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
                     std::thread::sleep(limits.gap().min(wait_until.remaining()));
@@ -143,9 +132,8 @@ impl Installer<'_> {
         }
         let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
         let text = |name: &str| answer["result"][name].as_str().unwrap_or("").trim().to_owned();
-        let id = &answer["result"]["ID"];
         Ok(Person {
-            id: id.as_u64().or_else(|| id.as_str()?.parse().ok()).unwrap_or(0),
+            id: number_of(&answer["result"]["ID"]).unwrap_or(0),
             name: format!("{} {}", text("NAME"), text("LAST_NAME")).trim().to_owned(),
             administrator: answer["result"]["ADMIN"] == true,
         })
@@ -251,10 +239,7 @@ impl Installer<'_> {
     /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.
     fn stored_tokens_work(&self, portal: &Portal) -> Result<bool, Problem> {
         let mut session = Session::new(self.config, self.log, self.deadline, None);
-        let profile = Method::parse("profile").expect("a method name");
-        let payload = Payload::Json(Parameters::from_members(&[]));
-        let call = Call { version: Version::V2, method: &profile, query: "", payload, headers: Vec::new() };
-        match session.call(portal, &call, b"", None) {
+        match session.profile(portal) {
             Ok((_, None)) => Ok(true),
             // 403: the one who installed may not use the application any more, has left for example.
             Ok((_, Some(upstream))) if matches!(upstream.status, 401 | 403) => Ok(false),
