@@ -1,7 +1,7 @@
 //! What stands behind a subcommand: words and options, in any order.
 
 use super::{help, Command, Failure};
-use crate::spelling::nearest;
+use crate::values::spelling::nearest;
 
 /// An option that a command knows.
 pub struct Known {

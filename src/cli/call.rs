@@ -4,15 +4,15 @@ use super::arguments::{Arguments, Known, JSON};
 use super::call_many;
 use super::terminal::{say, NOT_WRITTEN};
 use super::{configuration, log, portal, Command, Failure, Outcome};
-use crate::answer::Answer;
-use crate::clock::Deadline;
+use crate::call::payload::{Parameters, Payload};
+use crate::call::relay::{Call, Session};
 use crate::config::Portal;
-use crate::envelope::{SUCCESS_HEAD, SUCCESS_TAIL};
-use crate::error::Error;
-use crate::method::Method;
-use crate::payload::{Parameters, Payload};
-use crate::portal::Version;
-use crate::relay::{Call, Session};
+use crate::serve::envelope::{SUCCESS_HEAD, SUCCESS_TAIL};
+use crate::system::clock::Deadline;
+use crate::values::answer::Answer;
+use crate::values::error::Error;
+use crate::values::method::Method;
+use crate::values::portal::Version;
 use anyhow::Context;
 use std::io::{Read, Write};
 
@@ -127,7 +127,7 @@ fn parameters(word: &str) -> Result<String, Failure> {
     }
     let mut bytes = Vec::new();
     std::io::stdin().read_to_end(&mut bytes).context("standard input cannot be read")?;
-    crate::json::text(&bytes).map(str::to_owned).map_err(Failure::Usage)
+    crate::values::json::text(&bytes).map(str::to_owned).map_err(Failure::Usage)
 }
 
 fn understood<'r>(method: &str, raw: &'r str) -> Result<(Method, Parameters<'r>), Failure> {

@@ -9,17 +9,17 @@
 use super::arguments::{Arguments, JSON};
 use super::terminal::say;
 use super::{configuration, log, owner, Command, Failure, Outcome};
-use crate::clock::{unix_now, Deadline};
+use crate::call::relay::{call_with, stored_address, Session};
 use crate::config::{Application, Config, Portal};
-use crate::error::Error;
-use crate::http::{Failure as HttpFailure, Http};
-use crate::json::{number_of, number_or_text};
-use crate::log::Log;
-use crate::portal::split_address;
-use crate::relay::{call_with, stored_address, Session};
-use crate::secret::Secret;
 use crate::store::{Installation, Store, Tokens};
-use crate::verdict::{judge, Verdict};
+use crate::system::clock::{unix_now, Deadline};
+use crate::system::log::Log;
+use crate::upstream::http::{Failure as HttpFailure, Http};
+use crate::values::error::Error;
+use crate::values::json::{number_of, number_or_text};
+use crate::values::portal::split_address;
+use crate::values::secret::Secret;
+use crate::values::verdict::{judge, Verdict};
 use anyhow::{anyhow, Context};
 use serde::Deserialize;
 use std::io::Read;
@@ -77,7 +77,7 @@ struct Written {
 
 impl Written {
     fn parse(bytes: &[u8]) -> Result<Written, String> {
-        let text = crate::json::text(bytes).map_err(|why| why.replace("the body", "the file"))?;
+        let text = crate::values::json::text(bytes).map_err(|why| why.replace("the body", "the file"))?;
         if !text.trim_start().starts_with('{') {
             return Err("the file is not a JSON object".into());
         }
@@ -180,9 +180,9 @@ fn configured<'c>(config: &'c Config, address: &str) -> anyhow::Result<&'c Porta
     })
 }
 
-fn refused(refused: crate::portal::Refused) -> String {
+fn refused(refused: crate::values::portal::Refused) -> String {
     match refused {
-        crate::portal::Refused::PlainHttp => {
+        crate::values::portal::Refused::PlainHttp => {
             "the portal's address is plain http, which needs allow_http = true under [bitrix24]".into()
         }
         _ => NO_ADDRESS.into(),

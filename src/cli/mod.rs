@@ -15,11 +15,11 @@ mod token;
 mod version;
 
 use crate::config::{Config, Portal, Surroundings};
-use crate::error::Error;
-use crate::log::{Level, Log};
-use crate::portal::PortalName;
-use crate::secret::random_hex;
-use crate::spelling::nearest;
+use crate::system::log::{Level, Log};
+use crate::values::error::Error;
+use crate::values::portal::PortalName;
+use crate::values::secret::random_hex;
+use crate::values::spelling::nearest;
 use anyhow::anyhow;
 use arguments::Arguments;
 use std::process::ExitCode;
@@ -109,7 +109,7 @@ fn dispatch(words: &[String]) -> Outcome {
     };
     match name {
         "help" | "--help" | "-h" => return help::run(rest),
-        crate::refresh::COMMAND => return refresh::refresher(rest),
+        crate::call::refresh::COMMAND => return refresh::refresher(rest),
         _ => {}
     }
     let name = if matches!(name, "--version" | "-V") { "version" } else { name };

@@ -52,8 +52,8 @@ mod unix {
     use super::super::surroundings;
     use super::{file_of, Arguments, Failure, HANDED_OVER};
     use crate::config::Config;
-    use crate::disk::own_executable;
-    use crate::user::{account, name_of};
+    use crate::system::disk::own_executable;
+    use crate::system::user::{account, name_of};
     use anyhow::{anyhow, Context};
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;

@@ -3,12 +3,12 @@
 use super::arguments::{Arguments, Known, JSON};
 use super::terminal::say;
 use super::{configuration, log, Command, Failure, Outcome};
-use crate::clock::{unix_now, Deadline};
+use crate::call::refresh::{refreshed, run_refresher, Context, Why};
 use crate::config::{Config, Portal};
-use crate::log::Log;
-use crate::portal::PortalName;
-use crate::refresh::{refreshed, run_refresher, Context, Why};
 use crate::store::{Installation, Store, Tokens};
+use crate::system::clock::{unix_now, Deadline};
+use crate::system::log::Log;
+use crate::values::portal::PortalName;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const OLDER_THAN: Known = Known { name: "--older-than", value: Some("DAYS") };
 /// Leaves five months for a cron job that fails to be noticed.
 const DEFAULT_DAYS: u32 = 30;
 /// Longer than the refresher's own patience with the OAuth server.
-const PATIENCE: Duration = Duration::from_secs(crate::refresh::PATIENCE.as_secs() + 10);
+const PATIENCE: Duration = Duration::from_secs(crate::call::refresh::PATIENCE.as_secs() + 10);
 
 pub const COMMAND: Command = Command {
     name: "refresh",
@@ -122,7 +122,7 @@ impl Report {
         let what = match self.result {
             Ending::Refreshed => "refreshed".to_owned(),
             Ending::Fresh => match self.renewed_at {
-                Some(at) => format!("not needed, renewed {}", crate::status::moment(at)),
+                Some(at) => format!("not needed, renewed {}", crate::serve::status::moment(at)),
                 None => "not needed".to_owned(),
             },
             Ending::NotInstalled => "not installed".to_owned(),
@@ -133,7 +133,7 @@ impl Report {
     }
 }
 
-/// The hidden command that [`crate::refresh`] starts with the portal's lock as standard input.
+/// The hidden command that [`crate::call::refresh`] starts with the portal's lock as standard input.
 pub fn refresher(words: &[String]) -> Outcome {
     let usage = |why: String| Failure::Usage(why);
     let [portal] = words else { return Err(usage("refresher is not for people; see refresh".into())) };

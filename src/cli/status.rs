@@ -2,8 +2,8 @@
 
 use super::terminal::say;
 use super::{arguments, arguments::Arguments, configuration, Command, Failure, Outcome};
-use crate::page::Language;
-use crate::status::{self, PortalStatus};
+use crate::serve::page::Language;
+use crate::serve::status::{self, PortalStatus};
 
 pub const COMMAND: Command = Command {
     name: "status",

@@ -2,7 +2,7 @@
 
 use super::terminal::say;
 use super::{arguments, arguments::Arguments, Command, Outcome};
-use crate::secret::{hex, random_token, sha256};
+use crate::values::secret::{hex, random_token, sha256};
 
 pub const COMMAND: Command = Command {
     name: "token",

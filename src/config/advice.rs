@@ -1,6 +1,6 @@
 //! What to write instead, where `proxy.toml` cannot be read.
 
-use crate::spelling::{distance, nearest};
+use crate::values::spelling::{distance, nearest};
 
 const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";

@@ -1,8 +1,8 @@
 //! The shape of `proxy.toml`, with its defaults.
 
 use super::advice::advice;
-use crate::log::Level;
-use crate::secret::Secret;
+use crate::system::log::Level;
+use crate::values::secret::Secret;
 use serde::{de, Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
-use crate::user::{self, typed, Barrier};
+use crate::system::user::{self, typed, Barrier};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 

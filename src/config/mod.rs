@@ -10,11 +10,11 @@ mod find;
 use advice::shown;
 pub use find::{home_of, is_public, Found, Surroundings};
 
-use crate::access::Client;
-use crate::log::Level;
-use crate::method::Pattern;
-use crate::portal::{split_address, Endpoint, PortalName, Scheme, Webhook};
-use crate::secret::{from_hex, sha256, Secret};
+use crate::serve::access::Client;
+use crate::system::log::Level;
+use crate::values::method::Pattern;
+use crate::values::portal::{split_address, Endpoint, PortalName, Scheme, Webhook};
+use crate::values::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -172,7 +172,11 @@ impl Portal {
         }
     }
 
-    pub fn endpoint(&self, client_endpoint: &str, allow_http: bool) -> Result<Endpoint, crate::portal::Refused> {
+    pub fn endpoint(
+        &self,
+        client_endpoint: &str,
+        allow_http: bool,
+    ) -> Result<Endpoint, crate::values::portal::Refused> {
         Endpoint::configured(client_endpoint, &self.name, allow_http)
     }
 }

@@ -1,13 +1,13 @@
 //! Installation by a browser: to the portal's authorization page, and back with a code.
 
 use super::{Installed, Installer, Problem};
-use crate::answer::Answer;
-use crate::boundary::Environment;
-use crate::clock::unix_now;
 use crate::config::{Config, Portal};
-use crate::oauth::Grant;
-use crate::secret::{random_hex, Secret};
-use crate::state;
+use crate::edge::cgi::Environment;
+use crate::install::state;
+use crate::system::clock::unix_now;
+use crate::upstream::oauth::Grant;
+use crate::values::answer::Answer;
+use crate::values::secret::{random_hex, Secret};
 
 /// What a browser sends along in the address.
 #[derive(Default, serde::Deserialize)]

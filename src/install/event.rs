@@ -1,9 +1,9 @@
 //! What Bitrix24's server posts: the installation and removal of an application without interface, and other events.
 
 use super::{Installed, Installer, Problem};
-use crate::form::Form;
-use crate::oauth::Grant;
 use crate::store::Installation;
+use crate::upstream::oauth::Grant;
+use crate::values::form::Form;
 use subtle::ConstantTimeEq;
 
 impl Installer<'_> {

@@ -9,23 +9,24 @@ pub mod browser;
 pub mod event;
 pub mod frame;
 mod problem;
+pub mod state;
 
 pub use problem::Problem;
 
-use crate::clock::{unix_now, Deadline};
+use crate::call::limits::Limits;
+use crate::call::refresh::{self, Why};
+use crate::call::relay::{call_with, Session};
 use crate::config::{Application, Config, Portal};
-use crate::error::{Error, Executed};
-use crate::http::{Failure, Http};
-use crate::json::number_of;
-use crate::limits::Limits;
-use crate::log::{Level, Log};
-use crate::oauth::{self, Grant, Issued, Refusal};
-use crate::portal::{Endpoint, Refused, Scheme};
-use crate::refresh::{self, Why};
-use crate::relay::{call_with, Session};
-use crate::secret::Secret;
 use crate::store::{Installation, Lock, Store, Tokens};
-use crate::verdict::{judge, Verdict};
+use crate::system::clock::{unix_now, Deadline};
+use crate::system::log::{Level, Log};
+use crate::upstream::http::{Failure, Http};
+use crate::upstream::oauth::{self, Grant, Issued, Refusal};
+use crate::values::error::{Error, Executed};
+use crate::values::json::number_of;
+use crate::values::portal::{Endpoint, Refused, Scheme};
+use crate::values::secret::Secret;
+use crate::values::verdict::{judge, Verdict};
 
 /// Attempts at the OAuth server that strangers may cause for a portal in a minute.
 const ATTEMPTS_A_MINUTE: usize = 6;

@@ -1,6 +1,6 @@
 //! Why an installation did not happen.
 
-use crate::error::{Error, Executed};
+use crate::values::error::{Error, Executed};
 
 /// Seconds to wait for whoever holds a portal's lock.
 const BUSY: u64 = 5;

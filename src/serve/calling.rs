@@ -1,26 +1,26 @@
 //! What a client asks for, once it is admitted: one call, many, a whole list, or a call to a webhook address.
 
 use super::{find_portal, Request, Trace};
-use crate::access::{Client, Credentials};
-use crate::answer::{Answer, JSON};
-use crate::batch;
-use crate::boundary::Body;
-use crate::bulk::calls::One;
-use crate::bulk::list::Cursor;
-use crate::bulk::{self, Steps};
+use crate::call::bulk::calls::One;
+use crate::call::bulk::list::Cursor;
+use crate::call::bulk::{self, Steps};
+use crate::call::keys::{check_key, fingerprint, Kept, Keys, State};
+use crate::call::payload::Payload;
+use crate::call::relay::{Call, Session};
 use crate::config::{Config, Portal};
-use crate::envelope::{Asked, Envelope, OneCall, SUCCESS_HEAD, SUCCESS_TAIL};
-use crate::error::{Error, Executed, Result, Upstream};
-use crate::form;
-use crate::http::Reply;
-use crate::idempotency::{check_key, fingerprint, Kept, Keys, State};
-use crate::method::Method;
-use crate::payload::Payload;
-use crate::portal::Version;
-use crate::relay::{Call, Session};
-use crate::route::WebhookPath;
+use crate::edge::cgi::Body;
+use crate::serve::access::{Client, Credentials};
+use crate::serve::envelope::{Asked, Envelope, OneCall, SUCCESS_HEAD, SUCCESS_TAIL};
+use crate::serve::guard;
+use crate::serve::route::WebhookPath;
+use crate::serve::webhook::{self, Sent};
 use crate::store::Store;
-use crate::webhook::{self, Sent};
+use crate::upstream::http::Reply;
+use crate::values::answer::{Answer, JSON};
+use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::values::form;
+use crate::values::method::Method;
+use crate::values::portal::Version;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -64,8 +64,8 @@ impl Request<'_> {
     fn one_call(&self, to: &Destination, mut asked: OneCall, trace: &mut Trace) -> Result<Answer> {
         trace.method = Some(asked.method.as_str().to_owned());
         to.client.check_method(&asked.method)?;
-        if batch::must_be_checked(to.client, &asked.method) {
-            asked.parameters = batch::checked(to.client, asked.version, asked.raw_params)?;
+        if guard::must_be_checked(to.client, &asked.method) {
+            asked.parameters = guard::checked(to.client, asked.version, asked.raw_params)?;
         }
         let call = Call {
             version: asked.version,
@@ -174,7 +174,7 @@ impl Request<'_> {
             content_type: self.environment.text("CONTENT_TYPE").unwrap_or(""),
             body: &bytes,
         };
-        let outgoing = match batch::must_be_checked(client, &method) {
+        let outgoing = match guard::must_be_checked(client, &method) {
             true => sent.checked_batch(client, path.version)?,
             false => sent.passed_on(path.version)?,
         };

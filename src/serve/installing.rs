@@ -1,15 +1,15 @@
 //! What a portal's administrator meets, and Bitrix24's server: installation and events.
 
 use super::Request;
-use crate::answer::Answer;
 use crate::config::Config;
-use crate::error::Result;
-use crate::form::Form;
 use crate::install::browser::Query;
 use crate::install::{self, Installer, Problem};
-use crate::log::Level;
-use crate::page::{Language, Page, Place};
+use crate::serve::page::{Language, Page, Place};
 use crate::store::Store;
+use crate::system::log::Level;
+use crate::values::answer::Answer;
+use crate::values::error::Result;
+use crate::values::form::Form;
 
 impl Request<'_> {
     fn installer<'c>(&'c self, config: &'c Config) -> Installer<'c> {

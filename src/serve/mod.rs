@@ -1,26 +1,31 @@
 //! A CGI request from beginning to end: *environment → route → access → body → portal → token → call → answer*.
 
+pub mod access;
 mod calling;
+pub mod cors;
+pub mod envelope;
+pub mod guard;
 mod installing;
+pub mod page;
+pub mod route;
+pub mod status;
+pub mod webhook;
 
-use crate::access::{self, Browser, Client, Credentials};
-use crate::answer::Answer;
-use crate::boundary::{self, Body, BodyError, Environment};
-use crate::clock::Deadline;
 use crate::config::{Config, Portal, Surroundings};
-use crate::cors;
-use crate::error::{Error, Result};
-use crate::form::Form;
-use crate::http::{Failure, Http};
+use crate::edge::cgi::{self, Body, BodyError, Environment};
 use crate::install::browser::Query;
 use crate::install::Problem;
-use crate::log::{Level, Log};
-use crate::page::{Language, Page, Place};
-use crate::route::Route;
-use crate::secret::random_hex;
-use crate::status;
+use crate::serve::page::{Language, Page, Place};
+use crate::serve::route::Route;
 use crate::store::Store;
-use crate::webhook;
+use crate::system::clock::Deadline;
+use crate::system::log::{Level, Log};
+use crate::upstream::http::{Failure, Http};
+use crate::values::answer::Answer;
+use crate::values::error::{Error, Result};
+use crate::values::form::Form;
+use crate::values::secret::random_hex;
+use access::{Browser, Client, Credentials};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,7 +39,7 @@ pub fn cgi() {
     let environment = Environment::take();
     let log = Arc::new(Log::new(random_hex::<8>()));
     let head_only = environment.method() == "HEAD";
-    boundary::answer_once(&log, head_only, || {
+    cgi::answer_once(&log, head_only, || {
         let mut body = Body::of(&environment);
         let loaded = Config::load(&surroundings(&environment));
         if let Ok(config) = &loaded {

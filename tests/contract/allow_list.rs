@@ -1,12 +1,12 @@
 //! Contract section 1, "Who may call": a client's list of methods cannot be got round.
 
 use crate::fixture::*;
-use b24proxy::access::Client;
-use b24proxy::batch::must_be_checked;
-use b24proxy::method::{Method, Pattern};
-use b24proxy::payload::Payload;
-use b24proxy::portal::Version;
-use b24proxy::webhook::Sent;
+use b24proxy::call::payload::Payload;
+use b24proxy::serve::access::Client;
+use b24proxy::serve::guard::must_be_checked;
+use b24proxy::serve::webhook::Sent;
+use b24proxy::values::method::{Method, Pattern};
+use b24proxy::values::portal::Version;
 use proptest::prelude::*;
 use serde_json::json;
 use simulator::BatchReading;

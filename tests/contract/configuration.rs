@@ -312,7 +312,7 @@ fn two_clients_with_one_token_are_refused() {
     let client = |token: &str| format!("[[security.clients]]\nname = \"1c-trade\"\n{token}\n[limits]");
     let message = refused("[limits]", &client(&format!("token = \"{TOKEN}\"")));
     assert!(message.contains("\"1c-trade\"") && message.contains("one token"), "{message}");
-    let digest = b24proxy::secret::hex(&b24proxy::secret::sha256(TOKEN.as_bytes()));
+    let digest = b24proxy::values::secret::hex(&b24proxy::values::secret::sha256(TOKEN.as_bytes()));
     let message = refused("[limits]", &client(&format!("token_sha256 = \"{digest}\"")));
     assert!(message.contains("one token"), "{message}");
 }
@@ -505,10 +505,10 @@ fn ca_file_is_not_even_opened_for_bitrix24s_own_oauth_servers() {
         Config::parse(&text, Path::new("/nowhere/proxy.toml")).unwrap()
     };
     for own in ["https://oauth.bitrix.info", "https://OAUTH.bitrix.info/", "https://oauth.bitrix24.tech"] {
-        assert!(b24proxy::http::Http::for_oauth(&config(own)).is_ok(), "{own}");
-        assert!(b24proxy::http::Http::for_portals(&config(own)).is_err(), "{own}");
+        assert!(b24proxy::upstream::http::Http::for_oauth(&config(own)).is_ok(), "{own}");
+        assert!(b24proxy::upstream::http::Http::for_portals(&config(own)).is_err(), "{own}");
     }
-    assert!(b24proxy::http::Http::for_oauth(&config("https://oauth.example.org")).is_err());
+    assert!(b24proxy::upstream::http::Http::for_oauth(&config("https://oauth.example.org")).is_err());
 }
 
 #[test]

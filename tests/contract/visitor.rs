@@ -132,13 +132,13 @@ pub fn assert_says(text: &str, words: &[&str]) {
 pub fn application(pair: &simulator::KeyPair) -> b24proxy::config::Application {
     b24proxy::config::Application {
         client_id: pair.client_id.clone(),
-        client_secret: b24proxy::secret::Secret::new(pair.client_secret.as_str()),
+        client_secret: b24proxy::values::secret::Secret::new(pair.client_secret.as_str()),
     }
 }
 
 /// A state that this program itself would have issued `age` seconds ago.
 pub fn state_of_age(proxy: &Proxy, cookie: &str, age: i64) -> String {
-    let state = b24proxy::state::issue(
+    let state = b24proxy::install::state::issue(
         &application(&proxy.portal().key_pair()),
         &proxy.portal().name(),
         cookie,

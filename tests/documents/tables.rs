@@ -9,7 +9,7 @@ use std::path::Path;
 /// Status and `error_code` of every error, from the one table of the program; the status that Bitrix24 decides is "as
 /// sent".
 fn real_codes() -> BTreeSet<(String, String)> {
-    let source = include_str!("../../src/error.rs");
+    let source = include_str!("../../src/values/error.rs");
     let table = source.split("fn status_and_code").nth(1).expect("the program's table");
     let table = table.split("\n    }\n").next().expect("split yields something");
     let pair = |arm: &str| {
@@ -25,7 +25,7 @@ fn the_table_of_errors_is_the_programs() {
     let rows = Document::load("README.md").table(&["status", "`error_code`", "meaning"]);
     let pairs = rows.iter().flat_map(|row| code(&row.cells[1]).into_iter().map(|code| (row.cells[0].as_str(), code)));
     let shown: BTreeSet<_> = pairs.map(|(status, code)| (status.to_owned(), code.to_owned())).collect();
-    assert_eq!(shown, real_codes(), "README.md, and src/error.rs");
+    assert_eq!(shown, real_codes(), "README.md, and src/values/error.rs");
 }
 
 #[test]
@@ -33,13 +33,13 @@ fn the_table_of_errors_has_the_same_codes_in_both_languages() {
     let rows = Document::load("README.ru.md").table(&["`error_code`", "что делать"]);
     let shown: BTreeSet<_> = rows.iter().flat_map(|row| code(&row.cells[0])).map(str::to_owned).collect();
     let real: BTreeSet<_> = real_codes().into_iter().map(|(_, code)| code).collect();
-    assert_eq!(shown, real, "README.ru.md, and src/error.rs");
+    assert_eq!(shown, real, "README.ru.md, and src/values/error.rs");
 }
 
 /// The titles of the pages that say why an installation did not happen, as the program has them; without those that only
 /// Bitrix24's server hears, in answer to an event.
 fn titles_of_problems() -> BTreeSet<String> {
-    let source = include_str!("../../src/page/texts.rs");
+    let source = include_str!("../../src/serve/page/texts.rs");
     let problems = source.split("pub fn problem(").nth(1).expect("the pages' words");
     // A title stands in one line with its translation.
     let titles = problems.lines().filter_map(|line| {
@@ -55,7 +55,7 @@ fn every_page_that_an_administrator_may_see_is_in_the_russian_table() {
     let shown: BTreeSet<_> = rows.into_iter().map(|row| row.cells[0].clone()).collect();
     let real = titles_of_problems();
     assert!(real.len() > 10, "{real:?}");
-    assert_eq!(shown, real, "README.ru.md, and src/page/texts.rs");
+    assert_eq!(shown, real, "README.ru.md, and src/serve/page/texts.rs");
 }
 
 /// `deploy/pictures/way*.svg`: the classes of the texts are those that the pictures are drawn with.
@@ -71,7 +71,7 @@ fn the_statuses_in_the_drawings_are_those_of_the_table() {
     assert_eq!(drawn[0], drawn[1], "the drawing and its translation");
     assert_eq!(drawn[0].len(), 5, "one for each step");
     for status in drawn[0].iter().flat_map(|text| text.split(' ')) {
-        assert!(known.contains(status), "{status} is drawn, and not in src/error.rs");
+        assert!(known.contains(status), "{status} is drawn, and not in src/values/error.rs");
     }
 }
 

@@ -204,7 +204,7 @@ pub fn codes_in_results(module: &Module) -> Vec<&str> {
 fn the_codes_in_results_are_codes_of_the_program_in_capitals() {
     let module = Module::load();
     let codes = codes_in_results(&module);
-    let program = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/error.rs")).unwrap();
+    let program = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/values/error.rs")).unwrap();
     for code in &codes {
         assert_eq!(**code, code.to_ascii_uppercase());
         assert!(

@@ -1,6 +1,6 @@
 //! The program's own public address, as `--url` and `redirect_uri` name it.
 
-use crate::portal::{split_address, Scheme};
+use crate::values::portal::{split_address, Scheme};
 
 /// The program's public address: `https://www.example.com/cgi-bin/b24proxy`.
 pub struct Address {

@@ -2,10 +2,10 @@
 
 use super::Line;
 use crate::config::Config;
-use crate::disk::{explain, open_or_create};
-use crate::secret::random_hex;
 use crate::store::{Store, RESERVED};
-use crate::user::{name_of, typed};
+use crate::system::disk::{explain, open_or_create};
+use crate::system::user::{name_of, typed};
+use crate::values::secret::random_hex;
 use fs2::FileExt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub fn check(config: &Config) -> Vec<Line> {
 #[cfg(unix)]
 fn owner_and_modes(folder: &Path) -> Vec<Line> {
     use std::os::unix::fs::MetadataExt;
-    let (Ok(metadata), Some(me)) = (folder.metadata(), crate::user::own()) else { return Vec::new() };
+    let (Ok(metadata), Some(me)) = (folder.metadata(), crate::system::user::own()) else { return Vec::new() };
     let mut lines = judge_owner(folder, metadata.mode() & 0o7777, metadata.uid(), me);
     lines.extend(others_files(folder, me));
     lines

@@ -1,15 +1,15 @@
 //! From here to Bitrix24: TLS to the OAuth server and to each portal, and the clock. No secret is sent.
 
 use super::Line;
-use crate::clock::{unix_now, Deadline};
+use crate::call::relay::stored_address;
 use crate::config::{Config, Portal, Way};
-use crate::error::Executed;
-use crate::http::{Failure, Http, Obstacle, Reply};
 use crate::install::Installer;
-use crate::log::Log;
-use crate::relay::stored_address;
 use crate::store::{Installation, Store};
-use crate::verdict::{judge, Verdict};
+use crate::system::clock::{unix_now, Deadline};
+use crate::system::log::Log;
+use crate::upstream::http::{Failure, Http, Obstacle, Reply};
+use crate::values::error::Executed;
+use crate::values::verdict::{judge, Verdict};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -3,7 +3,7 @@
 use super::address::{without_route, Address};
 use super::{Line, Status};
 use crate::config::{home_of, is_public, Config, Surroundings};
-use crate::user::{self, name_of, typed};
+use crate::system::user::{self, name_of, typed};
 use std::path::Path;
 use std::time::Duration;
 

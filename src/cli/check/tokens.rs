@@ -1,12 +1,12 @@
 //! Each portal's token file: whole, of this portal and application, and not too old.
 
 use super::Line;
+use crate::call::relay::stored_address;
 use crate::cli::refresh::renewed_at;
-use crate::clock::unix_now;
 use crate::config::{Config, Portal};
-use crate::relay::stored_address;
-use crate::status::moment;
+use crate::serve::status::moment;
 use crate::store::{Installation, Store, Tokens};
+use crate::system::clock::unix_now;
 
 const DAY: i64 = 86_400;
 /// A refresh token dies unused after 180 days.

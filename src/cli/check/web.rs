@@ -12,12 +12,12 @@
 use super::address::Address;
 use super::network::not_reached;
 use super::{privacy, Line, Status};
-use crate::clock::Deadline;
 use crate::config::Config;
-use crate::error::Executed;
-use crate::http::{Failure, Http, Post, Reply};
-use crate::portal::Scheme;
 use crate::serve::MAX_STRANGER_BODY;
+use crate::system::clock::Deadline;
+use crate::upstream::http::{Failure, Http, Post, Reply};
+use crate::values::error::Executed;
+use crate::values::portal::Scheme;
 use base64::prelude::{Engine, BASE64_STANDARD};
 use std::time::Duration;
 

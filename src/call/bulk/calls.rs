@@ -1,0 +1,234 @@
+//! `"calls"`: many calls in one request, packed into batches of 50, in order.
+
+use super::{error_of, name, pack, BatchAnswer, Steps, MAX_COMMANDS};
+use crate::call::keys::Journaled;
+use crate::call::payload::Parameters;
+use crate::call::results::Piece;
+use crate::system::log::Log;
+use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::values::json;
+use crate::values::method::Method;
+
+/// One of the calls.
+pub struct One<'a> {
+    pub method: Method,
+    /// `params` as written; an object or a list.
+    pub raw_params: &'a str,
+}
+
+/// What one request to the portal carries.
+enum Step {
+    Batch(Vec<String>),
+    Single,
+}
+
+pub struct Outcome {
+    pub results: Piece,
+    /// The first call that was not executed, where time or size ran out or an answer was lost.
+    pub next: Option<usize>,
+    /// Nothing was executed now: all of it was kept.
+    pub replayed: bool,
+}
+
+impl Outcome {
+    /// `{"results":[…],"errors":N,"next":I}`
+    pub fn to_json(&self, head: &[u8], tail: u8) -> Vec<u8> {
+        let next = self.next.map(|next| format!(",\"next\":{next}")).unwrap_or_default();
+        let end = format!("],\"errors\":{}{next}}}", self.results.errors);
+        [head, b"{\"results\":[", &self.results.text, end.as_bytes(), &[tail]].concat()
+    }
+}
+
+/// What became of a step.
+enum Done {
+    /// Its calls have results. `last`: the answer was lost, and the caller is asked first whether to go on.
+    Executed {
+        piece: Piece,
+        last: bool,
+    },
+    /// Bitrix24 refused the batch as a whole; nothing of it was executed.
+    Refused(Upstream),
+    NotSent(Error),
+}
+
+/// Executes the calls, going on behind `journal`'s kept results, and keeps each step's results there.
+pub fn execute(
+    steps: &mut Steps,
+    calls: &[One],
+    halt: bool,
+    journal: &mut Option<Journaled>,
+    log: &Log,
+) -> Result<Outcome> {
+    let mut results = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
+    let kept = results.calls;
+    // One whose answer was lost halts whoever wants to be halted.
+    results.halted &= halt;
+    while results.calls < calls.len() && !results.halted {
+        let from = results.calls;
+        if !steps.has_room(results.text.len()) || (from > kept && !steps.has_time()) {
+            break;
+        }
+        let (step, count) = plan(&calls[from..]);
+        let done = match journal.as_mut().map(|journal| journal.sending(count)) {
+            Some(Err(error)) => Done::NotSent(error),
+            _ => send(steps, &step, &calls[from..from + count], halt, results.text.len()),
+        };
+        let (piece, last) = match done {
+            Done::Executed { piece, last } => (piece, last),
+            Done::Refused(upstream) if from > 0 => {
+                (Piece::all_failed(count, &upstream.error, &upstream.error_description, halt), false)
+            }
+            Done::Refused(upstream) => return Err(nothing_executed(journal, Error::Bitrix24(upstream))),
+            Done::NotSent(error) if from == 0 => return Err(nothing_executed(journal, error)),
+            Done::NotSent(error) => {
+                not_sent(journal, log);
+                if !is_about_time(&error) {
+                    let code = error.status_and_code().1.to_ascii_uppercase();
+                    results.append(Piece::all_failed(calls.len() - from, &code, &error.text(), halt));
+                }
+                break;
+            }
+        };
+        let written = journal.as_mut().map_or(Ok(()), |journal| journal.finished(&piece));
+        if let Err(error) = &written {
+            log.error(&format!("results of an idempotency key were not kept: {}", error.for_administrator()));
+        }
+        results.append(piece);
+        steps.progress(results.calls, Some(calls.len()));
+        if last || written.is_err() {
+            break;
+        }
+    }
+    let next = (results.calls < calls.len() && !results.halted).then_some(results.calls);
+    let replayed = kept > 0 && results.calls == kept;
+    Ok(Outcome { results, next, replayed })
+}
+
+/// The wait for the limit or for a refresh would pass the time, or a connection did.
+fn is_about_time(error: &Error) -> bool {
+    matches!(error, Error::RateLimited { .. } | Error::RefreshPending { .. } | Error::Timeout { .. })
+}
+
+/// Sends a step: a batch of these calls, or the only one of them.
+fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: usize) -> Done {
+    let outcome = match step {
+        Step::Batch(commands) => steps.batch(commands, halt, collected),
+        Step::Single => match Parameters::from_json(calls[0].raw_params) {
+            Ok(parameters) => steps.single(&calls[0].method, parameters, collected),
+            Err(why) => Err(Error::InvalidRequest(why)),
+        },
+    };
+    let executed = |piece| Done::Executed { piece, last: false };
+    let lost =
+        |why: &str| Done::Executed { piece: Piece { halted: halt, ..Piece::lost(calls.len(), why) }, last: true };
+    match (outcome, step) {
+        (Ok((reply, None)), Step::Batch(_)) => executed(batch_answered(reply.answer(), calls.len(), halt)),
+        (Ok((reply, None)), Step::Single) => executed(single_answered(reply.answer())),
+        (Ok((_, Some(upstream))), _) if !upstream.is_definite() => lost(&Error::Bitrix24(upstream).text()),
+        (Ok((_, Some(upstream))), Step::Batch(_)) => Done::Refused(upstream),
+        (Ok((_, Some(upstream))), Step::Single) => {
+            executed(Piece::all_failed(1, &upstream.error, &upstream.error_description, halt))
+        }
+        // As a command in a batch would be answered.
+        (Err(error @ Error::MethodBlocked { .. }), Step::Single) => {
+            executed(Piece::all_failed(1, "OPERATION_TIME_LIMIT", &error.text(), halt))
+        }
+        (Err(error), _) if error.executed() == Some(Executed::Unknown) => lost(&error.text()),
+        (Err(error), _) => Done::NotSent(error),
+    }
+}
+
+/// The whole request ends with this error, and its key is free again.
+fn nothing_executed(journal: &mut Option<Journaled>, error: Error) -> Error {
+    if let Some(journal) = journal.take() {
+        journal.free();
+    }
+    error
+}
+
+/// What was about to be sent was not: the key's journal must not say that it may have been.
+fn not_sent(journal: &mut Option<Journaled>, log: &Log) {
+    if let Some(Err(error)) = journal.as_mut().map(Journaled::not_sent) {
+        log.error(&format!("the journal of an idempotency key cannot be written: {}", error.for_administrator()));
+    }
+}
+
+/// The next step: as many calls as a batch takes, or one that must go on its own.
+fn plan(calls: &[One]) -> (Step, usize) {
+    let packed = |call: &One| pack::command(&call.method.canonical(), call.raw_params);
+    let commands: Vec<String> = calls.iter().take(MAX_COMMANDS).map_while(packed).collect();
+    match commands.len() {
+        0 => (Step::Single, 1),
+        count => (Step::Batch(commands), count),
+    }
+}
+
+fn single_answered(body: &[u8]) -> Piece {
+    let entries = json::entries(std::str::from_utf8(body).unwrap_or("{}")).unwrap_or_default();
+    let part = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let mut piece = Piece::default();
+    piece.push_result(part("result").unwrap_or("null"), part("total"), part("next"));
+    piece
+}
+
+fn batch_answered(body: &[u8], count: usize, halt: bool) -> Piece {
+    match BatchAnswer::parse(body) {
+        Some(answer) => of_batch(&answer, count, halt),
+        None => Piece { halted: halt, ..Piece::lost(count, "Bitrix24's answer is not that of a batch.") },
+    }
+}
+
+fn of_batch(answer: &BatchAnswer, count: usize, halt: bool) -> Piece {
+    let mut piece = Piece::default();
+    for name in (0..count).map(name) {
+        if let Some(error) = answer.errors.get(&name) {
+            let Upstream { error, error_description, .. } = error_of(error);
+            piece.push_error(&error, &error_description);
+        } else if let Some(result) = answer.results.get(&name) {
+            piece.push_result(result, answer.totals.get(&name).copied(), answer.nexts.get(&name).copied());
+        } else {
+            piece.push_error("OUTCOME_UNKNOWN", "Bitrix24's answer does not mention this call.");
+        }
+        if halt && piece.errors > 0 {
+            piece.halted = true;
+            break;
+        }
+    }
+    piece
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(piece: &Piece) -> serde_json::Value {
+        serde_json::from_slice(&[b"[", piece.text.as_slice(), b"]"].concat()).unwrap()
+    }
+
+    #[test]
+    fn results_are_in_the_order_of_the_calls_with_total_and_next() {
+        let body = br#"{"result":{"result":{"c1":[],"c0":{"a":1.0}},"result_error":{"c2":{"error":"X","error_description":"y"}},
+            "result_total":{"c0":7},"result_next":{"c0":50},"result_time":[]},"time":{}}"#;
+        let piece = of_batch(&BatchAnswer::parse(body).unwrap(), 4, false);
+        assert_eq!((piece.calls, piece.errors), (4, 2));
+        assert!(piece.text.starts_with(br#"{"result":{"a":1.0},"total":7,"next":50},{"result":[]},"#));
+        let results = text(&piece);
+        assert_eq!(results[2], serde_json::json!({"error": "X", "error_description": "y"}));
+        assert_eq!(results[3]["error"], "OUTCOME_UNKNOWN");
+    }
+
+    #[test]
+    fn php_writes_an_empty_map_as_a_list() {
+        let body = br#"{"result":{"result":[],"result_error":{"c0":{"error":"X"}},"result_total":[]}}"#;
+        let piece = of_batch(&BatchAnswer::parse(body).unwrap(), 1, true);
+        assert_eq!((piece.calls, piece.errors, piece.halted), (1, 1, true));
+    }
+
+    #[test]
+    fn calls_are_packed_by_fifty_and_those_that_would_not_survive_go_alone() {
+        let call = |raw_params| One { method: Method::parse("m").unwrap(), raw_params };
+        let calls: Vec<One> = (0..60).map(|i| call(if i == 55 { r#"{"a":null}"# } else { r#"{"a":1}"# })).collect();
+        let counts: Vec<usize> = [0, 50, 55, 56].map(|from| plan(&calls[from..]).1).to_vec();
+        assert_eq!(counts, [50, 5, 1, 4]);
+    }
+}

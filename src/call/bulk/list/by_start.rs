@@ -1,0 +1,198 @@
+//! The slow way: pages by `start`, for every method that has them.
+//!
+//! Rows that are deleted meanwhile shift those behind them to where reading has been. So each batch begins with the page
+//! that the one before ended with: rows on it that were not seen yet have moved there. A page whose `total` is smaller than
+//! that of the page before is read again in this manner. IDs tell rows apart; without them there is no such protection.
+
+use super::{id_of, not_a_list, Cursor, Next, Page, Rows, Way, PAGE};
+use crate::call::bulk::pack;
+use crate::values::error::{Error, Result};
+use crate::values::json::{self, Member};
+use serde_json::value::RawValue;
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+pub struct ByStart {
+    /// The caller's parameters without `start`.
+    others: Vec<Member>,
+    /// Where reading began.
+    begin: u64,
+    /// Where it goes on.
+    next: u64,
+    /// How far `start` moves with each page.
+    stride: u64,
+    /// IDs that were read; `None`: rows cannot be told apart.
+    seen: Option<HashSet<u64>>,
+    /// What was read in earlier requests is not in `seen`, its last page apart.
+    resumed: bool,
+    /// Rows moved: the page before must be read again.
+    retreat: bool,
+    /// The page that was read last: its `start`, and its rows.
+    last: (u64, Vec<u64>),
+    /// The hash of its text.
+    last_text: Option<u64>,
+    total: Option<u64>,
+    /// Pages that were asked for and not taken yet, by their `start`.
+    asked: VecDeque<u64>,
+}
+
+impl ByStart {
+    pub fn new(params: &[Member], cursor: Option<Cursor>) -> Result<ByStart> {
+        let is_start = |key: &str| key.eq_ignore_ascii_case("start");
+        let (begin, known) = match cursor {
+            Some(Cursor::Start { start, known }) => (start, known),
+            Some(Cursor::AfterId(_)) => {
+                return Err(Error::InvalidRequest("\"cursor\" does not belong to this request".into()))
+            }
+            None => {
+                let own = params.iter().find(|(key, _)| is_start(key));
+                // Bitrix24 takes -1 as "do not count".
+                (own.and_then(|(_, raw)| raw.trim_matches('"').parse().ok()).unwrap_or(0), Vec::new())
+            }
+        };
+        Ok(ByStart {
+            others: params.iter().filter(|(key, _)| !is_start(key)).cloned().collect(),
+            begin,
+            next: begin + u64::from(!known.is_empty()),
+            stride: PAGE as u64,
+            resumed: !known.is_empty(),
+            retreat: !known.is_empty(),
+            last: (begin, known.clone()),
+            last_text: None,
+            seen: Some(known.into_iter().collect()),
+            total: None,
+            asked: VecDeque::new(),
+        })
+    }
+
+    fn page(&self, start: u64) -> Vec<Member> {
+        let mut members = self.others.clone();
+        members.push(("start".into(), start.to_string()));
+        members
+    }
+
+    /// The page before the next one.
+    fn before(&self) -> u64 {
+        self.next.saturating_sub(self.stride).max(self.begin)
+    }
+
+    /// Which of a page's rows are new; `None`: none of them is known although they should be.
+    fn new_rows(&mut self, ids: Option<&[u64]>, rows: usize, again: bool) -> Option<Vec<bool>> {
+        let (Some(ids), Some(seen)) = (ids, self.seen.as_mut()) else {
+            self.seen = None;
+            return Some(vec![!again; rows]);
+        };
+        let known = ids.iter().rposition(|id| seen.contains(id));
+        if again && known.is_none() {
+            return None;
+        }
+        // Before a known row stands what an earlier request has read.
+        let from = known.filter(|_| again && self.resumed).map_or(0, |known| known + 1);
+        Some(ids.iter().enumerate().map(|(i, id)| seen.insert(*id) && i >= from).collect())
+    }
+
+    /// More rows were deleted than a page holds: one page further back.
+    fn retreat_from(&mut self, start: u64) -> Result<Next> {
+        if self.resumed && start <= self.begin {
+            return Err(Error::InvalidRequest(
+                "the list has changed too much since this \"cursor\" was given: read it again without one".into(),
+            ));
+        }
+        (self.next, self.retreat) = (start, true);
+        Ok(Next::Discard)
+    }
+
+    /// What follows the page at `start`. `new`: it had rows that were not known.
+    fn after(&mut self, page: &Page, start: u64, new: bool) -> Result<Next> {
+        let rows = page.rows.len() as u64;
+        let next = match (page.next, page.total) {
+            (Some(next), _) if next > start => next,
+            (Some(_), _) => return Err(not_a_list("its \"next\" does not move")),
+            (None, Some(total)) if start + rows.max(self.stride) < total => {
+                return Err(not_a_list("it has more rows and no \"next\""))
+            }
+            // Some are hidden from this user, or its pages are small: what follows shows which.
+            (None, Some(total)) if new && rows > 0 && start + rows < total && self.seen.is_some() => start + rows,
+            // It says nothing: a full page may be followed by another.
+            (None, None) if new && rows == self.stride => start + self.stride,
+            (None, _) => return Ok(Next::End),
+        };
+        (self.next, self.stride) = (next, next - start);
+        Ok(if self.asked.front() == Some(&next) { Next::Counts } else { Next::Discard })
+    }
+}
+
+impl Way for ByStart {
+    fn alone(&mut self) -> Vec<Member> {
+        let start = if self.retreat { self.before() } else { self.next };
+        self.asked = VecDeque::from([start]);
+        self.page(start)
+    }
+
+    fn commands(&mut self, method: &str, most: usize) -> Option<Vec<String>> {
+        let from = if self.seen.is_some() { self.before() } else { self.next };
+        // Whether a method that does not count its rows knows `start` at all shows on the second page.
+        let unsure = self.total.is_none() && self.next <= self.begin + self.stride;
+        let count = if unsure { 2 } else { most as u64 };
+        self.asked = (0..count).map(|i| from + i * self.stride).collect();
+        self.asked.iter().map(|start| pack::command(method, &json::object(&self.page(*start)))).collect()
+    }
+
+    fn take(&mut self, page: &Page, rows: &mut Rows) -> Result<Next> {
+        let start = self.asked.pop_front().expect("no page comes that was not asked for");
+        let again = start < self.next;
+        let shrank = matches!((self.total, page.total), (Some(before), Some(now)) if now < before);
+        self.total = page.total.or(self.total);
+        if shrank && !again && start > self.begin && self.seen.is_some() {
+            self.retreat = true;
+            return Ok(Next::Discard);
+        }
+        let ids = distinct_ids(&page.rows);
+        let text = page.rows.iter().fold(DefaultHasher::new(), |mut hasher, row| {
+            row.get().hash(&mut hasher);
+            hasher
+        });
+        let repeated = self.last_text.replace(text.finish()) == Some(text.finish());
+        if ids.is_none() && repeated && page.next.is_none() && page.total.is_none() {
+            // The method does not know `start`.
+            return Ok(Next::End);
+        }
+        let Some(new) = self.new_rows(ids.as_deref(), page.rows.len(), again) else {
+            return self.retreat_from(start);
+        };
+        self.retreat = false;
+        for (row, _) in page.rows.iter().zip(&new).filter(|(_, new)| **new) {
+            rows.push(row);
+        }
+        self.last = (start, ids.unwrap_or_default());
+        self.after(page, start, again || new.contains(&true))
+    }
+
+    fn pages_left(&self) -> Option<u64> {
+        // With the page that is read again, and one for rows that were added.
+        self.total.map(|total| total.saturating_sub(self.next).div_ceil(self.stride) + 2)
+    }
+
+    fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    fn cursor(&self) -> Cursor {
+        match &self.last {
+            (start, known) if self.seen.is_some() && !known.is_empty() => {
+                Cursor::Start { start: *start, known: known.clone() }
+            }
+            _ => Cursor::Start { start: self.next, known: Vec::new() },
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.seen.as_ref().map_or(0, |seen| seen.capacity() * 9)
+    }
+}
+
+/// The IDs of all rows; `None` where one has none, or two have the same: then it is not what tells them apart.
+fn distinct_ids(rows: &[&RawValue]) -> Option<Vec<u64>> {
+    let ids: Vec<u64> = rows.iter().map(|row| id_of(row, "ID").or_else(|| id_of(row, "id"))).collect::<Option<_>>()?;
+    (ids.iter().collect::<HashSet<_>>().len() == ids.len()).then_some(ids)
+}

@@ -1,0 +1,160 @@
+//! Parameters as a batch command carries them: `method?a=1&b%5Bc%5D=2`, which PHP reads with `parse_str`.
+//!
+//! Not everything survives that: null, empty lists and objects are lost, names with brackets, dots or spaces change, and
+//! `$result[…]` refers to an earlier command. A call with any of these must be sent on its own. Types become strings; true
+//! and false become 1 and 0.
+
+use crate::values::json;
+use crate::values::percent;
+use serde_json::value::RawValue;
+
+/// `max_input_vars` of PHP, which `parse_str` obeys.
+const MAX_FIELDS: usize = 1000;
+/// `max_input_nesting_level` of PHP.
+const MAX_LEVELS: usize = 60;
+
+/// The command, or `None` where the parameters would not survive.
+pub fn command(method: &str, parameters: &str) -> Option<String> {
+    let mut packer = Packer { query: String::new(), fields: 0 };
+    packer.members("", parameters, 0)?;
+    Some(if packer.query.is_empty() { method.to_owned() } else { format!("{method}?{}", packer.query) })
+}
+
+/// A field that is written as it is, without a look at its content: for references to earlier commands.
+pub fn with_field(command: &str, name: &str, value: &str) -> String {
+    let separator = if command.contains('?') { '&' } else { '?' };
+    format!("{command}{separator}{}={}", escaped(name), escaped(value))
+}
+
+struct Packer {
+    query: String,
+    fields: usize,
+}
+
+impl Packer {
+    /// The members of an object, or the elements of a list, below `prefix`.
+    fn members(&mut self, prefix: &str, raw: &str, level: usize) -> Option<()> {
+        if level > MAX_LEVELS {
+            return None;
+        }
+        if raw.starts_with('[') {
+            let list: Vec<&RawValue> = serde_json::from_str(raw).ok()?;
+            return list
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, value)| self.value(prefix, &i.to_string(), value.get(), level));
+        }
+        let entries = json::entries(raw).ok()?;
+        let mut names: Vec<&str> = entries.iter().map(|(key, _)| key.as_ref()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return None;
+        }
+        entries.iter().try_for_each(|(key, value)| self.value(prefix, key, value.get(), level))
+    }
+
+    fn value(&mut self, prefix: &str, key: &str, raw: &str, level: usize) -> Option<()> {
+        let safe = match prefix {
+            // PHP changes these in the first part of a name.
+            "" => !key.contains(['.', ' ', '[', ']', '\0']),
+            _ => !key.contains(['[', ']', '\0']),
+        };
+        if key.is_empty() || !safe {
+            return None;
+        }
+        let name = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}[{key}]") };
+        match raw.as_bytes().first()? {
+            b'{' | b'[' => {
+                let before = self.fields;
+                self.members(&name, raw, level + 1)?;
+                // An empty list or object leaves nothing behind.
+                (self.fields > before).then_some(())
+            }
+            b'n' => None,
+            b't' => self.field(&name, "1"),
+            b'f' => self.field(&name, "0"),
+            b'"' => self.field(&name, &serde_json::from_str::<String>(raw).ok()?),
+            _ => self.field(&name, raw),
+        }
+    }
+
+    fn field(&mut self, name: &str, value: &str) -> Option<()> {
+        self.fields += 1;
+        if self.fields > MAX_FIELDS || value.contains("$result") || name.contains("$result") {
+            return None;
+        }
+        if !self.query.is_empty() {
+            self.query.push('&');
+        }
+        self.query.push_str(&escaped(name));
+        self.query.push('=');
+        self.query.push_str(&escaped(value));
+        Some(())
+    }
+}
+
+/// Everything but unreserved characters percent-encoded (RFC 3986, section 2.3).
+fn escaped(text: &str) -> String {
+    percent::encoded(text.as_bytes(), b"-._~")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn packed(parameters: &str) -> Option<String> {
+        command("m", parameters)
+    }
+
+    #[test]
+    fn parameters_are_written_as_php_reads_them() {
+        assert_eq!(packed("{}").as_deref(), Some("m"));
+        assert_eq!(
+            packed(r#"{"fields":{"TITLE":"А&b","PRICE":1.50,"OPEN":true,"CLOSED":false},"ids":[7,8],"e":""}"#)
+                .as_deref(),
+            Some(
+                "m?fields%5BTITLE%5D=%D0%90%26b&fields%5BPRICE%5D=1.50&fields%5BOPEN%5D=1&fields%5BCLOSED%5D=0\
+                 &ids%5B0%5D=7&ids%5B1%5D=8&e="
+            )
+        );
+        assert_eq!(packed(r#"{"filter":{">ID":5}}"#).as_deref(), Some("m?filter%5B%3EID%5D=5"));
+        assert_eq!(packed(r#"[1,"x"]"#).as_deref(), Some("m?0=1&1=x"));
+    }
+
+    #[test]
+    fn what_would_not_survive_is_sent_on_its_own() {
+        for parameters in [
+            r#"{"a":null}"#,
+            r#"{"a":[]}"#,
+            r#"{"a":{"b":{}}}"#,
+            r#"{"a.b":1}"#,
+            r#"{"a b":1}"#,
+            r#"{"a[b]":1}"#,
+            r#"{"a":{"b]":1}}"#,
+            r#"{"":1}"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":"$result[0]"}"#,
+        ] {
+            assert_eq!(packed(parameters), None, "{parameters}");
+        }
+        let many: Vec<usize> = (0..=MAX_FIELDS).collect();
+        assert_eq!(packed(&serde_json::json!({ "a": many }).to_string()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text in "[\\[\\]{}\":,a-c0-9n ]{0,40}") {
+            let _ = packed(&text);
+        }
+
+        #[test]
+        fn a_command_is_one_method_and_one_query(key in "[a-zA-Z_>=%]{1,8}", value in "\\PC{0,20}") {
+            if let Some(command) = packed(&serde_json::json!({ key.clone(): value.clone() }).to_string()) {
+                let (method, query) = command.split_once('?').unwrap();
+                prop_assert_eq!(method, "m");
+                prop_assert_eq!(crate::values::form::fields(query.as_bytes()), vec![(key, value)]);
+            }
+        }
+    }
+}

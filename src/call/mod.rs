@@ -1,0 +1,9 @@
+//! Calls to a portal: one of them, with its tokens, its idempotency key and its turn under the limit, and many of them.
+
+pub mod bulk;
+pub mod keys;
+pub mod limits;
+pub mod payload;
+pub mod refresh;
+pub mod relay;
+pub mod results;

@@ -1,0 +1,149 @@
+//! What a call carries: the caller's parameters, byte for byte, and our authorization.
+
+use crate::values::json;
+use crate::values::multipart::Multipart;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// The body of a call, without the authorization, which is added last.
+#[derive(Clone, Debug)]
+pub enum Payload<'a> {
+    Json(Parameters<'a>),
+    /// `application/x-www-form-urlencoded`
+    Form(Vec<u8>),
+    Multipart(Multipart<'a>),
+}
+
+impl Payload<'_> {
+    /// Content type, and the parts of the body one after another. PHP keeps the last of a name in a form, so that ours
+    /// counts; in JSON there is no other.
+    pub fn with_auth(&self, access_token: Option<&str>) -> (Cow<'static, str>, [Cow<'_, [u8]>; 3]) {
+        match self {
+            Payload::Json(parameters) => ("application/json".into(), parameters.with_auth(access_token)),
+            Payload::Form(fields) => {
+                let ampersand = if fields.is_empty() || fields.ends_with(b"&") { "" } else { "&" };
+                let auth = access_token.map(|token| {
+                    let pair = serde_urlencoded::to_string([("auth", token)]).expect("a pair of texts serializes");
+                    format!("{ampersand}{pair}").into_bytes()
+                });
+                let parts =
+                    [Cow::Borrowed(fields.as_slice()), auth.unwrap_or_default().into(), Cow::Borrowed(&b""[..])];
+                ("application/x-www-form-urlencoded".into(), parts)
+            }
+            Payload::Multipart(form) => {
+                let written = form.written_with(access_token.map(|token| ("auth", token)));
+                (form.content_type().into(), [Cow::Owned(written), Cow::Borrowed(&b""[..]), Cow::Borrowed(&b""[..])])
+            }
+        }
+    }
+}
+
+/// A call's parameters: the inside of a JSON object, as the caller wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameters<'a>(Cow<'a, str>);
+
+impl<'a> Parameters<'a> {
+    /// From `params`. An object is kept byte for byte; an array, for positional methods, becomes `{"0":…,"1":…}`.
+    pub fn from_json(raw: &'a str) -> std::result::Result<Parameters<'a>, String> {
+        let own = |key: &str| Err(format!("must not contain {key:?}: the proxy adds the authorization itself"));
+        Self::read(raw, own)
+    }
+
+    /// From the body of a webhook call: the caller's own authorization is dropped.
+    pub fn of_webhook(raw: &'a str) -> std::result::Result<Parameters<'a>, String> {
+        Self::read(raw, |_| Ok(()))
+    }
+
+    /// `on_authorization` decides what a top-level `auth` or `access_token` means: an error, or to be left out.
+    fn read(
+        raw: &'a str,
+        on_authorization: impl Fn(&str) -> std::result::Result<(), String>,
+    ) -> std::result::Result<Parameters<'a>, String> {
+        const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
+        json::refuse_what_php_cannot_read(raw)?;
+        let trimmed = raw.trim_matches(SPACE);
+        if let Some(inside) = trimmed.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            let entries = json::entries(trimmed).map_err(|error| format!("is not JSON: {}", json::describe(&error)))?;
+            let is_authorization = |key: &str| key == "auth" || key == "access_token";
+            let Some((key, _)) = entries.iter().find(|(key, _)| is_authorization(key)) else {
+                return Ok(Parameters(Cow::Borrowed(inside.trim_matches(SPACE))));
+            };
+            on_authorization(key)?;
+            let others: Vec<json::Member> = entries
+                .iter()
+                .filter(|(key, _)| !is_authorization(key))
+                .map(|(key, value)| (key.to_string(), value.get().to_owned()))
+                .collect();
+            return Ok(Parameters::from_members(&others));
+        }
+        let list: Vec<&RawValue> =
+            serde_json::from_str(trimmed).map_err(|_| "must be a JSON object or list".to_owned())?;
+        let entries: Vec<String> = list.iter().enumerate().map(|(i, value)| format!("\"{i}\":{value}")).collect();
+        Ok(Parameters(Cow::Owned(entries.join(","))))
+    }
+
+    /// Of this program's own making, in this order.
+    pub fn from_members(members: &[json::Member]) -> Parameters<'static> {
+        Parameters(Cow::Owned(json::inside_object(members)))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The parts of the body: the object with `auth` before everything else.
+    fn with_auth(&self, access_token: Option<&str>) -> [Cow<'_, [u8]>; 3] {
+        let comma = if self.0.is_empty() { "" } else { "," };
+        let head = match access_token {
+            Some(token) => format!("{{\"auth\":{}{comma}", json::quoted(token)),
+            None => "{".to_owned(),
+        };
+        [Cow::Owned(head.into_bytes()), Cow::Borrowed(self.0.as_bytes()), Cow::Borrowed(b"}")]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn body(raw: &str) -> String {
+        let parameters = Parameters::from_json(raw).unwrap();
+        parameters.with_auth(Some("T")).iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+    }
+
+    #[test]
+    fn auth_is_added_and_every_other_byte_kept() {
+        assert_eq!(body("{}"), r#"{"auth":"T"}"#);
+        assert_eq!(body(" {\n} "), r#"{"auth":"T"}"#);
+        assert_eq!(
+            body(r#"{"b":1.50,"a":null, "c":{"x":"\u0439"},"d":1e400}"#),
+            r#"{"auth":"T","b":1.50,"a":null, "c":{"x":"\u0439"},"d":1e400}"#
+        );
+        assert_eq!(body(r#"[7, {"a":[]},null]"#), r#"{"auth":"T","0":7,"1":{"a":[]},"2":null}"#);
+        assert_eq!(body("[]"), r#"{"auth":"T"}"#);
+    }
+
+    #[test]
+    fn the_callers_own_authorization_is_refused_however_it_is_escaped() {
+        for bad in [r#"{"auth":1}"#, r#"{"a":1,"\u0061uth":"x"}"#, r#"{"access\u005ftoken":"x"}"#] {
+            assert!(Parameters::from_json(bad).is_err(), "{bad}");
+        }
+        assert!(Parameters::from_json(r#"{"fields":{"auth":1},"AUTHOR":2}"#).is_ok());
+        assert!(Parameters::from_json("null").is_err());
+        assert!(Parameters::from_json("\"text\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_one_json_object_with_our_auth(raw in "[\\[\\]{}\"\\\\:,a-h0-9u ]{0,40}") {
+            if serde_json::from_str::<serde_json::Value>(&raw).is_ok() {
+                if let Ok(parameters) = Parameters::from_json(&raw) {
+                    let text: Vec<u8> = parameters.with_auth(Some("T")).concat();
+                    let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+                    prop_assert_eq!(&value["auth"], "T");
+                }
+            }
+        }
+    }
+}

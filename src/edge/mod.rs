@@ -1,0 +1,3 @@
+//! Where the program meets the process that it runs in.
+
+pub mod cgi;

@@ -1,0 +1,281 @@
+//! The request of 1C, `{"domain","method","params"}`, and the answer to it.
+
+use crate::call::bulk::calls::One;
+use crate::call::bulk::list::Cursor;
+use crate::call::payload::Parameters;
+use crate::values::error::{Error, Result};
+use crate::values::json;
+use crate::values::method::Method;
+use crate::values::portal::Version;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// What stands before Bitrix24's answer in the success envelope, and after it.
+pub const SUCCESS_HEAD: &[u8] = b"{\"success\":true,\"data\":";
+pub const SUCCESS_TAIL: u8 = b'}';
+
+const FIELDS: [&str; 8] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor"];
+
+pub struct Envelope<'a> {
+    /// As the caller wrote it; `None` where it was left out.
+    pub domain: Option<String>,
+    pub asked: Asked<'a>,
+}
+
+/// What a request asks for.
+pub enum Asked<'a> {
+    One(OneCall<'a>),
+    /// `calls`: many, packed into batches.
+    Many {
+        calls: Vec<One<'a>>,
+        halt: bool,
+        /// `calls` as written.
+        raw: &'a str,
+    },
+    /// `all`: every page of a list method.
+    All {
+        method: Method,
+        raw_params: &'a str,
+        cursor: Option<Cursor>,
+    },
+}
+
+pub struct OneCall<'a> {
+    pub method: Method,
+    pub version: Version,
+    /// `params` as written.
+    pub raw_params: &'a str,
+    pub parameters: Parameters<'a>,
+}
+
+/// The fields of a request, each at most once.
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Envelope<'a> {
+    /// Reads a request body. Errors name the field.
+    pub fn parse(body: &'a [u8]) -> Result<Envelope<'a>> {
+        let fields = Fields::parse(body)?;
+        let domain = fields.string("domain")?;
+        Ok(Envelope { domain, asked: fields.asked()? })
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn parse(body: &'a [u8]) -> Result<Fields<'a>> {
+        let text = json::text(body).map_err(invalid)?;
+        if text.trim().is_empty() {
+            return Err(invalid("the body is empty: send {\"domain\",\"method\",\"params\"} as JSON"));
+        }
+        let fields = json::entries(text)
+            .map_err(|error| invalid(format!("the body is not a JSON object: {}", json::describe(&error))))?;
+        for (i, (key, _)) in fields.iter().enumerate() {
+            if fields[..i].iter().any(|(other, _)| other == key) {
+                return Err(invalid(format!("{} is given twice", shown(key))));
+            }
+            if !FIELDS.contains(&key.as_ref()) {
+                let known = FIELDS.join(", ");
+                return Err(invalid(format!("{} is not a field of a request; those are {known}", shown(key))));
+            }
+        }
+        Ok(Fields(fields))
+    }
+
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get())
+    }
+
+    fn string(&self, name: &str) -> Result<Option<String>> {
+        self.get(name).map(|raw| string(raw, name)).transpose()
+    }
+
+    fn flag(&self, name: &str) -> Result<bool> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(invalid(format!("{name:?} must be true or false"))),
+        }
+    }
+
+    fn asked(&self) -> Result<Asked<'a>> {
+        let version = match self.get("version") {
+            None | Some("2") => Version::V2,
+            Some("3") => Version::V3,
+            Some(_) => return Err(invalid("\"version\" must be 2 or 3")),
+        };
+        let (all, halt) = (self.flag("all")?, self.flag("halt")?);
+        if let Some(raw) = self.get("calls") {
+            for other in ["method", "params", "all", "cursor"] {
+                if self.get(other).is_some() {
+                    return Err(invalid(format!("{other:?} cannot stand beside \"calls\"")));
+                }
+            }
+            refuse_version_3(version, "calls")?;
+            return Ok(Asked::Many { calls: calls(raw)?, halt, raw });
+        }
+        if self.get("halt").is_some() {
+            return Err(invalid("\"halt\" belongs to \"calls\""));
+        }
+        let name = self.get("method").ok_or_else(|| invalid("\"method\" is missing"))?;
+        let method = method(&string(name, "method")?).map_err(|why| invalid(format!("\"method\" {why}")))?;
+        let raw_params = self.get("params").unwrap_or("{}");
+        let parameters = Parameters::from_json(raw_params).map_err(|why| invalid(format!("\"params\" {why}")))?;
+        let cursor = self.string("cursor")?;
+        if !all {
+            return match cursor {
+                Some(_) => Err(invalid("\"cursor\" belongs to \"all\"")),
+                None => Ok(Asked::One(OneCall { method, version, raw_params, parameters })),
+            };
+        }
+        refuse_version_3(version, "all")?;
+        if method.is_batch() {
+            return Err(invalid("\"all\" needs a list method, which batch is not"));
+        }
+        let cursor = match cursor.map(|text| Cursor::parse(&text, &method)) {
+            Some(None) => return Err(invalid("\"cursor\" is not one that this program gave for this method")),
+            cursor => cursor.flatten(),
+        };
+        Ok(Asked::All { method, raw_params, cursor })
+    }
+}
+
+/// A caller's key in quotes, shortened: it goes into the log, which nobody may flood.
+fn shown(key: &str) -> String {
+    let start: String = key.chars().take(64).collect();
+    let more = if start.len() < key.len() { "…" } else { "" };
+    format!("{start:?}{more}")
+}
+
+fn refuse_version_3(version: Version, field: &str) -> Result<()> {
+    match version {
+        Version::V2 => Ok(()),
+        Version::V3 => Err(invalid(format!("{field:?} works with REST 2 only: leave \"version\" out"))),
+    }
+}
+
+fn method(text: &str) -> std::result::Result<Method, &'static str> {
+    let method =
+        Method::parse(text).ok_or("must be letters, digits, \".\", \"_\" and \"-\", at most 128 characters")?;
+    if method.wants_xml() {
+        return Err("must not end in .xml: the answer is JSON");
+    }
+    Ok(method)
+}
+
+/// The calls, each checked, so that nothing is executed where one of them is wrong.
+pub fn calls(raw: &str) -> Result<Vec<One<'_>>> {
+    let list: Vec<&RawValue> =
+        serde_json::from_str(raw).map_err(|_| invalid("\"calls\" must be a list of {\"method\",\"params\"}"))?;
+    let mut calls = Vec::with_capacity(list.len().min(1 << 16));
+    for (i, item) in list.into_iter().enumerate() {
+        calls.push(call(item.get()).map_err(|why| invalid(format!("\"calls\"[{i}] {why}")))?);
+    }
+    Ok(calls)
+}
+
+fn call(raw: &str) -> std::result::Result<One<'_>, String> {
+    let fields = json::entries(raw).map_err(|_| "must be an object with \"method\" and \"params\"")?;
+    let (mut name, mut raw_params) = (None, None);
+    for (key, value) in &fields {
+        let slot = match key.as_ref() {
+            "method" => &mut name,
+            "params" => &mut raw_params,
+            _ => return Err(format!("has a field {}; those of a call are method and params", shown(key))),
+        };
+        if slot.replace(value.get()).is_some() {
+            return Err(format!("has {key:?} twice"));
+        }
+    }
+    let name: String =
+        name.and_then(|raw| serde_json::from_str(raw).ok()).ok_or("has no \"method\", or one that is not a string")?;
+    let method = method(&name).map_err(|why| format!("\"method\" {why}"))?;
+    if method.is_batch() {
+        return Err("cannot be a batch: its commands can be calls themselves".into());
+    }
+    let raw_params = raw_params.unwrap_or("{}");
+    Parameters::from_json(raw_params).map_err(|why| format!("\"params\" {why}"))?;
+    Ok(One { method, raw_params })
+}
+
+fn invalid(why: impl Into<String>) -> Error {
+    Error::InvalidRequest(why.into())
+}
+
+fn string(raw: &str, name: &str) -> Result<String> {
+    serde_json::from_str(raw).map_err(|_| Error::InvalidRequest(format!("{name:?} must be a string")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(body: &str) -> String {
+        match Envelope::parse(body.as_bytes()) {
+            Err(Error::InvalidRequest(why)) => why,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("accepted: {body}"),
+        }
+    }
+
+    #[test]
+    fn a_request_names_portal_method_and_parameters() {
+        let envelope = Envelope::parse("\u{feff}{\"domain\":\"acme\",\"method\":\"profile\"}".as_bytes()).unwrap();
+        assert_eq!(envelope.domain.as_deref(), Some("acme"));
+        let Asked::One(call) = envelope.asked else { panic!() };
+        assert_eq!((call.version, call.raw_params), (Version::V2, "{}"));
+        let envelope = Envelope::parse(br#"{"method":"a","version":3}"#).unwrap();
+        assert!(matches!(envelope.asked, Asked::One(OneCall { version: Version::V3, .. })));
+    }
+
+    #[test]
+    fn calls_and_all_are_told_from_one_call() {
+        let asked = |body: &'static str| Envelope::parse(body.as_bytes()).unwrap().asked;
+        assert!(matches!(asked(r#"{"calls":[{"method":"a"},{"method":"b","params":[1]}],"halt":true}"#),
+            Asked::Many { calls, halt: true, .. } if calls.len() == 2));
+        assert!(matches!(asked(r#"{"method":"a","all":true}"#), Asked::All { cursor: None, .. }));
+        assert!(matches!(asked(r#"{"method":"a","all":false}"#), Asked::One(_)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (body, word) in [
+            ("", "empty"),
+            ("nonsense", "JSON"),
+            ("[\"acme\",\"profile\",{}]", "object"),
+            ("{}", "method"),
+            (r#"{"method":1}"#, "method"),
+            (r#"{"method":"a b"}"#, "method"),
+            (r#"{"method":"a","params":null}"#, "params"),
+            (r#"{"method":"a","params":"x"}"#, "params"),
+            (r#"{"method":"a","params":{"auth":"x"}}"#, "auth"),
+            (r#"{"method":"a","domain":5}"#, "domain"),
+            (r#"{"method":"a","version":4}"#, "version"),
+            (r#"{"method":"a","method":"b"}"#, "twice"),
+            (r#"{"method":"a","\u006dethod":"b"}"#, "twice"),
+            (r#"{"method":"a","parms":{}}"#, "parms"),
+            (r#"{"method":"a"} x"#, "JSON"),
+            (r#"{"method":"a.xml"}"#, "xml"),
+            (r#"{"calls":{}}"#, "list"),
+            (r#"{"calls":[{"method":"a"},{"method":"b c"}]}"#, "[1]"),
+            (r#"{"calls":[{"method":"batch"}]}"#, "batch"),
+            (r#"{"calls":[{"method":"a","params":{"auth":1}}]}"#, "auth"),
+            (r#"{"calls":[{"method":"a","param":{}}]}"#, "param"),
+            (r#"{"calls":[],"method":"a"}"#, "method"),
+            (r#"{"calls":[],"version":3}"#, "REST 2"),
+            (r#"{"method":"a","halt":true}"#, "halt"),
+            (r#"{"method":"a","all":1}"#, "all"),
+            (r#"{"method":"a","cursor":"id:1"}"#, "cursor"),
+            (r#"{"method":"a","all":true,"cursor":"nonsense"}"#, "cursor"),
+            (r#"{"method":"a","all":true,"cursor":"id:7.00000000"}"#, "cursor"),
+        ] {
+            assert!(refused(body).contains(word), "{body}: {}", refused(body));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Envelope::parse(&body);
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Batches of clients that may call only some methods: read as Bitrix24 reads them, each command checked, and built anew,
+//! so that no byte of the caller's reaches Bitrix24 that was not understood here.
+//!
+//! Facts (the portal's own PHP): `cmd` and `halt` count in any case; a command is split as a URL, what stands before `?` is
+//! the method, and a scheme, host or fragment is cut off; methods are lower-cased; commands over 50 are not run.
+
+use crate::call::payload::Parameters;
+use crate::serve::access::Client;
+use crate::values::error::{Error, Result};
+use crate::values::form;
+use crate::values::json::{self, Member};
+use crate::values::method::Method;
+use crate::values::portal::Version;
+use serde_json::Value;
+
+/// Whether this method is a batch that must be looked into for this client.
+pub fn must_be_checked(client: &Client, method: &Method) -> bool {
+    client.methods.is_some() && method.is_batch()
+}
+
+/// Checks a batch's JSON parameters and gives those to send instead.
+pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Parameters<'static>> {
+    match version {
+        Version::V2 => Commands::from_json(parameters)?.checked(client),
+        Version::V3 => checked_v3(client, parameters),
+    }
+}
+
+/// The commands of a REST 2 batch, wherever they stood.
+#[derive(Default)]
+pub struct Commands {
+    /// Names and commands in order; `None` where there was no `cmd` at all.
+    commands: Option<Vec<(String, String)>>,
+    halt: Option<bool>,
+}
+
+impl Commands {
+    pub fn from_json(parameters: &str) -> Result<Commands> {
+        let mut found = Commands::default();
+        for (key, raw) in json::entries(parameters).map_err(invalid)? {
+            match key.to_ascii_lowercase().as_str() {
+                "cmd" => {
+                    let commands = list_or_map(raw.get())?.into_iter().map(|(name, raw)| {
+                        let command = serde_json::from_str(raw);
+                        Ok((name, command.map_err(|_| forbidden("a batch command that is not a string"))?))
+                    });
+                    found.merge(Commands { commands: Some(commands.collect::<Result<_>>()?), halt: None })?;
+                }
+                "halt" => found.halt = Some(!is_false(raw.get())),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// From the fields of a query or form: `cmd[name]=command`, `cmd[]=command`.
+    pub fn from_fields(fields: Vec<(String, String)>) -> Result<Commands> {
+        let mut found = Commands::default();
+        let mut spelling = None;
+        // `cmd[]` counts from the largest number so far.
+        let mut next = 0;
+        for (name, value) in fields {
+            let base = String::from_utf8_lossy(&form::variable(name.as_bytes())).into_owned();
+            let index = name.split('\0').next().and_then(|name| name.split_once('[')).map(|(_, rest)| rest);
+            match base.to_ascii_lowercase().as_str() {
+                "halt" => found.halt = Some(index.is_some() || !matches!(value.as_str(), "" | "0")),
+                "cmd" => {
+                    let key = index.and_then(|rest| rest.strip_suffix(']')).filter(|key| !key.contains(['[', ']']));
+                    let key = key.ok_or_else(|| forbidden("a batch whose cmd is neither a list nor a map"))?;
+                    // To PHP, `cmd[…]` and `CMD[…]` are two arrays, of which one counts.
+                    if *spelling.get_or_insert_with(|| base.clone()) != base {
+                        return Err(forbidden("a batch with cmd given twice"));
+                    }
+                    let key = if key.is_empty() { next.to_string() } else { key.to_owned() };
+                    if let Some(number) = key.parse().ok().filter(|number: &i64| number.to_string() == key) {
+                        next = next.max(number.saturating_add(1));
+                    }
+                    found.commands.get_or_insert_default().push((key, value));
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Together with those of a place that counts more. `cmd` in two places is more than can be judged.
+    pub fn merge(&mut self, other: Commands) -> Result<()> {
+        if self.commands.is_some() && other.commands.is_some() {
+            return Err(forbidden("a batch with cmd given twice"));
+        }
+        self.commands = self.commands.take().or(other.commands);
+        self.halt = other.halt.or(self.halt);
+        Ok(())
+    }
+
+    /// The parameters to send, once every command is one that this client may call.
+    pub fn checked(self, client: &Client) -> Result<Parameters<'static>> {
+        let commands = self.commands.unwrap_or_default();
+        for (_, command) in &commands {
+            check_command(client, command)?;
+        }
+        let members: Vec<Member> = commands.into_iter().map(|(name, command)| (name, json::quoted(&command))).collect();
+        refuse_double_names(&members)?;
+        let halt = u8::from(self.halt.unwrap_or(false)).to_string();
+        Ok(Parameters::from_members(&[("halt".into(), halt), ("cmd".into(), json::object(&members))]))
+    }
+}
+
+fn invalid(error: serde_json::Error) -> Error {
+    Error::InvalidRequest(format!("params of batch: {}", json::describe(&error)))
+}
+
+fn refuse_double_names(commands: &[Member]) -> Result<()> {
+    let mut names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(forbidden("a batch with one name for two commands"));
+    }
+    Ok(())
+}
+
+/// A command is `method` or `method?query`, with a method that this client may call.
+pub fn check_command(client: &Client, command: &str) -> Result<()> {
+    let name = command.split('?').next().unwrap_or("");
+    check_name(client, name)
+}
+
+fn check_name(client: &Client, name: &str) -> Result<()> {
+    let method = Method::parse(name).ok_or_else(|| forbidden("a batch command that is not method or method?query"))?;
+    if method.is_batch() {
+        return Err(forbidden("a batch in a batch"));
+    }
+    client.check_method(&method)
+}
+
+/// REST 3.0: `{"0":{"method","query","as","parallel"},…}`, or the same as a list.
+fn checked_v3(client: &Client, parameters: &str) -> Result<Parameters<'static>> {
+    let mut rebuilt: Vec<Member> = Vec::new();
+    for (key, raw) in list_or_map(parameters)? {
+        if form::is_authorization(key.as_bytes()) {
+            continue;
+        }
+        let fields = json::entries(raw).map_err(|_| forbidden("a batch command that is not an object"))?;
+        let mut command: Vec<Member> = Vec::new();
+        for (name, value) in fields {
+            if !matches!(name.as_ref(), "method" | "query" | "as" | "parallel") {
+                return Err(forbidden("a batch command with a field other than method, query, as and parallel"));
+            }
+            command.push((name.into_owned(), value.get().to_owned()));
+        }
+        refuse_double_names(&command)?;
+        let name =
+            command.iter().find(|(name, _)| name == "method").and_then(|(_, raw)| serde_json::from_str(raw).ok());
+        let name: String = name.ok_or_else(|| forbidden("a batch command without a method"))?;
+        check_name(client, &name)?;
+        rebuilt.push((key, json::object(&command)));
+    }
+    refuse_double_names(&rebuilt)?;
+    Ok(Parameters::from_members(&rebuilt))
+}
+
+fn list_or_map(raw: &str) -> Result<Vec<(String, &str)>> {
+    let raw = raw.trim_ascii_start();
+    if raw.starts_with('[') {
+        let list: Vec<&serde_json::value::RawValue> = serde_json::from_str(raw).map_err(invalid)?;
+        return Ok(list.into_iter().enumerate().map(|(i, value)| (i.to_string(), value.get())).collect());
+    }
+    let entries = json::entries(raw).map_err(|_| forbidden("a batch whose cmd is neither a list nor a map"))?;
+    Ok(entries.into_iter().map(|(key, value)| (key.into_owned(), value.get())).collect())
+}
+
+/// PHP's idea of a false value in JSON.
+fn is_false(raw: &str) -> bool {
+    match serde_json::from_str(raw).unwrap_or(Value::Bool(true)) {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => matches!(text.as_str(), "" | "0"),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+fn forbidden(what: &str) -> Error {
+    Error::Forbidden(format!(
+        "A client that may call only some methods may not send {what}: each command must be method or method?query."
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::method::Pattern;
+    use proptest::prelude::*;
+
+    fn client() -> Client {
+        Client {
+            name: "c".into(),
+            any_user: false,
+            digest: [0; 32],
+            portals: None,
+            methods: Some(vec![Pattern::parse("crm.*").unwrap(), Pattern::parse("batch").unwrap()]),
+            ips: None,
+        }
+    }
+
+    fn v2(parameters: &str) -> Result<String> {
+        checked(&client(), Version::V2, parameters).map(|parameters| parameters.as_str().to_owned())
+    }
+
+    #[test]
+    fn allowed_commands_are_rebuilt_from_a_map_or_a_list() {
+        assert_eq!(
+            v2(r#"{"CMD":{"a":"crm.deal.list?start=0"},"halt":true,"x":1}"#).unwrap(),
+            r#""halt":1,"cmd":{"a":"crm.deal.list?start=0"}"#
+        );
+        assert_eq!(
+            v2(r#"{"cmd":["CRM.deal.add.json?a=$result[x]","crm.deal.list"]}"#).unwrap(),
+            r#""halt":0,"cmd":{"0":"CRM.deal.add.json?a=$result[x]","1":"crm.deal.list"}"#
+        );
+        let many: Vec<String> = (0..12).map(|i| format!("crm.deal.get?id={i}")).collect();
+        let sent = v2(&format!("{{\"cmd\":{}}}", serde_json::to_string(&many).unwrap())).unwrap();
+        assert!(sent.find("\"10\":").unwrap() > sent.find("\"9\":").unwrap(), "the order is kept: {sent}");
+    }
+
+    #[test]
+    fn nothing_else_gets_through() {
+        for bad in [
+            r#"{"cmd":["user.get"]}"#,
+            r#"{"cmd":["https://x/crm.deal.add"]}"#,
+            r#"{"cmd":["//x/user.get"]}"#,
+            r#"{"cmd":["crm.deal.add#user.get"]}"#,
+            r#"{"cmd":["crm.x/../user.get"]}"#,
+            r#"{"cmd":["batch?cmd[a]=user.get"]}"#,
+            r#"{"cmd":["BATCH.json?cmd[a]=user.get"]}"#,
+            r#"{"cmd":[["crm.deal.add"]]}"#,
+            r#"{"cmd":[""]}"#,
+            r#"{"cmd":["?crm.deal.add"]}"#,
+            r#"{"cmd":["crm.deal.add"],"CMD":["user.get"]}"#,
+            r#"{"cmd":["crm.deal.add"],"\u0063md":["user.get"]}"#,
+            r#"{"cmd":{"a":"crm.deal.add","a":"crm.deal.list"}}"#,
+            r#"{"cmd":"crm.deal.add"}"#,
+        ] {
+            assert!(matches!(v2(bad), Err(Error::Forbidden(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_list_of_rest_3_is_checked_too() {
+        let v3 = |text: &str| checked(&client(), Version::V3, text);
+        assert!(v3(r#"{"0":{"method":"crm.item.get","query":{"id":1},"as":"a"}}"#).is_ok());
+        assert_eq!(v3("\n [{\"method\":\"crm.a\"}]").unwrap().as_str(), r#""0":{"method":"crm.a"}"#);
+        for bad in [
+            r#"{"0":{"method":"user.get"}}"#,
+            r#"{"0":{"method":"crm.item.get","method":"user.get"}}"#,
+            r#"{"0":{"query":{}}}"#,
+            r#"{"0":"user.get"}"#,
+            r#"{"0":{"method":"batch"}}"#,
+        ] {
+            assert!(matches!(v3(bad), Err(Error::Forbidden(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cmd_counts_wherever_it_stands_and_in_any_case_but_once() {
+        let form = |text: &str| Commands::from_fields(form::fields(text.as_bytes()));
+        let sent = form("CMD%5Ba%5D=crm.deal.list%3Fstart%3D0&halt=1&x=2").unwrap().checked(&client()).unwrap();
+        assert_eq!(sent.as_str(), r#""halt":1,"cmd":{"a":"crm.deal.list?start=0"}"#);
+        let sent = form("cmd[]=crm.a&cmd[]=crm.b&halt=0").unwrap().checked(&client()).unwrap();
+        assert_eq!(sent.as_str(), r#""halt":0,"cmd":{"0":"crm.a","1":"crm.b"}"#);
+        for bad in ["cmd[a]=user.get", "+Cmd[a]=user.get", "cmd[a]=crm.x&cmd[a]=crm.y", "cmd[]=batch%3Fcmd[]=user.get"]
+        {
+            let refused = form(bad).and_then(|commands| commands.checked(&client()));
+            assert!(matches!(refused, Err(Error::Forbidden(_))), "{bad}");
+        }
+        assert_eq!(form("cmd[a=user.get").unwrap().checked(&client()).unwrap().as_str(), r#""halt":0,"cmd":{}"#);
+        for bad in ["cmd=crm.a", "cmd[a][b]=crm.a"] {
+            assert!(matches!(form(bad), Err(Error::Forbidden(_))), "{bad}");
+        }
+        assert!(form("cmd[a]=crm.a&CMD[b]=crm.b").is_err());
+        assert!(form("cmd%00[a]=crm.a").is_err());
+        let sent = form("cmd[7]=crm.a&cmd[]=crm.b&cmd[x]=crm.c&halt=false").unwrap().checked(&client()).unwrap();
+        assert_eq!(sent.as_str(), r#""halt":1,"cmd":{"7":"crm.a","8":"crm.b","x":"crm.c"}"#);
+        let mut found = form("cmd[a]=crm.a&halt=1").unwrap();
+        found.merge(Commands::from_json(r#"{"halt":0.0}"#).unwrap()).unwrap();
+        assert_eq!(found.checked(&client()).unwrap().as_str(), r#""halt":0,"cmd":{"a":"crm.a"}"#);
+        let mut found = form("cmd[a]=crm.a").unwrap();
+        assert!(found.merge(Commands::from_json(r#"{"Cmd":["crm.b"]}"#).unwrap()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_field_that_passes_is_an_allowed_command(text in "(cmd|CMD|\\[|\\]|a|%5B|%5D|=|&|crm\\.a|user\\.get|batch|\\?|\\+){0,14}") {
+            let passed = Commands::from_fields(form::fields(text.as_bytes())).and_then(|found| found.checked(&client()));
+            if let Ok(parameters) = passed {
+                let sent: serde_json::Value = serde_json::from_str(&format!("{{{}}}", parameters.as_str())).unwrap();
+                for command in sent["cmd"].as_object().unwrap().values() {
+                    let name = command.as_str().unwrap().split('?').next().unwrap();
+                    prop_assert!(name.to_ascii_lowercase().starts_with("crm."), "{text}: {sent}");
+                }
+            }
+        }
+
+        #[test]
+        fn every_command_that_passes_names_an_allowed_method(command in "[a-zA-Z.:/?#@\\[\\]%$ ]{0,40}") {
+            if check_command(&client(), &command).is_ok() {
+                // Read as PHP's parse_url reads it: a scheme, host and fragment cut off.
+                let path = command.split(['?', '#']).next().unwrap();
+                prop_assert!(!path.contains([':', '/', '@', '%', ' ']));
+                prop_assert!(path.to_ascii_lowercase().starts_with("crm."));
+            }
+        }
+    }
+}

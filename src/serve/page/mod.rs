@@ -1,0 +1,264 @@
+//! Pages for a browser: one template, Russian or English, with the headers that keep a page to itself.
+
+mod texts;
+
+use crate::config::Config;
+use crate::edge::cgi::Environment;
+use crate::install::frame::Opened;
+use crate::install::{Installed, Problem};
+use crate::values::answer::Answer;
+use crate::values::secret::random_hex;
+use askama::Template;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    Russian,
+    English,
+}
+
+impl Language {
+    /// `LANG` of Bitrix24's frame, or else the browser's first language.
+    pub fn choose(lang: Option<&str>, accept_language: Option<&str>) -> Language {
+        match (lang.filter(|lang| !lang.is_empty()), accept_language) {
+            (Some(lang), _) => Self::of_tag(lang),
+            (None, Some(header)) => Self::of_tag(first_choice(header)),
+            (None, None) => Language::English,
+        }
+    }
+
+    pub fn of(environment: &Environment, lang: Option<&str>) -> Language {
+        Self::choose(lang, environment.text("HTTP_ACCEPT_LANGUAGE"))
+    }
+
+    fn of_tag(tag: &str) -> Language {
+        match tag.split(['-', '_']).next() {
+            Some(primary) if primary.trim().eq_ignore_ascii_case("ru") => Language::Russian,
+            _ => Language::English,
+        }
+    }
+
+    pub fn code(&self) -> &'static str {
+        match self {
+            Language::Russian => "ru",
+            Language::English => "en",
+        }
+    }
+
+    fn pick<T>(self, russian: T, english: T) -> T {
+        match self {
+            Language::Russian => russian,
+            Language::English => english,
+        }
+    }
+}
+
+/// The tag with the highest weight, the first of equals (RFC 9110, section 12.5.4).
+fn first_choice(header: &str) -> &str {
+    let weight = |part: &str| {
+        let q = part.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q=")).unwrap_or("1");
+        q.trim().parse::<f32>().ok().filter(|q| q.is_finite()).unwrap_or(0.0)
+    };
+    let mut best = ("", 0.0);
+    for part in header.split(',') {
+        let weight = weight(part);
+        if weight > best.1 {
+            best = (part.split(';').next().unwrap_or("").trim(), weight);
+        }
+    }
+    best.0
+}
+
+/// What surrounds a page.
+pub enum Place {
+    /// A tab of its own; nobody may frame it.
+    Tab,
+    /// A frame of this portal, `https://acme.bitrix24.ru`.
+    Frame(String),
+}
+
+#[derive(Default)]
+pub struct Section {
+    title: String,
+    facts: Vec<(String, String)>,
+    code: String,
+}
+
+struct Form {
+    action: String,
+    label: &'static str,
+    button: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "page.html", config = "src/serve/page/askama.toml")]
+pub struct Page {
+    language: Language,
+    title: String,
+    /// `good`, `bad` or empty: the heading's mark.
+    tone: &'static str,
+    paragraphs: Vec<String>,
+    /// What must not be overlooked although all went well.
+    warning: String,
+    sections: Vec<Section>,
+    form: Option<Form>,
+    /// Where to begin again; empty = not from here.
+    beginning: String,
+    /// Whether Bitrix24 is told that the installation is finished.
+    in_frame: bool,
+    nonce: String,
+}
+
+impl Page {
+    fn new(language: Language, tone: &'static str, title: impl Into<String>) -> Page {
+        Page {
+            language,
+            title: title.into(),
+            tone,
+            paragraphs: Vec::new(),
+            warning: String::new(),
+            sections: Vec::new(),
+            form: None,
+            beginning: String::new(),
+            in_frame: false,
+            nonce: random_hex::<16>(),
+        }
+    }
+
+    /// Where to begin: which portal, and what will happen.
+    pub fn start(language: Language, action: String) -> Page {
+        let words = texts::start(language);
+        let mut page = Page::new(language, "", words.title);
+        page.paragraphs = words.paragraphs.iter().map(|p| (*p).to_owned()).collect();
+        page.form = Some(Form { action, label: words.label, button: words.button });
+        page
+    }
+
+    pub fn installed(language: Language, installed: &Installed, config: &Config) -> Page {
+        let mut page = Page::new(language, "good", language.pick("b24proxy установлен", "b24proxy is installed"));
+        page.paragraphs = vec![texts::installed(language).into()];
+        page.warning = texts::rights_not_granted(language, &installed.missing);
+        let user = match installed.user.name.as_str() {
+            "" => installed.user.id.to_string(),
+            name => format!("{name} (ID {})", installed.user.id),
+        };
+        page.sections = vec![
+            Section {
+                facts: vec![
+                    (language.pick("Портал", "Portal").into(), installed.portal.clone()),
+                    (language.pick("Администратор", "Administrator").into(), user),
+                    (language.pick("Права", "Rights").into(), installed.rights.join(", ")),
+                ],
+                ..Section::default()
+            },
+            Section {
+                title: language.pick("Запрос из 1С", "The request from 1C").into(),
+                code: texts::request_of_1c(language, config, &installed.portal),
+                ..Section::default()
+            },
+        ];
+        page
+    }
+
+    /// The application opened in Bitrix24, and installed by that or before.
+    pub fn opened(language: Language, opened: &Opened, config: &Config) -> Page {
+        let mut page = match opened {
+            Opened::Installed(installed) => Page::installed(language, installed, config),
+            Opened::WorksAlready => {
+                let title = language.pick("b24proxy уже установлен и работает", "b24proxy is installed and works");
+                let mut page = Page::new(language, "good", title);
+                page.paragraphs = vec![texts::works_already(language).into()];
+                page
+            }
+        };
+        page.in_frame = true;
+        page
+    }
+
+    pub fn problem(language: Language, problem: &Problem) -> Page {
+        let (title, paragraphs) = texts::problem(language, problem);
+        let mut page = Page::new(language, "bad", title);
+        page.paragraphs = paragraphs;
+        page
+    }
+
+    /// With a link to where an installation begins: the portal's own page where there is but one.
+    pub fn with_beginning(mut self, config: &Config) -> Page {
+        self.beginning = match (config.portals.as_slice(), &config.bitrix24.redirect_uri) {
+            (_, None) => String::new(),
+            ([only], Some(_)) => config.install_url(&only.name).unwrap_or_default(),
+            (_, Some(uri)) => format!("{uri}/install"),
+        };
+        self
+    }
+
+    fn begin_again(&self) -> &'static str {
+        self.language.pick("Начать заново", "Begin again")
+    }
+
+    /// A table for each portal.
+    pub fn status(language: Language, portals: Vec<(String, Vec<(String, String)>)>) -> Page {
+        let mut page = Page::new(language, "", language.pick("Состояние b24proxy", "State of b24proxy"));
+        page.sections =
+            portals.into_iter().map(|(title, facts)| Section { title, facts, code: String::new() }).collect();
+        page
+    }
+
+    /// The words alone, for the log and for events.
+    pub fn text(&self) -> String {
+        format!("{}: {}", self.title, self.paragraphs.join(" "))
+    }
+
+    pub fn answer(&self, status: u16, place: &Place) -> Answer {
+        let nonce = &self.nonce;
+        let scripts = if self.in_frame { format!("script-src 'nonce-{nonce}'; ") } else { String::new() };
+        let ancestors = match place {
+            Place::Tab => "'none'",
+            Place::Frame(portal) => portal,
+        };
+        // The answer to the form redirects to the portal, which browsers count as the form's action.
+        let action = if self.form.is_some() { "'self' https: http:" } else { "'none'" };
+        let policy = format!(
+            "default-src 'none'; {scripts}style-src 'nonce-{nonce}'; base-uri 'none'; form-action {action}; \
+             frame-ancestors {ancestors}"
+        );
+        let body = self.render().unwrap_or_else(|_| self.title.clone());
+        Answer::html(status, body).with("Referrer-Policy", "no-referrer").with("Content-Security-Policy", policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn pages_are_russian_for_lang_or_accept_language_ru_and_english_otherwise() {
+        use Language::*;
+        for (lang, accept, expected) in [
+            (Some("ru"), Some("en"), Russian),
+            (Some("en"), Some("ru"), English),
+            (Some("ua"), None, English),
+            (None, Some("ru-RU,ru;q=0.9,en-US;q=0.8"), Russian),
+            (None, Some("en-US,en;q=0.9,ru;q=0.8"), English),
+            (None, Some("de;q=0.5, ru;q=0.7"), Russian),
+            (None, Some(""), English),
+            (None, None, English),
+        ] {
+            assert_eq!(Language::choose(lang, accept), expected, "{lang:?} {accept:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_page_repeats_is_escaped() {
+        let problem = Problem::OtherPortal { wanted: "<script>".into(), got: "\"'&".into() };
+        let body = Page::problem(Language::English, &problem).render().unwrap();
+        assert!(!body.contains("<script>"), "{body}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(lang in proptest::option::of("\\PC{0,10}"), accept in "\\PC{0,40}") {
+            let _ = Language::choose(lang.as_deref(), Some(&accept));
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The words of the pages, in both languages side by side.
+
+use super::Language;
+use crate::config::Config;
+use crate::install::Problem;
+use crate::values::portal::split_address;
+
+pub struct Start {
+    pub title: &'static str,
+    pub paragraphs: &'static [&'static str],
+    pub label: &'static str,
+    pub button: &'static str,
+}
+
+pub fn start(language: Language) -> Start {
+    language.pick(
+        Start {
+            title: "Установка b24proxy",
+            paragraphs: &[
+                "b24proxy передаёт вызовы из 1С в Битрикс24 от имени администратора портала.",
+                "Сейчас откроется страница вашего Битрикс24. Войдите как администратор портала и подтвердите доступ: \
+                 токены сохранятся на этом сервере, и обновлять их вручную не придётся.",
+            ],
+            label: "Адрес вашего Битрикс24",
+            button: "Продолжить",
+        },
+        Start {
+            title: "Install b24proxy",
+            paragraphs: &[
+                "b24proxy passes calls from 1C on to Bitrix24 on behalf of an administrator of the portal.",
+                "Your Bitrix24 opens next. Log in as an administrator of the portal and agree: the tokens are kept on this \
+                 server and renewed by themselves.",
+            ],
+            label: "The address of your Bitrix24",
+            button: "Continue",
+        },
+    )
+}
+
+pub fn installed(language: Language) -> &'static str {
+    language.pick(
+        "Токены получены и сохранены. Эту страницу можно закрыть.",
+        "The tokens have been received and stored. You can close this page.",
+    )
+}
+
+/// Empty where every configured right was granted.
+pub fn rights_not_granted(language: Language, missing: &[String]) -> String {
+    if missing.is_empty() {
+        return String::new();
+    }
+    let missing = missing.join(", ");
+    language.pick(
+        format!(
+            "Не выданы права: {missing}. Отметьте их в настройках локального приложения в Битрикс24 и установите ещё раз; \
+             без них такие методы ответят insufficient_scope."
+        ),
+        format!(
+            "Rights that were not granted: {missing}. Tick them in the local application's settings in Bitrix24 and install \
+             again; without them such methods answer insufficient_scope."
+        ),
+    )
+}
+
+pub fn works_already(language: Language) -> &'static str {
+    language.pick(
+        "Ничего не изменилось: сохранённые токены действуют. Чтобы заменить их, откройте адрес /install этой программы как \
+         администратор портала.",
+        "Nothing was changed: the stored tokens are valid. To replace them, open this program's /install address as an \
+         administrator of the portal.",
+    )
+}
+
+/// A request to copy, with the token left out.
+pub fn request_of_1c(language: Language, config: &Config, portal: &str) -> String {
+    let address = config.bitrix24.redirect_uri.as_deref().unwrap_or("https://www.example.com/cgi-bin/b24proxy");
+    let (https, host, path) = match split_address(address) {
+        Some((scheme, name, path)) => (scheme.as_str() == "https", name.to_string(), path.to_owned()),
+        None => (true, "www.example.com".into(), "/cgi-bin/b24proxy".into()),
+    };
+    let (host, port) = match host.split_once(':') {
+        Some((host, port)) => (host.to_owned(), port.to_owned()),
+        None => (host, String::new()),
+    };
+    // Without authorities the platform does not look at the certificate of the server at all.
+    let (secure, argument) = if https {
+        ("Защита = Новый ЗащищенноеСоединениеOpenSSL(, Новый СертификатыУдостоверяющихЦентровОС);\n", ", Защита")
+    } else {
+        ("", "")
+    };
+    let token = language.pick("ВАШ_ТОКЕН", "YOUR_TOKEN");
+    format!(
+        "{secure}Соединение = Новый HTTPСоединение(\"{host}\", {port}, , , , 60{argument});\n\
+         Запрос = Новый HTTPЗапрос(\"{path}\");\n\
+         Запрос.Заголовки.Вставить(\"Authorization\", \"Bearer {token}\");\n\
+         Тело = \"{{\"\"domain\"\":\"\"{portal}\"\",\"\"method\"\":\"\"profile\"\",\"\"params\"\":{{}}}}\";\n\
+         Запрос.УстановитьТелоИзСтроки(Тело, КодировкаТекста.UTF8, ИспользованиеByteOrderMark.НеИспользовать);\n\
+         Ответ = Соединение.ОтправитьДляОбработки(Запрос);\n\
+         Сообщить(Ответ.ПолучитьТелоКакСтроку(КодировкаТекста.UTF8));"
+    )
+}
+
+/// Title, and what to do next.
+pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<String>) {
+    let not_installed = language.pick("Не установлено", "Not installed");
+    let say = |russian: &str, english: &str| vec![language.pick(russian, english).to_owned()];
+    match problem {
+        Problem::UnknownPortal => (
+            language.pick("Портал не настроен", "This portal is not configured"),
+            say(
+                "Проверьте адрес портала. Если он верен, попросите администратора сервера добавить раздел \
+                 [portals.\"АДРЕС\"] в proxy.toml.",
+                "Check the portal's address. If it is right, ask the server's administrator to add a section \
+                 [portals.\"ADDRESS\"] to proxy.toml.",
+            ),
+        ),
+        Problem::NoPortalNamed => (
+            language.pick("Портал не назван", "No portal is named"),
+            say("Добавьте к адресу ?portal=АДРЕС_ПОРТАЛА.", "Add ?portal=ADDRESS_OF_THE_PORTAL to the address."),
+        ),
+        Problem::Webhook => (
+            language.pick("Устанавливать нечего", "There is nothing to install"),
+            say(
+                "Этот портал вызывается через входящий вебхук, указанный в proxy.toml.",
+                "This portal is called through an incoming webhook that proxy.toml names.",
+            ),
+        ),
+        Problem::State => (
+            language.pick("Ссылка больше не действует", "This link is no longer valid"),
+            say(
+                "Её открыли в другом браузере, прошло больше 10 минут, или она уже использована. Начните заново с адреса \
+                 /install?portal=АДРЕС_ПОРТАЛА.",
+                "It was opened in another browser, is older than 10 minutes, or has been used. Begin again at \
+                 /install?portal=ADDRESS_OF_THE_PORTAL.",
+            ),
+        ),
+        Problem::Denied => (
+            not_installed,
+            say(
+                "В Битрикс24 доступ не подтвердили. Начните заново и подтвердите его.",
+                "The access was not agreed to in Bitrix24. Begin again and agree.",
+            ),
+        ),
+        Problem::CodeSpent => (
+            language.pick("Код уже использован", "The code has been used already"),
+            say(
+                "Код действует один раз и 30 секунд. Если установка уже прошла успешно, ничего делать не нужно; иначе \
+                 начните заново с адреса /install?portal=АДРЕС_ПОРТАЛА.",
+                "A code works once and for 30 seconds. If the installation has succeeded before, nothing is to be done; \
+                 otherwise begin again at /install?portal=ADDRESS_OF_THE_PORTAL.",
+            ),
+        ),
+        Problem::TokenRefused => (
+            not_installed,
+            say(
+                "Битрикс24 не подтвердил переданные токены. Откройте приложение в Битрикс24 ещё раз, как администратор \
+                 портала.",
+                "Bitrix24 did not confirm the tokens that came with this request. Open the application in Bitrix24 once \
+                 more, as an administrator of the portal.",
+            ),
+        ),
+        Problem::NotAdministrator => (
+            language.pick("Нужен администратор портала", "An administrator of the portal is needed"),
+            say(
+                "Установить приложение может только администратор Битрикс24. Войдите в Битрикс24 как администратор и \
+                 начните заново.",
+                "Only an administrator of the Bitrix24 can install the application. Log in to Bitrix24 as one and begin \
+                 again.",
+            ),
+        ),
+        Problem::OtherPortal { wanted, got } => (
+            language.pick("Это другой портал", "This is another portal"),
+            vec![language.pick(
+                format!("Установка начата для {wanted}, а доступ подтверждён на {got}. Войдите в {wanted} и начните заново."),
+                format!("The installation is for {wanted}, but access was given on {got}. Log in to {wanted} and begin again."),
+            )],
+        ),
+        Problem::AddressRefused => (
+            not_installed,
+            say(
+                "Адрес портала, который назвал сервер авторизации, использовать нельзя: портал должен работать по https \
+                 (или в proxy.toml нужно allow_http = true).",
+                "The address of the portal that the OAuth server gave may not be used: the portal must be served by https \
+                 (or proxy.toml needs allow_http = true).",
+            ),
+        ),
+        Problem::Mismatch { portal, file } => (
+            language.pick("Под этим именем установлен другой Битрикс24", "Another Bitrix24 is installed under this name"),
+            vec![language.pick(
+                format!(
+                    "Сохранённые токены {portal} принадлежат другому Битрикс24 (member_id не совпадает). Если портал \
+                     действительно заменён, переместите файл {file} из папки токенов и установите ещё раз."
+                ),
+                format!(
+                    "The stored tokens of {portal} belong to another Bitrix24 (member_id differs). If the portal was really \
+                     replaced, move the file {file} out of the token folder and install again."
+                ),
+            )],
+        ),
+        Problem::StillWorks => (
+            language.pick("Токены действуют", "The tokens work"),
+            say(
+                "Битрикс24 принимает сохранённые токены, поэтому ничего не удалено.",
+                "Bitrix24 accepts the stored tokens, so nothing was removed.",
+            ),
+        ),
+        Problem::NotOurs => (
+            language.pick("Отказано", "Refused"),
+            say(
+                "application_token не совпадает с сохранённым при установке.",
+                "application_token is not the one that was stored at the installation.",
+            ),
+        ),
+        Problem::NotInstalled => (
+            not_installed,
+            say("Для этого портала нет токенов.", "There are no tokens for this portal."),
+        ),
+        Problem::Attempts { retry_after } => (
+            language.pick("Слишком много попыток", "Too many attempts"),
+            vec![language.pick(
+                format!("За последнюю минуту было слишком много попыток. Повторите через {retry_after} с."),
+                format!("There were too many attempts within a minute. Try again in {retry_after} s."),
+            )],
+        ),
+        Problem::Busy => (
+            language.pick("Токены портала заняты", "The portal's tokens are busy"),
+            say(
+                "Другой запрос сейчас обновляет токены этого портала. Повторите через несколько секунд.",
+                "Another request is renewing this portal's tokens. Try again in a few seconds.",
+            ),
+        ),
+        Problem::Portal { why } => (
+            language.pick("Портал не отвечает", "The portal does not answer"),
+            vec![language.pick(
+                format!("Не удалось спросить портал, кто выполняет установку: {why}. Повторите позже."),
+                format!("The portal could not be asked who installs: {why}. Try again later."),
+            )],
+        ),
+        Problem::Oauth { why } => (
+            language.pick("Сервер авторизации не выдал токены", "The OAuth server gave no tokens"),
+            vec![language.pick(
+                format!("Сервер авторизации Битрикс24: {why}. Устраните причину или повторите позже."),
+                format!("Bitrix24's OAuth server: {why}. Mend the cause, or try again later."),
+            )],
+        ),
+        Problem::Storage(_) => (
+            language.pick("Токены не удалось сохранить", "The tokens could not be stored"),
+            say(
+                "Хранилище токенов недоступно. Причина и что исправить записаны в журнале ошибок веб-сервера; затем начните \
+                 заново.",
+                "The token storage cannot be used. The web server's error log says why and what to mend; then begin again.",
+            ),
+        ),
+        Problem::Configuration(_) => (
+            language.pick("b24proxy настроен неверно", "b24proxy is not configured correctly"),
+            say(
+                "Причина и что исправить записаны в журнале ошибок веб-сервера.",
+                "The web server's error log says why and what to mend.",
+            ),
+        ),
+    }
+}

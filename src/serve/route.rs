@@ -1,0 +1,148 @@
+//! Which request is it: the path after the executable's name, decided from the environment alone.
+
+use crate::edge::cgi::Environment;
+use crate::values::percent;
+use crate::values::portal::Version;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Calls, the authorization's way back, and what Bitrix24 posts: query and body decide.
+    Root,
+    Install,
+    Callback,
+    Health,
+    Status,
+    Webhook(WebhookPath),
+    Unknown,
+}
+
+/// `/[{portal}/]rest/[api/]{user id}/{client token}/{method}`
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebhookPath {
+    pub portal: Option<String>,
+    pub version: Version,
+    pub token: String,
+    pub method: String,
+}
+
+impl std::fmt::Debug for WebhookPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?} *** {:?}", self.portal, self.version, self.method)
+    }
+}
+
+impl Route {
+    pub fn of(environment: &Environment) -> Route {
+        Self::of_path(&path(environment))
+    }
+
+    fn of_path(path: &str) -> Route {
+        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        match segments.as_slice() {
+            [] => Route::Root,
+            ["install"] => Route::Install,
+            ["callback"] => Route::Callback,
+            ["health"] => Route::Health,
+            ["status"] => Route::Status,
+            ["rest", rest @ ..] => webhook(None, rest),
+            [portal, "rest", rest @ ..] => webhook(Some((*portal).to_owned()), rest),
+            _ => Route::Unknown,
+        }
+    }
+
+    /// What `Allow` says for this address.
+    pub fn allow(&self) -> &'static str {
+        match self {
+            Route::Root | Route::Webhook(_) => "GET, POST, OPTIONS",
+            Route::Install | Route::Callback | Route::Health | Route::Status | Route::Unknown => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    pub fn supports(&self, method: &str) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method)
+    }
+}
+
+fn webhook(portal: Option<String>, segments: &[&str]) -> Route {
+    let (version, segments) = match segments {
+        ["api", rest @ ..] => (Version::V3, rest),
+        rest => (Version::V2, rest),
+    };
+    match segments {
+        [_user, token, method] => {
+            Route::Webhook(WebhookPath { portal, version, token: (*token).to_owned(), method: (*method).to_owned() })
+        }
+        _ => Route::Unknown,
+    }
+}
+
+/// `PATH_INFO`; where the server passes none, what follows `SCRIPT_NAME` in `REQUEST_URI`.
+fn path(environment: &Environment) -> String {
+    if let Some(path) = environment.text("PATH_INFO").filter(|path| !path.is_empty()) {
+        return path.to_owned();
+    }
+    let uri = environment.text("REQUEST_URI").unwrap_or("");
+    let script = environment.text("SCRIPT_NAME").unwrap_or("");
+    // Decoded first, because SCRIPT_NAME is decoded and the address may be encoded anywhere (`/%7Euser/cgi-bin/…`).
+    let path = percent_decoded(uri.split('?').next().unwrap_or(""));
+    match path.strip_prefix(script) {
+        Some(rest) if !script.is_empty() && (rest.is_empty() || rest.starts_with('/')) => rest.to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// Percent-decoding as web servers do it for `PATH_INFO`. What is not UTF-8 is replaced, and then matches no route.
+fn percent_decoded(text: &str) -> String {
+    String::from_utf8_lossy(&percent::decoded(text.as_bytes())).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(variables: &[(&str, &str)]) -> Route {
+        Route::of(&Environment::from_pairs(variables))
+    }
+
+    #[test]
+    fn the_path_after_the_executable_decides() {
+        assert_eq!(of(&[("PATH_INFO", "/install")]), Route::Install);
+        assert_eq!(of(&[("PATH_INFO", "/install/")]), Route::Install);
+        assert_eq!(of(&[("PATH_INFO", "/")]), Route::Root);
+        assert_eq!(of(&[("PATH_INFO", "/nothing")]), Route::Unknown);
+        assert_eq!(of(&[("PATH_INFO", "/installx")]), Route::Unknown);
+    }
+
+    #[test]
+    fn without_path_info_the_request_uri_decides() {
+        let script = ("SCRIPT_NAME", "/cgi-bin/b24proxy");
+        assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy/health?x=/install")]), Route::Health);
+        assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy/he%61lth")]), Route::Health);
+        assert_eq!(of(&[script, ("REQUEST_URI", "/%63gi-bin/b24proxy/health")]), Route::Health);
+        assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy/%ff")]), Route::Unknown);
+        assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy2/health")]), Route::Root);
+        assert_eq!(of(&[script, ("REQUEST_URI", "/cgi-bin/b24proxy")]), Route::Root);
+        assert_eq!(of(&[script]), Route::Root);
+    }
+
+    #[test]
+    fn webhook_addresses_name_portal_version_token_and_method() {
+        let Route::Webhook(path) = of(&[("PATH_INFO", "/acme/rest/api/1/TOKEN/tasks.task.get")]) else { panic!() };
+        assert_eq!(path.portal.as_deref(), Some("acme"));
+        assert_eq!(path.version, Version::V3);
+        assert_eq!((path.token.as_str(), path.method.as_str()), ("TOKEN", "tasks.task.get"));
+        assert!(!format!("{path:?}").contains("TOKEN"));
+        let Route::Webhook(path) = of(&[("PATH_INFO", "/rest/1/TOKEN/profile.json")]) else { panic!() };
+        assert_eq!((path.portal, path.version), (None, Version::V2));
+        assert_eq!(of(&[("PATH_INFO", "/rest/1/TOKEN")]), Route::Unknown);
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics(path in "\\PC{0,60}", uri in "[/%a-z0-9?]{0,60}") {
+            let _ = of(&[("PATH_INFO", &path)]);
+            let _ = of(&[("SCRIPT_NAME", "/c"), ("REQUEST_URI", &format!("/c{uri}"))]);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A Bitrix24 incoming webhook with OAuth behind it: `/rest/{user}/{token}/{method}`.
+//!
+//! The caller's parameters reach the portal as the portal's PHP would have read them from the caller: the query unchanged,
+//! a form, multipart or JSON body unchanged, with our `auth` in the body, where it comes last and so counts. The caller's
+//! own `auth` is dropped. Answers pass through; this program's own errors take Bitrix24's shape, with statuses chosen for
+//! what existing clients do with them.
+
+use crate::call::payload::{Parameters, Payload};
+use crate::serve::access::Client;
+use crate::serve::guard::{self, Commands};
+use crate::upstream::http::Reply;
+use crate::values::answer::Answer;
+use crate::values::error::{Error, Executed, Result};
+use crate::values::form;
+use crate::values::json;
+use crate::values::multipart::Multipart;
+use crate::values::portal::Version;
+use serde_json::json;
+use std::time::Duration;
+
+/// The longest wait for the rate limit or a refresh: some clients give up after ten seconds.
+pub const MAX_WAIT: Duration = Duration::from_secs(8);
+
+/// What a caller sent beside the path.
+pub struct Sent<'a> {
+    pub query: &'a [u8],
+    pub content_type: &'a str,
+    pub body: &'a [u8],
+}
+
+/// What goes to the portal.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Of characters that may stand in an address only.
+    pub query: String,
+    pub payload: Payload<'a>,
+}
+
+impl<'a> Sent<'a> {
+    /// Everything as it was sent, without the caller's authorization.
+    pub fn passed_on(&self, version: Version) -> Result<Outgoing<'a>> {
+        let query = form::for_address(&form::without_authorization(self.query));
+        Ok(Outgoing { query, payload: self.payload(version)? })
+    }
+
+    fn payload(&self, version: Version) -> Result<Payload<'a>> {
+        Ok(match self.kind() {
+            // REST 3.0 finds `auth` in JSON only.
+            Kind::Form | Kind::Multipart | Kind::Other if version == Version::V3 && self.body.is_empty() => {
+                Payload::Json(Parameters::from_members(&[]))
+            }
+            Kind::Form | Kind::Multipart | Kind::Other if version == Version::V3 => {
+                return Err(Error::InvalidRequest(
+                    "REST 3.0 reads JSON only: send the parameters with Content-Type: application/json".into(),
+                ))
+            }
+            Kind::Json => Payload::Json(self.json_parameters()?),
+            Kind::Form => Payload::Form(form::without_authorization(self.body)),
+            Kind::Multipart => Payload::Multipart(self.multipart()?.without_authorization()),
+            // PHP reads no parameters from any other type.
+            Kind::Other => Payload::Form(Vec::new()),
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        let media_type = self.content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        match media_type.as_str() {
+            "application/json" => Kind::Json,
+            "application/x-www-form-urlencoded" => Kind::Form,
+            "multipart/form-data" => Kind::Multipart,
+            _ => Kind::Other,
+        }
+    }
+
+    fn multipart(&self) -> Result<Multipart<'a>> {
+        Multipart::parse(self.content_type, self.body)
+            .ok_or_else(|| Error::InvalidRequest("the multipart body is not complete".into()))
+    }
+
+    /// PHP takes JSON that it cannot read as no parameters; here that is an error.
+    fn json_text(&self) -> Result<&'a str> {
+        let text = json::text(self.body).map_err(Error::InvalidRequest)?;
+        json::refuse_what_php_cannot_read(text).map_err(|why| Error::InvalidRequest(format!("the body is {why}")))?;
+        Ok(if text.trim().is_empty() { "{}" } else { text })
+    }
+
+    fn json_parameters(&self) -> Result<Parameters<'a>> {
+        Parameters::of_webhook(self.json_text()?).map_err(|why| Error::InvalidRequest(format!("the body {why}")))
+    }
+
+    /// A batch of a client that may call only some methods: read from wherever `cmd` stands, checked, and built anew.
+    pub fn checked_batch(&self, client: &Client, version: Version) -> Result<Outgoing<'a>> {
+        let parameters = match version {
+            Version::V3 => guard::checked(client, version, self.json_text()?)?,
+            Version::V2 => {
+                let fields = |bytes: &[u8]| Commands::from_fields(form::fields(bytes));
+                let mut found = fields(self.query)?;
+                found.merge(match self.kind() {
+                    Kind::Json => Commands::from_json(self.json_text()?)?,
+                    Kind::Form => fields(self.body)?,
+                    Kind::Multipart => Commands::from_fields(self.multipart()?.fields())?,
+                    Kind::Other => Commands::default(),
+                })?;
+                found.checked(client)?
+            }
+        };
+        Ok(Outgoing { query: String::new(), payload: Payload::Json(parameters) })
+    }
+}
+
+enum Kind {
+    Json,
+    Form,
+    Multipart,
+    Other,
+}
+
+/// Bitrix24's answer, status and body.
+pub fn pass_through(reply: Reply) -> Answer {
+    let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (replayed, retry_after) = (header("Idempotent-Replayed"), header("Retry-After"));
+    let mut answer = Answer {
+        status: reply.status,
+        content_type: reply.content_type.unwrap_or_else(|| crate::values::answer::JSON.into()),
+        headers: Vec::new(),
+        body: reply.body,
+    };
+    for (name, value) in [("Idempotent-Replayed", replayed), ("Retry-After", retry_after)] {
+        if let Some(value) = value {
+            answer = answer.with(name, value);
+        }
+    }
+    answer
+}
+
+/// This program's own error as a webhook client hears it.
+///
+/// Clients repeat on 5xx, up to eleven times, `add` methods too. So 503 says *certainly not executed, try again*, 409 says
+/// *perhaps executed*, and nothing that may have been executed is a 5xx.
+pub fn failure(error: &Error, version: Version) -> Answer {
+    let (table_status, table_code) = error.status_and_code();
+    let (status, code) = match error {
+        Error::Unauthorized => (401, "NO_AUTH_FOUND".to_owned()),
+        Error::NotInstalled { .. } => (403, "NOT_INSTALLED".to_owned()),
+        Error::RateLimited { .. } => (503, "QUERY_LIMIT_EXCEEDED".to_owned()),
+        Error::MethodBlocked { .. } => (429, "OPERATION_TIME_LIMIT".to_owned()),
+        _ if error.executed() == Some(Executed::Unknown) => (409, "OUTCOME_UNKNOWN".to_owned()),
+        Error::Unreachable { .. }
+        | Error::Timeout { .. }
+        | Error::OauthServer { .. }
+        | Error::RefreshPending { .. } => (503, table_code.to_ascii_uppercase()),
+        _ => (table_status, table_code.to_ascii_uppercase()),
+    };
+    let body = match version {
+        Version::V2 => json!({ "error": code, "error_description": error.text() }),
+        Version::V3 => json!({ "error": { "code": code, "message": error.text() } }),
+    };
+    Answer::json(status, body.to_string()).with_headers_of(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent<'a>(query: &'a str, content_type: &'a str, body: &'a str) -> Sent<'a> {
+        Sent { query: query.as_bytes(), content_type, body: body.as_bytes() }
+    }
+
+    fn body(outgoing: &Outgoing) -> String {
+        let (_, parts) = outgoing.payload.with_auth(Some("T"));
+        parts.iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_get_becomes_a_post_with_the_query_unchanged_and_auth_in_the_body() {
+        let outgoing = sent("fields%5BNAME%5D=%D0%90&a=b&", "", "").passed_on(Version::V2).unwrap();
+        assert_eq!(outgoing.query, "fields%5BNAME%5D=%D0%90&a=b&");
+        assert_eq!(body(&outgoing), "auth=T");
+    }
+
+    #[test]
+    fn the_callers_auth_is_dropped_in_whatever_form_it_comes() {
+        let form = "application/x-www-form-urlencoded";
+        let outgoing =
+            sent("auth=X&a=1&%61uth=Y&auth%5B%5D=Z", form, "b=2&+auth=X&auth[x]=Y").passed_on(Version::V2).unwrap();
+        assert_eq!(outgoing.query, "a=1");
+        assert_eq!(body(&outgoing), "b=2&auth=T");
+        let outgoing = sent("", "application/json; charset=utf-8", r#"{"auth":"X","a":1.0,"\u0061uth":"Y"}"#)
+            .passed_on(Version::V2);
+        assert_eq!(body(&outgoing.unwrap()), r#"{"auth":"T","a":1.0}"#);
+    }
+
+    #[test]
+    fn a_json_list_becomes_a_map_and_broken_json_an_error() {
+        assert_eq!(
+            body(&sent("", "application/json", "[1,{\"a\":null}]").passed_on(Version::V2).unwrap()),
+            r#"{"auth":"T","0":1,"1":{"a":null}}"#
+        );
+        assert_eq!(body(&sent("", "application/json", "").passed_on(Version::V2).unwrap()), r#"{"auth":"T"}"#);
+        assert!(sent("", "application/json", "{\"a\":").passed_on(Version::V2).is_err());
+        assert_eq!(body(&sent("", "text/plain", "{\"a\":1}").passed_on(Version::V2).unwrap()), "auth=T");
+    }
+
+    #[test]
+    fn rest_3_gets_json_or_nothing() {
+        let v3 = |content_type, body| sent("a=1", content_type, body).passed_on(Version::V3);
+        assert_eq!(body(&v3("", "").unwrap()), r#"{"auth":"T"}"#);
+        assert_eq!(v3("application/x-www-form-urlencoded", "").unwrap().query, "a=1");
+        assert!(v3("application/x-www-form-urlencoded", "a=1").is_err());
+    }
+
+    #[test]
+    fn statuses_are_chosen_for_what_clients_do_with_them() {
+        let status = |error: Error| {
+            let answer = failure(&error, Version::V2);
+            let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            (answer.status, body["error"].as_str().unwrap().to_owned())
+        };
+        let unknown = Executed::Unknown;
+        assert_eq!(status(Error::Timeout { executed: unknown }), (409, "OUTCOME_UNKNOWN".into()));
+        assert_eq!(
+            status(Error::Unreachable { why: String::new(), executed: unknown }),
+            (409, "OUTCOME_UNKNOWN".into())
+        );
+        assert_eq!(status(Error::Timeout { executed: Executed::No }), (503, "BITRIX24_TIMEOUT".into()));
+        assert_eq!(status(Error::RefreshPending { retry_after: 1 }), (503, "REFRESH_PENDING".into()));
+        assert_eq!(status(Error::Unauthorized), (401, "NO_AUTH_FOUND".into()));
+        assert_eq!(status(Error::NotInstalled { install_url: None }), (403, "NOT_INSTALLED".into()));
+        assert_eq!(status(Error::UnknownPortal), (404, "UNKNOWN_PORTAL".into()));
+    }
+}

@@ -1,0 +1,141 @@
+//! Files and folders that only their owner may look into, and what went wrong with them, for a person; and this
+//! program's own file.
+
+use crate::system::user::{self, typed};
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why something on the disk cannot be used, for the administrator's log.
+pub type Reason = String;
+
+const MAKE_FOLDER: &str = "make the folder";
+/// How often a waiter looks whether the lock is free.
+pub const POLL: Duration = Duration::from_millis(10);
+
+/// Makes a folder that only its owner may look into, and those above it; one that is there stays as it is.
+pub fn create_private_folder(folder: &Path) -> Result<(), Reason> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|e| explain(&e, MAKE_FOLDER, folder))
+}
+
+/// A file for reading and writing that only its owner may open; made if need be.
+pub fn open_or_create(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    private(&mut options);
+    options.open(path)
+}
+
+/// As [`open_or_create`], in a folder that is made too if need be.
+pub fn open_or_create_in_folder(path: &Path) -> Result<File, Reason> {
+    match (open_or_create(path), path.parent()) {
+        (Err(error), Some(folder)) if error.kind() == ErrorKind::NotFound => {
+            create_private_folder(folder)?;
+            open_or_create(path)
+        }
+        (opened, _) => opened,
+    }
+    .map_err(|e| explain(&e, "open for writing", path))
+}
+
+/// Only its owner may open a file that is made with these.
+#[cfg(unix)]
+pub fn private(options: &mut OpenOptions) {
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+}
+
+#[cfg(not(unix))]
+pub fn private(_: &mut OpenOptions) {}
+
+/// Whether the open file is the one that stands at `path` now.
+#[cfg(unix)]
+pub fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), path.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+pub fn same_file(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Whether this user may make files in the folder; why not.
+#[cfg(unix)]
+pub fn writable(folder: &Path) -> Result<(), Reason> {
+    use rustix::fs::{accessat, Access, AtFlags, CWD};
+    accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|e| explain(&e.into(), "write to", folder))
+}
+
+#[cfg(not(unix))]
+pub fn writable(_: &Path) -> Result<(), Reason> {
+    Ok(())
+}
+
+/// This program's own file, to start it again. On Linux a link to the very file that runs: though it was replaced
+/// meanwhile, and though the user who starts it cannot enter the folder that it lies in, such as root's home.
+pub fn own_executable() -> std::io::Result<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    match own.exists() {
+        true => Ok(own.to_owned()),
+        false => std::env::current_exe(),
+    }
+}
+
+/// Whether a lock was refused because somebody else holds it.
+pub fn is_contended(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == fs2::lock_contended_error().raw_os_error()
+}
+
+/// What an operation on the disk failed at, and what mends it.
+pub fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
+    let failed = format!("cannot {operation} {} ({error})", path.display());
+    let mend = match error.kind() {
+        ErrorKind::StorageFull if has_no_inodes(path) => "the file system has no inodes left: delete some files",
+        ErrorKind::StorageFull => "the disk is full: free some space",
+        ErrorKind::QuotaExceeded => "this user's disk quota is used up: free some space or raise it",
+        ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only",
+        ErrorKind::PermissionDenied => return format!("{failed}: {}", permission(operation, path)),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            let file = path.ancestors().find(|place| place.is_file()).unwrap_or(path);
+            return format!("{failed}: {} is a file in the place of a folder: move it away", file.display());
+        }
+        _ => return failed,
+    };
+    format!("{failed}: {mend}")
+}
+
+/// What must be, and the command for it where the permissions show which.
+fn permission(operation: &str, path: &Path) -> String {
+    let must = "it must belong to the user that runs this program, and be writable for that user";
+    match user::barrier(path) {
+        // It is not there: to give this user the folder above may be giving it too much (`/var/lib`).
+        Some(user::Barrier { why, is_anothers: true, .. }) if operation == MAKE_FOLDER => {
+            let (folder, me) = (typed(path), user::own().map_or(String::new(), user::name_of));
+            format!("{why}; {must}: mkdir -p {folder} && chmod 700 {folder} && chown {me} {folder}")
+        }
+        Some(user::Barrier { why, command, .. }) => format!("{why}; {must}: {command}"),
+        None => must.into(),
+    }
+}
+
+/// Whether a full file system lacks inodes rather than space.
+#[cfg(unix)]
+fn has_no_inodes(path: &Path) -> bool {
+    // What could not be made is not there, nor perhaps its folder.
+    let known = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    known.is_some_and(|fs| fs.f_files > 0 && fs.f_favail == 0)
+}
+
+#[cfg(not(unix))]
+fn has_no_inodes(_: &Path) -> bool {
+    false
+}

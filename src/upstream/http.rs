@@ -1,0 +1,462 @@
+//! HTTP to the portals and the OAuth server: `ureq` with rustls and built-in roots, no proxies from the environment, no
+//! redirects followed, one deadline for everything, and the knowledge whether anything was sent.
+
+use crate::config::Config;
+use crate::system::clock::Deadline;
+use crate::values::error::Executed;
+use rustls::client::Resumption;
+use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, TcpConnector, Transport, TransportAdapter,
+};
+
+/// A TLS record's size: more at once makes nothing faster, and `ureq` takes four of these.
+const BUFFER: usize = 16 << 10;
+/// Room for what a request's head holds beside its address and its own headers.
+const HEAD: usize = 1 << 10;
+
+const USER_AGENT: &str = concat!("b24proxy/", env!("CARGO_PKG_VERSION"));
+
+/// One client for one kind of host. Made when it is needed: building the roots costs time.
+pub struct Http {
+    agent: ureq::Agent,
+    sent: Arc<AtomicBool>,
+    connect_timeout: Duration,
+}
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub content_type: Option<String>,
+    pub headers: ureq::http::HeaderMap,
+    /// The body, behind as many bytes as the caller asked to leave free.
+    pub body: Vec<u8>,
+    /// Where the answer begins in `body`.
+    pub start: usize,
+}
+
+impl Reply {
+    pub fn answer(&self) -> &[u8] {
+        &self.body[self.start..]
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection; nothing was sent.
+    NotSent { why: String, obstacle: Obstacle },
+    /// The time is over.
+    Timeout(Executed),
+    /// The connection was lost after something was sent.
+    Lost { why: String },
+    /// The answer is longer than allowed.
+    TooLarge,
+    /// This program's own side: a certificate file that cannot be read.
+    Configuration(String),
+}
+
+/// What stood in the way of a connection, for whoever tells a person what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    UnknownHost,
+    /// The port answered that nobody listens, so another try is harmless.
+    Refused,
+    /// The certificate's authority is not among the built-in roots and `ca_file`.
+    UnknownAuthority,
+    /// The certificate is expired, another host's, or broken.
+    Certificate,
+    Other,
+}
+
+/// What is posted: the parts of the body one after another, so that a large one is not copied.
+pub struct Post<'a> {
+    pub url: &'a str,
+    pub content_type: &'a str,
+    pub headers: &'a [(&'static str, &'a str)],
+    pub parts: &'a [&'a [u8]],
+    pub deadline: Deadline,
+    pub max_response: u64,
+    /// Bytes to put before the answer.
+    pub prefix: &'a [u8],
+}
+
+impl Http {
+    /// For portals: built-in roots, and those of `ca_file`.
+    pub fn for_portals(config: &Config) -> Result<Http, Failure> {
+        Http::new(config.bitrix24.ca_file.as_deref(), config.bitrix24.connect_timeout)
+    }
+
+    /// For the OAuth server: `ca_file` counts only where it is not one of Bitrix24's own.
+    pub fn for_oauth(config: &Config) -> Result<Http, Failure> {
+        let bitrix24 = &config.bitrix24;
+        let ca_file = bitrix24.ca_file.as_deref().filter(|_| !bitrix24.oauth_server.is_bitrix24s());
+        Http::new(ca_file, bitrix24.connect_timeout)
+    }
+
+    /// For this program's own public address: as for portals, where there is a configuration.
+    pub fn for_own_address(config: Option<&Config>) -> Result<Http, Failure> {
+        config.map_or_else(|| Http::new(None, Duration::from_secs(10)), Http::for_portals)
+    }
+
+    fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Http, Failure> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        if let Some(path) = ca_file {
+            let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
+            let certificates = CertificateDer::pem_file_iter(path)
+                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+                .map_err(|error| unusable(format!("{error}; it must hold certificates in PEM form")))?;
+            if certificates.is_empty() {
+                return Err(unusable("there is no certificate in it".into()));
+            }
+            for certificate in certificates {
+                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+            }
+        }
+        let sent = Arc::new(AtomicBool::new(false));
+        let connector = ().chain(TcpConnector::default()).chain(Tls { roots: Arc::new(roots), sent: sent.clone() });
+        let config = ureq::Agent::config_builder()
+            .proxy(None)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .user_agent(USER_AGENT)
+            .accept_encoding("identity")
+            .max_idle_connections(0)
+            .input_buffer_size(BUFFER)
+            .build();
+        Ok(Http {
+            agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()),
+            sent,
+            connect_timeout,
+        })
+    }
+
+    pub fn post(&self, post: &Post) -> Result<Reply, Failure> {
+        let length: usize = post.parts.iter().map(|part| part.len()).sum();
+        self.send(post, Some(length))
+    }
+
+    /// A post without a length, in chunked coding.
+    pub fn post_chunked(&self, post: &Post) -> Result<Reply, Failure> {
+        self.send(post, None)
+    }
+
+    fn send(&self, post: &Post, length: Option<usize>) -> Result<Reply, Failure> {
+        self.sent.store(false, Ordering::SeqCst);
+        let mut reader = Parts { parts: post.parts, at: 0 };
+        let mut request =
+            self.agent.post(post.url).header("Content-Type", post.content_type).header("Connection", "close");
+        if let Some(length) = length {
+            request = request.header("Content-Length", length.to_string());
+        }
+        for (name, value) in post.headers {
+            request = request.header(*name, *value);
+        }
+        let connect = self.connect_timeout.min(post.deadline.remaining());
+        let response = request
+            .config()
+            .timeout_global(Some(post.deadline.remaining()))
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .output_buffer_size(output_buffer(post, length))
+            .build()
+            .send(ureq::SendBody::from_reader(&mut reader))
+            .map_err(|error| self.failure(&error))?;
+        let reply = self.read(response, post.prefix, post.max_response + 1)?;
+        if reply.answer().len() as u64 > post.max_response {
+            return Err(Failure::TooLarge);
+        }
+        Ok(reply)
+    }
+
+    /// Looks at an address: what it answers, and of a long body the first `max_response` bytes.
+    pub fn get(
+        &self,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        deadline: Deadline,
+        max_response: u64,
+    ) -> Result<Reply, Failure> {
+        self.sent.store(false, Ordering::SeqCst);
+        let mut request = self.agent.get(url).header("Connection", "close");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let connect = self.connect_timeout.min(deadline.remaining());
+        let response = request
+            .config()
+            .timeout_global(Some(deadline.remaining()))
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .build()
+            .call()
+            .map_err(|error| self.failure(&error))?;
+        self.read(response, b"", max_response)
+    }
+
+    /// The answer behind `prefix`, at most so many bytes of it.
+    fn read(&self, mut response: ureq::http::Response<ureq::Body>, prefix: &[u8], most: u64) -> Result<Reply, Failure> {
+        let mut body = prefix.to_vec();
+        let start = body.len();
+        if let Some(length) = response.body().content_length() {
+            // With the byte by which the end is seen, and the end of the envelope.
+            let _ = body.try_reserve_exact(usize::try_from(length.min(most)).unwrap_or(0) + 32);
+        }
+        response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| {
+            match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+                Some(inner) => self.failure(inner),
+                None => Failure::Lost { why: error.kind().to_string() },
+            }
+        })?;
+        let content_type =
+            response.headers().get("Content-Type").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body, start })
+    }
+
+    /// The texts are made here: `ureq` may show the address, which can hold a webhook's code.
+    fn failure(&self, error: &ureq::Error) -> Failure {
+        let sent = self.sent.load(Ordering::SeqCst);
+        let not_sent = |why: String, obstacle| Failure::NotSent { why, obstacle };
+        let unknown_host = || not_sent("the host name is not known".into(), Obstacle::UnknownHost);
+        let why = match error {
+            ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
+            ureq::Error::Timeout(_) => return Failure::Timeout(Executed::No),
+            ureq::Error::HostNotFound => return unknown_host(),
+            ureq::Error::Rustls(error) if !sent => return explain_tls(error),
+            ureq::Error::Io(error) if !sent => {
+                if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                    return explain_tls(tls);
+                }
+                if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+                    return self.failure(inner);
+                }
+                if error.to_string().contains("lookup address") {
+                    return unknown_host();
+                }
+                let obstacle = match error.kind() {
+                    std::io::ErrorKind::ConnectionRefused => Obstacle::Refused,
+                    _ => Obstacle::Other,
+                };
+                return not_sent(error.kind().to_string(), obstacle);
+            }
+            ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
+                Some(ureq::Error::Timeout(_)) => return Failure::Timeout(Executed::Unknown),
+                _ => error.kind().to_string(),
+            },
+            ureq::Error::ConnectionFailed => "no connection".into(),
+            ureq::Error::Rustls(error) => error.to_string(),
+            _ => "the answer is not HTTP".into(),
+        };
+        if sent {
+            Failure::Lost { why }
+        } else {
+            not_sent(why, Obstacle::Other)
+        }
+    }
+}
+
+/// Room for the whole request, but for a long body; a page of memory is enough for most. `ureq` writes the line with the
+/// address in one piece, which must find room.
+fn output_buffer(post: &Post, length: Option<usize>) -> usize {
+    let headers: usize = post.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let head = HEAD + post.url.len() + post.content_type.len() + headers;
+    (head + length.unwrap_or(BUFFER)).min(BUFFER).max(head)
+}
+
+fn explain_tls(error: &rustls::Error) -> Failure {
+    let (why, obstacle) = match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => (
+            "its certificate is from an authority that is not known here; for an own authority set ca_file".into(),
+            Obstacle::UnknownAuthority,
+        ),
+        rustls::Error::InvalidCertificate(_) => (format!("TLS: {error}"), Obstacle::Certificate),
+        error => (format!("TLS: {error}"), Obstacle::Other),
+    };
+    Failure::NotSent { why, obstacle }
+}
+
+/// Reads byte slices one after another.
+struct Parts<'a> {
+    parts: &'a [&'a [u8]],
+    at: usize,
+}
+
+impl Read for Parts<'_> {
+    /// As much as there is room for, whichever parts it is from: every read becomes a TLS record.
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut filled = 0;
+        while let Some((first, rest)) = self.parts.split_first() {
+            let left = &first[self.at..];
+            let count = left.len().min(buffer.len() - filled);
+            buffer[filled..filled + count].copy_from_slice(&left[..count]);
+            self.at += count;
+            filled += count;
+            if count < left.len() {
+                break;
+            }
+            self.parts = rest;
+            self.at = 0;
+        }
+        Ok(filled)
+    }
+}
+
+/// The last link of `ureq`'s chain: TLS where the address says https, and the note that something was sent. `ureq`'s own
+/// link takes either built-in roots or given ones; `ca_file` needs both.
+struct Tls {
+    roots: Arc<RootCertStore>,
+    sent: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl<In: Transport> Connector<In> for Tls {
+    type Out = Noted<Either<In, TlsTransport>>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        let transport =
+            if details.needs_tls() { Either::B(self.handshake(details, transport)?) } else { Either::A(transport) };
+        Ok(Some(Noted { transport, sent: self.sent.clone() }))
+    }
+}
+
+impl Tls {
+    fn handshake(&self, details: &ConnectionDetails, transport: impl Transport) -> Result<TlsTransport, ureq::Error> {
+        let mut provider = rustls::crypto::ring::default_provider();
+        // AES-128 with SHA-256 first, as browsers have it: processors compute SHA-256, and SHA-384 only in many steps.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .map_err(ureq::Error::Rustls)?
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        // This process makes one connection: there is nothing to resume.
+        config.resumption = Resumption::disabled();
+        let host = details.uri.host().unwrap_or_default().to_owned();
+        let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("not a host name"))?;
+        let mut connection = ClientConnection::new(Arc::new(config), name).map_err(ureq::Error::Rustls)?;
+        let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
+        let mut socket = Gathered { socket: adapter, pending: Vec::new() };
+        socket.socket.set_timeout(details.timeout);
+        connection.complete_io(&mut socket)?;
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(TlsTransport { buffers, stream: StreamOwned { conn: connection, sock: socket } })
+    }
+}
+
+/// Sends what is written when something is to be read, and not before: the end of the handshake, the head and the body of
+/// a small request then leave in one packet, where `rustls` and `ureq` would send five.
+struct Gathered {
+    socket: TransportAdapter,
+    pending: Vec<u8>,
+}
+
+impl Gathered {
+    fn send(&mut self) -> std::io::Result<()> {
+        let sent = self.socket.write_all(&self.pending);
+        self.pending.clear();
+        sent
+    }
+}
+
+impl Read for Gathered {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.send()?;
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Gathered {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.pending.len() >= BUFFER {
+            self.send()?;
+        }
+        self.pending.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct TlsTransport {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, Gathered>,
+}
+
+impl std::fmt::Debug for TlsTransport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsTransport")
+    }
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.get_mut().socket.set_timeout(timeout);
+        Ok(self.stream.write_all(&self.buffers.output()[..amount])?)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.get_mut().socket.set_timeout(timeout);
+        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.get_mut().socket.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+/// Notes the moment from which the request may have reached the other side.
+#[derive(Debug)]
+struct Noted<T> {
+    transport: T,
+    sent: Arc<AtomicBool>,
+}
+
+impl<T: Transport> Transport for Noted<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.transport.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.sent.store(true, Ordering::SeqCst);
+        self.transport.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.transport.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.transport.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.transport.is_tls()
+    }
+}

@@ -1,0 +1,4 @@
+//! HTTP to portals and to the OAuth server.
+
+pub mod http;
+pub mod oauth;

@@ -1,0 +1,13 @@
+//! What the program speaks of: values and decisions on them, without a file, a socket or a clock.
+
+pub mod answer;
+pub mod error;
+pub mod form;
+pub mod json;
+pub mod method;
+pub mod multipart;
+pub mod percent;
+pub mod portal;
+pub mod secret;
+pub mod spelling;
+pub mod verdict;

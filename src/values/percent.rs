@@ -1,0 +1,52 @@
+//! Percent-encoding (RFC 3986, section 2.1).
+
+/// The bytes with every `%xx` decoded; a `%` without two digits stays as it is.
+pub fn decoded(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escape = (byte == b'%').then(|| tail.get(..2).and_then(|d| std::str::from_utf8(d).ok())).flatten();
+        rest = tail;
+        match escape.and_then(crate::values::secret::from_hex) {
+            Some(value) => {
+                out.extend(value);
+                rest = &tail[2..];
+            }
+            None => out.push(byte),
+        }
+    }
+    out
+}
+
+/// The text with every byte encoded that is neither a letter, a digit nor one of `safe`, which are ASCII.
+pub fn encoded(text: &[u8], safe: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for &byte in text {
+        if byte.is_ascii_alphanumeric() || safe.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&crate::values::secret::hex(&[byte]).to_ascii_uppercase());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_not_an_escape_stays_as_it_is() {
+        assert_eq!(decoded(b"a%20b%zz%2"), b"a b%zz%2");
+        assert_eq!(encoded("a/Ж~".as_bytes(), b"~"), "a%2F%D0%96~");
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_goes_there_and_back(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            prop_assert_eq!(decoded(encoded(&bytes, b"-._~").as_bytes()), bytes);
+        }
+    }
+}

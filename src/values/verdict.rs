@@ -1,0 +1,128 @@
+//! What a portal's answer means: success, Bitrix24's own error, a move, or nothing that Bitrix24 says.
+
+use crate::values::error::Upstream;
+use crate::values::json;
+
+/// What a portal's answer means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Success,
+    /// Bitrix24's own error.
+    Error(Upstream),
+    /// 3xx: the portal has another address. Nothing was executed.
+    Moved,
+    /// Not what Bitrix24 answers.
+    Unusable(String),
+}
+
+/// How much of a method's time is used, as `time` in an answer says.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
+pub struct Operating {
+    /// Seconds.
+    pub operating: f64,
+    /// Unix seconds.
+    pub operating_reset_at: i64,
+}
+
+/// Reads an answer's status and body.
+pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
+    if (300..400).contains(&status) {
+        return (Verdict::Moved, None);
+    }
+    let text = std::str::from_utf8(body).ok();
+    if let Some(xml) = text.map(str::trim_start).filter(|text| text.starts_with("<?xml")) {
+        return (judge_xml(status, xml), None);
+    }
+    let text = text.filter(|text| text.trim_start().starts_with('{'));
+    let Some(fields) = text.and_then(|text| json::entries(text).ok()) else {
+        let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
+        return (Verdict::Unusable(format!("it is {what} (status {status})")), None);
+    };
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let operating = field("time").and_then(|raw| serde_json::from_str(raw).ok());
+    let failed = status >= 400 || (field("error").is_some() && field("result").is_none());
+    if !failed {
+        return (Verdict::Success, operating);
+    }
+    let (error, error_description) = match field("error") {
+        Some(raw) if raw.starts_with('{') => version_3_error(raw),
+        raw => (raw.map(text_of).unwrap_or_default(), field("error_description").map(text_of).unwrap_or_default()),
+    };
+    (Verdict::Error(Upstream { status, error, error_description }), operating)
+}
+
+/// The XML form of an answer, `<response><error>…`: only whether it is an error, and which.
+fn judge_xml(status: u16, xml: &str) -> Verdict {
+    let element = |name: &str| {
+        let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+        Some(rest.split('<').next().unwrap_or("").to_owned())
+    };
+    match element("error") {
+        Some(error) if status >= 400 => {
+            let error_description = element("error_description").unwrap_or_default();
+            Verdict::Error(Upstream { status, error, error_description })
+        }
+        None if status >= 400 => Verdict::Error(Upstream { status, ..Upstream::default() }),
+        _ => Verdict::Success,
+    }
+}
+
+/// A string without its quotes; anything else (an error may be a number) as it stands.
+pub fn text_of(raw: &str) -> String {
+    match serde_json::from_str::<Option<String>>(raw) {
+        Ok(text) => text.unwrap_or_default(),
+        Err(_) => raw.to_owned(),
+    }
+}
+
+/// `{"code","message","validation":[…]}` of REST 3.0; what was not valid belongs to the description.
+fn version_3_error(raw: &str) -> (String, String) {
+    let fields = json::entries(raw).unwrap_or_default();
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let mut description = field("message").map(text_of).unwrap_or_default();
+    if let Some(validation) = field("validation").filter(|validation| *validation != "[]") {
+        description = format!("{description} {validation}").trim().to_owned();
+    }
+    (field("code").map(text_of).unwrap_or_default(), description)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        let judge = |status, body: &[u8]| judge(status, body).0;
+        let error = |status, body: &str| match judge(status, body.as_bytes()) {
+            Verdict::Error(upstream) => (upstream.error, upstream.error_description),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(judge(200, br#"{"result":{"error":"x"},"time":{}}"#), Verdict::Success);
+        assert_eq!(judge(200, br#"{"result":null,"error":""}"#), Verdict::Success);
+        assert_eq!(judge(302, b"<html>"), Verdict::Moved);
+        assert!(matches!(judge(200, b"<html>"), Verdict::Unusable(_)));
+        assert!(matches!(judge(200, b""), Verdict::Unusable(_)));
+        assert!(matches!(judge(200, b"[1]"), Verdict::Unusable(_)));
+        assert!(matches!(judge(502, b"{\"result\":"), Verdict::Unusable(_)));
+        assert_eq!(
+            error(401, r#"{"error":"expired_token","error_description":"x"}"#),
+            ("expired_token".into(), "x".into())
+        );
+        assert_eq!(error(200, r#"{"error":"OLD"}"#), ("OLD".into(), String::new()));
+        assert_eq!(error(400, r#"{"error":"","error_description":"why"}"#), (String::new(), "why".into()));
+        assert_eq!(error(400, r#"{"error":100}"#), ("100".into(), String::new()));
+        assert_eq!(error(500, "{}"), (String::new(), String::new()));
+        assert_eq!(
+            error(400, r#"{"error":{"code":"BAD","message":"no","validation":[{"field":"id"}]}}"#),
+            ("BAD".into(), r#"no [{"field":"id"}]"#.into())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(status in 100u16..600, body in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = judge(status, &body);
+        }
+    }
+}
