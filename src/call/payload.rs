@@ -87,6 +87,7 @@ impl<'a> Parameters<'a> {
         Parameters(Cow::Owned(json::inside_object(members)))
     }
 
+    #[cfg(test)]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -8,7 +8,7 @@ mod file;
 mod find;
 
 use advice::shown;
-pub use find::{home_of, is_public, Found, Surroundings};
+pub use find::{home_of, is_public, Surroundings};
 
 use crate::serve::access::Client;
 use crate::system::log::Level;
@@ -486,6 +486,7 @@ fn origins(list: &[String]) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use support::example::{example, filled_in, uncommented};
 
     const GOOD: &str = r#"
         [bitrix24]
@@ -610,5 +611,19 @@ mod tests {
         let text = GOOD.replace("[portals", "oauth_server = \"http://127.0.0.1:1\"\n[portals");
         assert!(refused(&text).contains("allow_http"));
         assert!(parse(&text.replace("oauth_server", "allow_http = true\noauth_server")).is_ok());
+    }
+
+    #[test]
+    fn what_the_example_shows_beside_samples_is_the_default() {
+        let defaults = "oauth_server connect_timeout timeout allow_http requests_per_second burst type path max_body \
+                        max_response max_wait file level";
+        let load = |text: &str| Config::parse(&filled_in(text), Path::new("/proxy.toml")).unwrap();
+        let written = uncommented(|key| defaults.split_whitespace().any(|known| known == key));
+        assert_eq!(written.lines().filter(|line| line.starts_with('#')).count() + 13, example_comments());
+        assert_eq!(format!("{:?}", load(&written)), format!("{:?}", load(&example())));
+    }
+
+    fn example_comments() -> usize {
+        example().lines().filter(|line| line.starts_with('#')).count()
     }
 }

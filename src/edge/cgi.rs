@@ -36,6 +36,7 @@ impl Environment {
         Environment(variables)
     }
 
+    #[cfg(test)]
     pub fn from_pairs(pairs: &[(&str, &str)]) -> Environment {
         Environment(pairs.iter().map(|(name, value)| (name.into(), value.into())).collect())
     }

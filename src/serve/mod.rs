@@ -1,6 +1,8 @@
 //! A CGI request from beginning to end: *environment → route → access → body → portal → token → call → answer*.
 
 pub mod access;
+#[cfg(test)]
+mod as_php_reads;
 mod calling;
 pub mod cors;
 pub mod envelope;

@@ -460,3 +460,21 @@ impl<T: Transport> Transport for Noted<T> {
         self.transport.is_tls()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ca_file_is_not_even_opened_for_bitrix24s_own_oauth_servers() {
+        let config = |oauth: &str| {
+            let text = format!("[bitrix24]\noauth_server = \"{oauth}\"\nca_file = \"no-such-file.pem\"\n");
+            Config::parse(&text, Path::new("/nowhere/proxy.toml")).unwrap()
+        };
+        for own in ["https://oauth.bitrix.info", "https://OAUTH.bitrix.info/", "https://oauth.bitrix24.tech"] {
+            assert!(Http::for_oauth(&config(own)).is_ok(), "{own}");
+            assert!(Http::for_portals(&config(own)).is_err(), "{own}");
+        }
+        assert!(Http::for_oauth(&config("https://oauth.example.org")).is_err());
+    }
+}

@@ -68,7 +68,7 @@ fn basic_is_the_clients_name_and_token_and_with_auth_token_any_name() {
 
 #[test]
 fn a_token_may_be_configured_by_its_sha256() {
-    let digest = b24proxy::values::secret::hex(&b24proxy::values::secret::sha256(b"a-token-only-known-to-its-user"));
+    let digest = sha256_hex(b"a-token-only-known-to-its-user");
     for digest in [digest.clone(), digest.to_uppercase()] {
         let section = format!("[[security.clients]]\nname = \"hashed\"\ntoken_sha256 = \"{digest}\"\n[limits]");
         let proxy = Proxy::installed().reconfigured("[limits]", &section);

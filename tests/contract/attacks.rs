@@ -30,12 +30,7 @@ fn attacked_on(proxy: Proxy, attack: impl FnOnce(&Proxy)) -> Proxy {
 #[test]
 fn a_state_issued_by_somebody_else_is_refused_and_spends_no_code() {
     attacked(|proxy| {
-        let foreign = b24proxy::config::Application {
-            client_id: proxy.simulator.client_id(),
-            client_secret: b24proxy::values::secret::Secret::new("the-attackers-guess"),
-        };
-        let name = proxy.portal().name();
-        let state = b24proxy::install::state::issue(&foreign, &name, "abcdef", unix_now()).replace('~', "%7E");
+        let state = state("the-attackers-guess", &proxy.portal().name(), "abcdef", unix_now());
         let code = proxy.portal().issue_code(1);
         page(&proxy.callback(&format!("code={code}&state={state}"), Some("b24proxy_install=abcdef")), 403);
         assert_eq!(proxy.asked_oauth(), 0);

@@ -2,12 +2,12 @@
 
 use crate::fixture::*;
 use crate::logging::{line, lines};
-use b24proxy::config::Config;
 use serde_json::json;
 use simulator::{Kind, Options, PortalOptions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use support::cgi::{Answer, Cgi};
+use support::example::{example, filled_in, uncommented};
 use support::Sandbox;
 
 /// A configuration that is refused with its own path, so that it shows which file was read.
@@ -312,7 +312,7 @@ fn two_clients_with_one_token_are_refused() {
     let client = |token: &str| format!("[[security.clients]]\nname = \"1c-trade\"\n{token}\n[limits]");
     let message = refused("[limits]", &client(&format!("token = \"{TOKEN}\"")));
     assert!(message.contains("\"1c-trade\"") && message.contains("one token"), "{message}");
-    let digest = b24proxy::values::secret::hex(&b24proxy::values::secret::sha256(TOKEN.as_bytes()));
+    let digest = sha256_hex(TOKEN.as_bytes());
     let message = refused("[limits]", &client(&format!("token_sha256 = \"{digest}\"")));
     assert!(message.contains("one token"), "{message}");
 }
@@ -351,36 +351,6 @@ fn a_portal_that_has_no_application_is_refused() {
     assert!(message.contains("has no application: set client_id and client_secret"), "{message}");
 }
 
-fn example() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.toml.example");
-    std::fs::read_to_string(path).unwrap()
-}
-
-/// The example with a comment's "#" taken away from the lines that hold a key which `wanted` wants.
-fn uncommented(wanted: impl Fn(&str) -> bool) -> String {
-    let line = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if rest.starts_with("[[") && wanted("[[") => format!("{rest}\n"),
-        Some(rest) if rest.split_once('=').is_some_and(|(key, _)| is_key(key.trim()) && wanted(key.trim())) => {
-            format!("{rest}\n")
-        }
-        _ => format!("{line}\n"),
-    };
-    example().lines().map(line).collect()
-}
-
-fn is_key(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-}
-
-/// As an administrator fills the example in.
-fn filled_in(example: &str) -> String {
-    let filled = example
-        .replace("local.xxxxxxxxxxxxxx.xxxxxxxx", "local.6667fc928a50a9.70414732")
-        .replace("rest/1/…/", "rest/1/abcdef/")
-        .replace("auth_token   = \"…\"", "auth_token   = \"one-token-of-the-example\"");
-    filled.replace("\"…\"", "\"another-value-of-the-example\"")
-}
-
 #[test]
 fn proxy_toml_example_is_refused_as_it_is_and_loads_when_its_samples_are_replaced() {
     let proxy = Proxy::installed();
@@ -397,7 +367,7 @@ fn proxy_toml_example_is_refused_as_it_is_and_loads_when_its_samples_are_replace
     let is_comment = |at: usize| all[..at].rsplit('\n').next().unwrap().contains('#');
     for (at, _) in all.match_indices("\"…\"").filter(|(at, _)| !is_comment(*at)) {
         let one_left = format!("{}{}{}", filled_in(&all[..at]), "\"…\"", filled_in(&all[at + "\"…\"".len()..]));
-        let why = Config::parse(&one_left, Path::new("/proxy.toml")).expect_err(&one_left);
+        let why = refusal_of(&Proxy::not_installed().configured(&one_left).request(PROFILE).run());
         assert!(why.contains("is still the sample"), "{why}");
     }
 }
@@ -425,20 +395,6 @@ fn proxy_toml_example_mentions_every_key() {
         }
     }
     assert!(all.contains("token_sha256 = \"…\""));
-}
-
-#[test]
-fn what_the_example_shows_beside_samples_is_the_default() {
-    let defaults = "oauth_server connect_timeout timeout allow_http requests_per_second burst type path max_body \
-                    max_response max_wait file level";
-    let load = |text: &str| Config::parse(&filled_in(text), Path::new("/proxy.toml")).unwrap();
-    let written = uncommented(|key| defaults.split_whitespace().any(|known| known == key));
-    assert_eq!(written.lines().filter(|line| line.starts_with('#')).count() + 13, example_comments());
-    assert_eq!(format!("{:?}", load(&written)), format!("{:?}", load(&example())));
-}
-
-fn example_comments() -> usize {
-    example().lines().filter(|line| line.starts_with('#')).count()
 }
 
 #[test]
@@ -496,19 +452,6 @@ fn ca_file_is_trusted_beside_the_built_in_roots_for_portals_and_an_own_oauth_ser
     assert_eq!(answer.json()["executed"], "no");
     assert!(answer.json()["error"].as_str().unwrap().contains("ca_file"), "{}", answer.text());
     assert_eq!(proxy.simulator.ledger().entries.len(), 0);
-}
-
-#[test]
-fn ca_file_is_not_even_opened_for_bitrix24s_own_oauth_servers() {
-    let config = |oauth: &str| {
-        let text = format!("[bitrix24]\noauth_server = \"{oauth}\"\nca_file = \"no-such-file.pem\"\n");
-        Config::parse(&text, Path::new("/nowhere/proxy.toml")).unwrap()
-    };
-    for own in ["https://oauth.bitrix.info", "https://OAUTH.bitrix.info/", "https://oauth.bitrix24.tech"] {
-        assert!(b24proxy::upstream::http::Http::for_oauth(&config(own)).is_ok(), "{own}");
-        assert!(b24proxy::upstream::http::Http::for_portals(&config(own)).is_err(), "{own}");
-    }
-    assert!(b24proxy::upstream::http::Http::for_oauth(&config("https://oauth.example.org")).is_err());
 }
 
 #[test]

@@ -189,6 +189,14 @@ pub fn unix_now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()).expect("a small number")
 }
 
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The status and `error_code` of a failure, its envelope checked on the way.
 pub fn failure(answer: &Answer) -> (u16, String) {
     let body = answer.json();

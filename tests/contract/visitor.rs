@@ -1,6 +1,7 @@
 //! Who comes to install: a browser that keeps its cookie, a frame of Bitrix24, Bitrix24's own server, and strangers.
 
 use crate::fixture::*;
+use ring::hmac;
 use simulator::FrameForm;
 use support::cgi::{Answer, Cgi};
 
@@ -128,21 +129,16 @@ pub fn assert_says(text: &str, words: &[&str]) {
     }
 }
 
-/// The application's key pair of a portal, as the program itself holds it.
-pub fn application(pair: &simulator::KeyPair) -> b24proxy::config::Application {
-    b24proxy::config::Application {
-        client_id: pair.client_id.clone(),
-        client_secret: b24proxy::values::secret::Secret::new(pair.client_secret.as_str()),
-    }
-}
-
 /// A state that this program itself would have issued `age` seconds ago.
 pub fn state_of_age(proxy: &Proxy, cookie: &str, age: i64) -> String {
-    let state = b24proxy::install::state::issue(
-        &application(&proxy.portal().key_pair()),
-        &proxy.portal().name(),
-        cookie,
-        unix_now() - age,
-    );
-    state.replace('~', "%7E")
+    state(&proxy.portal().key_pair().client_secret, &proxy.portal().name(), cookie, unix_now() - age)
+}
+
+/// A state as the program makes it, escaped: portal and end, and a MAC over both and the cookie, keyed by the client secret.
+pub fn state(client_secret: &str, portal: &str, cookie: &str, issued: i64) -> String {
+    let sign = |key: &[u8], text: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes());
+    let ends = issued + 600;
+    let key = sign(client_secret.as_bytes(), "b24proxy installation state");
+    let mac = hex(sign(key.as_ref(), &format!("{portal}\n{ends}\n{cookie}")).as_ref());
+    format!("{}%7E{ends}%7E{mac}", portal.replace(':', "_"))
 }

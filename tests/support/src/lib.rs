@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub mod browser;
 pub mod cgi;
+pub mod example;
 mod executable;
 pub mod http;
 mod processes;
