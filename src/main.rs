@@ -22,7 +22,7 @@ use std::process::ExitCode;
 /// ISINDEX-style query as arguments (RFC 3875, section 4.4), so arguments decide nothing.
 fn main() -> ExitCode {
     if std::env::var_os("GATEWAY_INTERFACE").is_some() {
-        serve::cgi();
+        edge::cgi::serve();
         ExitCode::SUCCESS
     } else {
         cli::run()

@@ -106,7 +106,6 @@ impl<'a> Session<'a> {
         &mut self,
         portal: &Portal,
         call: &Call,
-        prefix: &[u8],
         mut held: Option<&mut Held>,
     ) -> Result<(Reply, Option<Upstream>)> {
         let http = Http::for_portals(self.config).map_err(|failure| self.failure(failure))?;
@@ -119,7 +118,7 @@ impl<'a> Session<'a> {
             if let Some(held) = held.as_deref_mut() {
                 held.begin()?;
             }
-            let reply = match self.send(&http, &authorization, call, prefix) {
+            let reply = match self.send(&http, &authorization, call) {
                 Ok(reply) => reply,
                 Err(Failure::NotSent { obstacle: Obstacle::Refused, .. }) if !reconnected => {
                     reconnected = true;
@@ -129,7 +128,7 @@ impl<'a> Session<'a> {
                 }
                 Err(failure) => return Err(self.failure(failure)),
             };
-            let (verdict, operating) = judge(reply.status, reply.answer());
+            let (verdict, operating) = judge(reply.status, &reply.body);
             self.note_operating(portal, &method, &verdict, operating);
             let upstream = match verdict {
                 Verdict::Success => return Ok((reply, None)),
@@ -173,7 +172,7 @@ impl<'a> Session<'a> {
         let method = Method::parse("profile").expect("a method name");
         let payload = Payload::Json(Parameters::from_members(&[]));
         let call = Call { version: Version::V2, method: &method, query: "", payload, headers: Vec::new() };
-        self.call(portal, &call, b"", None)
+        self.call(portal, &call, None)
     }
 
     /// Until when this call may wait, for the limit and for refreshes together.
@@ -221,13 +220,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn send(
-        &self,
-        http: &Http,
-        authorization: &Authorization,
-        call: &Call,
-        prefix: &[u8],
-    ) -> std::result::Result<Reply, Failure> {
+    fn send(&self, http: &Http, authorization: &Authorization, call: &Call) -> std::result::Result<Reply, Failure> {
         let token = authorization.tokens().map(|tokens| tokens.access_token.expose());
         let (content_type, parts) = call.payload.with_auth(token);
         let mut url = authorization.url(call.version, call.method.as_str());
@@ -241,7 +234,6 @@ impl<'a> Session<'a> {
             parts: &parts.each_ref().map(|part| part.as_ref()),
             deadline: self.deadline,
             max_response: self.max_response,
-            prefix,
         })
     }
 
@@ -280,7 +272,6 @@ pub fn call_with(
         parts: &[body.as_bytes()],
         deadline,
         max_response: 1 << 20,
-        prefix: b"",
     })
 }
 

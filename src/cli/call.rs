@@ -7,7 +7,6 @@ use super::{configuration, log, portal, Command, Failure, Outcome};
 use crate::call::payload::{Parameters, Payload};
 use crate::call::relay::{Call, Session};
 use crate::config::Portal;
-use crate::serve::envelope::{SUCCESS_HEAD, SUCCESS_TAIL};
 use crate::system::clock::Deadline;
 use crate::values::answer::Answer;
 use crate::values::error::Error;
@@ -97,7 +96,7 @@ fn one_call(
 ) -> Result<Vec<u8>, Error> {
     let payload = Payload::Json(parameters);
     let call = Call { version, method, query: "", payload, headers: vec![("Accept", "application/json")] };
-    match session.call(portal, &call, b"", None)? {
+    match session.call(portal, &call, None)? {
         (reply, None) => Ok(reply.body),
         (_, Some(upstream)) => Err(Error::Bitrix24(upstream)),
     }
@@ -107,13 +106,13 @@ fn one_call(
 fn print_answer(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) -> Outcome {
     match answer {
         Ok(answer) => {
-            let tail = [SUCCESS_TAIL];
-            let (head, tail): (&[u8], &[u8]) = if json { (SUCCESS_HEAD, &tail) } else { (b"", b"") };
-            std::io::stdout().write_all(&[head, &answer, tail, b"\n"].concat()).context(NOT_WRITTEN)?;
+            let mut line = if json { Answer::success(vec![answer]).body.concat() } else { answer };
+            line.push(b'\n');
+            std::io::stdout().write_all(&line).context(NOT_WRITTEN)?;
             Ok(())
         }
         Err(error) if json => {
-            say(&String::from_utf8_lossy(&Answer::failure(&error, request_id).body));
+            say(&String::from_utf8_lossy(&Answer::failure(&error, request_id).body.concat()));
             Err(Failure::Told)
         }
         Err(error) => Err(error.into()),

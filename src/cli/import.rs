@@ -281,7 +281,7 @@ impl Import<'_> {
             let deadline = Deadline::after(self.config.bitrix24.timeout);
             let reply = call_with(&http, &endpoint, &tokens.access_token, method, deadline)
                 .map_err(|failure| unreachable(&reason(failure)))?;
-            match judge(reply.status, reply.answer()).0 {
+            match judge(reply.status, &reply.body).0 {
                 Verdict::Success => {}
                 Verdict::Error(upstream) => {
                     let why = Error::Bitrix24(upstream).text();
@@ -292,7 +292,7 @@ impl Import<'_> {
                 Verdict::Moved => return Err(unreachable("has moved to another address").into()),
                 Verdict::Unusable(_) => return Err(unreachable("does not answer as Bitrix24 does").into()),
             }
-            let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
+            let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
             answers.push(answer["result"].clone());
         }
         // A local application's CODE is its client_id; a refresh with another key pair would fail.
@@ -328,7 +328,7 @@ impl Import<'_> {
         let mut session = Session::new(self.config, &self.log, deadline, None);
         match session.profile(self.portal) {
             Ok((reply, None)) => {
-                let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
+                let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
                 Ok(Opinion::Work(number_of(&answer["result"]["ID"]).unwrap_or(0)))
             }
             Ok((_, Some(upstream))) if upstream.status == 401 => Ok(Opinion::Refused(Error::Bitrix24(upstream).text())),

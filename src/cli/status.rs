@@ -27,7 +27,7 @@ fn run(arguments: &Arguments) -> Outcome {
     let config = configuration()?;
     let portals: Vec<PortalStatus> = config.portals.iter().map(|portal| status::of(&config, portal)).collect();
     if arguments.json() {
-        say(&status::json(&portals));
+        say(&String::from_utf8_lossy(&status::as_json(&portals).body.concat()));
     } else if portals.is_empty() {
         say(&format!("no portal is configured: add [portals.\"…\"] to {}", config.path.display()));
     } else {

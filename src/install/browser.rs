@@ -2,11 +2,11 @@
 
 use super::{Installed, Installer, Problem};
 use crate::config::{Config, Portal};
-use crate::edge::cgi::Environment;
 use crate::install::state;
 use crate::system::clock::unix_now;
 use crate::upstream::oauth::Grant;
 use crate::values::answer::Answer;
+use crate::values::request::Variables;
 use crate::values::secret::{random_hex, Secret};
 
 /// What a browser sends along in the address.
@@ -22,8 +22,8 @@ pub struct Query {
 }
 
 impl Query {
-    pub fn of(environment: &Environment) -> Query {
-        serde_urlencoded::from_bytes(environment.bytes("QUERY_STRING")).unwrap_or_default()
+    pub fn of(variables: &Variables) -> Query {
+        serde_urlencoded::from_bytes(variables.bytes("QUERY_STRING")).unwrap_or_default()
     }
 }
 

@@ -113,7 +113,7 @@ impl Installer<'_> {
         limits.count();
         let (reply, verdict) = loop {
             let reply = call_with(&http, endpoint, access_token, "profile", self.deadline).map_err(unreachable)?;
-            match judge(reply.status, reply.answer()).0 {
+            match judge(reply.status, &reply.body).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
                     std::thread::sleep(limits.gap().min(wait_until.remaining()));
                 }
@@ -131,7 +131,7 @@ impl Installer<'_> {
             Verdict::Moved => return Err(Problem::Portal { why: "it has moved to another address".into() }),
             Verdict::Unusable(why) => return Err(Problem::Portal { why }),
         }
-        let answer: serde_json::Value = serde_json::from_slice(reply.answer()).unwrap_or_default();
+        let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         let text = |name: &str| answer["result"][name].as_str().unwrap_or("").trim().to_owned();
         Ok(Person {
             id: number_of(&answer["result"]["ID"]).unwrap_or(0),

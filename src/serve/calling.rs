@@ -1,6 +1,6 @@
 //! What a client asks for, once it is admitted: one call, many, a whole list, or a call to a webhook address.
 
-use super::{find_portal, Request, Trace};
+use super::{find_portal, Serving, Trace};
 use crate::call::bulk::calls::One;
 use crate::call::bulk::list::Cursor;
 use crate::call::bulk::{self, Steps};
@@ -8,9 +8,8 @@ use crate::call::keys::{check_key, fingerprint, Kept, Keys, State};
 use crate::call::payload::Payload;
 use crate::call::relay::{Call, Session};
 use crate::config::{Config, Portal};
-use crate::edge::cgi::Body;
 use crate::serve::access::{Client, Credentials};
-use crate::serve::envelope::{Asked, Envelope, OneCall, SUCCESS_HEAD, SUCCESS_TAIL};
+use crate::serve::envelope::{Asked, Envelope, OneCall};
 use crate::serve::guard;
 use crate::serve::route::WebhookPath;
 use crate::serve::webhook::{self, Sent};
@@ -21,6 +20,7 @@ use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::form;
 use crate::values::method::Method;
 use crate::values::portal::Version;
+use crate::values::request::Body;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -34,8 +34,6 @@ struct Destination<'a> {
 /// What a route wants of a call.
 struct Wanted<'a> {
     max_wait: Duration,
-    /// Bytes to put before the answer.
-    prefix: &'a [u8],
     /// What makes the request what it is, for its idempotency key.
     identity: &'a [&'a [u8]],
 }
@@ -46,7 +44,7 @@ enum Outcome {
     Replayed(Kept),
 }
 
-impl Request<'_> {
+impl Serving<'_> {
     /// The request of an admitted client, answered in the envelope.
     pub(super) fn relayed(&self, config: &Config, client: &Client, bytes: &[u8], trace: &mut Trace) -> Result<Answer> {
         let envelope = Envelope::parse(bytes)?;
@@ -76,7 +74,6 @@ impl Request<'_> {
         };
         let wanted = Wanted {
             max_wait: to.config.limits.max_wait,
-            prefix: SUCCESS_HEAD,
             identity: &[
                 b"envelope",
                 &[asked.version as u8],
@@ -84,17 +81,16 @@ impl Request<'_> {
                 asked.raw_params.as_bytes(),
             ],
         };
-        let (mut body, replayed) = match self.call(to, call, wanted, trace)? {
+        let (body, replayed) = match self.call(to, call, wanted, trace)? {
             Outcome::Answered(_, Some(upstream)) => return Err(Error::Bitrix24(upstream)),
             Outcome::Answered(reply, None) => {
                 let replayed = reply.headers.contains_key("Idempotent-Replayed");
                 (reply.body, replayed)
             }
-            Outcome::Replayed(kept) => ([SUCCESS_HEAD, &kept.body].concat(), true),
+            Outcome::Replayed(kept) => (kept.body, true),
         };
-        body.push(SUCCESS_TAIL);
-        let answer = Answer::json(200, body);
-        Ok(if replayed { answer.with("Idempotent-Replayed", "true") } else { answer })
+        let answer = Answer::success(vec![body]);
+        Ok(if replayed { answer.replayed() } else { answer })
     }
 
     /// `calls`: packed into batches, in order.
@@ -118,9 +114,9 @@ impl Request<'_> {
         let outcome = bulk::calls::execute(&mut steps, calls, halt, &mut journal, self.log);
         trace.repeated = session.repeated;
         let outcome = outcome?;
-        let body = outcome.to_json(SUCCESS_HEAD, SUCCESS_TAIL);
-        let answer = Answer::json(200, body);
-        Ok(if outcome.replayed { answer.with("Idempotent-Replayed", "true") } else { answer })
+        let replayed = outcome.replayed;
+        let answer = Answer::success(outcome.into_json());
+        Ok(if replayed { answer.replayed() } else { answer })
     }
 
     /// `all`: a list to its end.
@@ -141,11 +137,11 @@ impl Request<'_> {
         let mut steps = Steps::new(&mut session, to.portal);
         let outcome = bulk::list::read(&mut steps, method, raw_params, cursor);
         trace.repeated = session.repeated;
-        Ok(Answer::json(200, outcome?.to_json(SUCCESS_HEAD, SUCCESS_TAIL)))
+        Ok(Answer::success(outcome?.into_json()))
     }
 
     fn idempotency_key(&self) -> Result<Option<&str>> {
-        self.environment.os("HTTP_IDEMPOTENCY_KEY").map(|value| check_key(value.as_encoded_bytes())).transpose()
+        self.variables.os("HTTP_IDEMPOTENCY_KEY").map(|value| check_key(value.as_encoded_bytes())).transpose()
     }
 
     fn session<'s>(&'s self, to: &Destination<'s>, max_wait: Duration) -> Session<'s> {
@@ -170,8 +166,8 @@ impl Request<'_> {
         trace.method = Some(method.as_str().to_owned());
         client.check_method(&method)?;
         let sent = Sent {
-            query: self.environment.bytes("QUERY_STRING"),
-            content_type: self.environment.text("CONTENT_TYPE").unwrap_or(""),
+            query: self.variables.bytes("QUERY_STRING"),
+            content_type: self.variables.text("CONTENT_TYPE").unwrap_or(""),
             body: &bytes,
         };
         let outgoing = match guard::must_be_checked(client, &method) {
@@ -180,7 +176,6 @@ impl Request<'_> {
         };
         let wanted = Wanted {
             max_wait: config.limits.max_wait.min(webhook::MAX_WAIT),
-            prefix: b"",
             identity: &[
                 b"webhook",
                 &[path.version as u8],
@@ -201,7 +196,7 @@ impl Request<'_> {
             Outcome::Answered(reply, _) => webhook::pass_through(reply),
             Outcome::Replayed(kept) => {
                 let Kept { status, content_type, body } = kept;
-                Answer { status, content_type, headers: Vec::new(), body }.with("Idempotent-Replayed", "true")
+                Answer { status, content_type, headers: Vec::new(), body: body.into() }.replayed()
             }
         })
     }
@@ -225,12 +220,12 @@ impl Request<'_> {
             }
         }
         let mut session = self.session(to, wait_until.remaining());
-        let outcome = session.call(to.portal, &call, wanted.prefix, held.as_mut());
+        let outcome = session.call(to.portal, &call, held.as_mut());
         trace.repeated = session.repeated;
         match (&outcome, held) {
             (Ok((reply, None)), Some(held)) => {
                 let content_type = reply.content_type.as_deref().unwrap_or(JSON);
-                if let Err(error) = held.done(reply.status, content_type, reply.answer()) {
+                if let Err(error) = held.done(reply.status, content_type, &reply.body) {
                     self.log.error(&format!(
                         "the answer of an idempotency key was not kept: {}",
                         error.for_administrator()

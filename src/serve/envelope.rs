@@ -10,10 +10,6 @@ use crate::values::portal::Version;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// What stands before Bitrix24's answer in the success envelope, and after it.
-pub const SUCCESS_HEAD: &[u8] = b"{\"success\":true,\"data\":";
-pub const SUCCESS_TAIL: u8 = b'}';
-
 const FIELDS: [&str; 8] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor"];
 
 pub struct Envelope<'a> {

@@ -1,6 +1,6 @@
 //! What a portal's administrator meets, and Bitrix24's server: installation and events.
 
-use super::Request;
+use super::Serving;
 use crate::config::Config;
 use crate::install::browser::Query;
 use crate::install::{self, Installer, Problem};
@@ -11,13 +11,13 @@ use crate::values::answer::Answer;
 use crate::values::error::Result;
 use crate::values::form::Form;
 
-impl Request<'_> {
+impl Serving<'_> {
     fn installer<'c>(&'c self, config: &'c Config) -> Installer<'c> {
         Installer { config, log: self.log, store: Store::new(&config.token_folder), deadline: self.deadline(config) }
     }
 
     pub(super) fn install(&self, config: &Config, query: &Query) -> Answer {
-        let language = Language::of(self.environment, query.lang.as_deref());
+        let language = Language::of(self.variables, query.lang.as_deref());
         match self.installer(config).begin(query) {
             Ok(redirect) => redirect,
             Err(Problem::NoPortalNamed) if query.portal.is_none() => {
@@ -29,8 +29,8 @@ impl Request<'_> {
     }
 
     pub(super) fn callback(&self, config: &Config, query: &Query) -> Answer {
-        let language = Language::of(self.environment, query.lang.as_deref());
-        match self.installer(config).finish(query, self.environment.text("HTTP_COOKIE")) {
+        let language = Language::of(self.variables, query.lang.as_deref());
+        match self.installer(config).finish(query, self.variables.text("HTTP_COOKIE")) {
             Ok(installed) => Page::installed(language, &installed, config)
                 .answer(200, &Place::Tab)
                 .with("Set-Cookie", install::browser::forget_cookie(config)),
@@ -78,9 +78,9 @@ impl Request<'_> {
 
     /// The application opened in a frame of Bitrix24.
     pub(super) fn opened(&self, config: &Config, form: &Form) -> Answer {
-        let query = Form::parse(self.environment.bytes("QUERY_STRING"));
+        let query = Form::parse(self.variables.bytes("QUERY_STRING"));
         let lang = Some(query.text("LANG")).filter(|lang| !lang.is_empty());
-        let language = Language::of(self.environment, lang);
+        let language = Language::of(self.variables, lang);
         let installer = self.installer(config);
         let domain = query.text("DOMAIN");
         let place = installer.origin(domain).map_or(Place::Tab, Place::Frame);

@@ -13,8 +13,7 @@ pub mod route;
 pub mod status;
 pub mod webhook;
 
-use crate::config::{Config, Portal, Surroundings};
-use crate::edge::cgi::{self, Body, BodyError, Environment};
+use crate::config::{Config, Portal};
 use crate::install::browser::Query;
 use crate::install::Problem;
 use crate::serve::page::{Language, Page, Place};
@@ -26,44 +25,23 @@ use crate::upstream::http::{Failure, Http};
 use crate::values::answer::Answer;
 use crate::values::error::{Error, Result};
 use crate::values::form::Form;
-use crate::values::secret::random_hex;
+use crate::values::request::{Body, BodyError, Request, Variables};
 use access::{Browser, Client, Credentials};
 use serde_json::Value;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Most that is read from somebody without credentials.
 pub const MAX_STRANGER_BODY: u64 = 64 << 10;
 
-/// Serves the one request that this process was started for.
-pub fn cgi() {
-    let started = Instant::now();
-    let environment = Environment::take();
-    let log = Arc::new(Log::new(random_hex::<8>()));
-    let head_only = environment.method() == "HEAD";
-    cgi::answer_once(&log, head_only, || {
-        let mut body = Body::of(&environment);
-        let loaded = Config::load(&surroundings(&environment));
-        if let Ok(config) = &loaded {
-            log.configure(config.log.level, config.log.file.as_deref());
-        }
-        let request = Request { environment: &environment, log: &log, started };
-        let answer = request.answer(loaded.as_ref(), &mut body);
-        // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
-        // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
-        // the answer on one socket, which is reset when it is closed with something unread.
-        body.drain(loaded.as_ref().map_or(16 << 20, |config| config.limits.max_body).saturating_mul(4));
-        answer
-    });
-}
-
-/// What of the environment decides where the configuration is.
-fn surroundings(environment: &Environment) -> Surroundings {
-    Surroundings {
-        named: environment.os("B24PROXY_CONFIG").filter(|path| !path.is_empty()).map(Into::into),
-        executable: std::env::current_exe().ok(),
-        document_root: environment.os("DOCUMENT_ROOT").map(Into::into),
-    }
+/// The answer to a request. `loaded`: the configuration, or why it cannot be used.
+pub fn answer(loaded: std::result::Result<&Config, &String>, request: &mut Request, log: &Log) -> Answer {
+    let Request { variables, body, started } = request;
+    let answer = Serving { variables, log, started: *started }.answer(loaded, body);
+    // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
+    // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
+    // the answer on one socket, which is reset when it is closed with something unread.
+    body.drain(loaded.map_or(16 << 20, |config| config.limits.max_body).saturating_mul(4));
+    answer
 }
 
 /// What becomes known of a request on its way, for its line in the log.
@@ -77,13 +55,14 @@ struct Trace {
     repeated: Vec<&'static str>,
 }
 
-struct Request<'a> {
-    environment: &'a Environment,
+/// A request on its way.
+struct Serving<'a> {
+    variables: &'a Variables,
     log: &'a Log,
     started: Instant,
 }
 
-impl Request<'_> {
+impl Serving<'_> {
     fn answer(&self, loaded: std::result::Result<&Config, &String>, body: &mut Body) -> Answer {
         let route = self.route();
         let mut trace = Trace::default();
@@ -102,18 +81,18 @@ impl Request<'_> {
             _ => Answer::failure(&error, &self.log.request_id),
         });
         match loaded {
-            Ok(config) => cors::decorate(answer, config, self.environment.text("HTTP_ORIGIN")),
+            Ok(config) => cors::decorate(answer, config, self.variables.text("HTTP_ORIGIN")),
             Err(_) => answer,
         }
     }
 
     /// Where the server passes no path, the query of a GET decides.
     fn route(&self) -> Route {
-        let route = Route::of(self.environment);
-        if route != Route::Root || self.environment.method() != "GET" {
+        let route = Route::of(self.variables);
+        if route != Route::Root || self.variables.method() != "GET" {
             return route;
         }
-        match Query::of(self.environment) {
+        match Query::of(self.variables) {
             Query { code: Some(_), .. } | Query { state: Some(_), .. } => Route::Callback,
             Query { portal: Some(_), .. } => Route::Install,
             _ => route,
@@ -122,26 +101,26 @@ impl Request<'_> {
 
     /// What a portal's administrator in a browser sees then. It says no more than the envelope would; why is in the log.
     fn misconfigured_page(&self) -> Answer {
-        let language = Language::of(self.environment, Query::of(self.environment).lang.as_deref());
+        let language = Language::of(self.variables, Query::of(self.variables).lang.as_deref());
         let problem = Problem::Configuration(String::new());
         Page::problem(language, &problem).answer(problem.status(), &Place::Tab)
     }
 
     fn routed(&self, config: &Config, route: &Route, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
-        let method = self.environment.method();
+        let method = self.variables.method();
         if *route == Route::Unknown {
             return Err(Error::NotFound);
         }
         if method == "OPTIONS" {
-            return cors::preflight(config, self.environment.text("HTTP_ORIGIN"), route.allow());
+            return cors::preflight(config, self.variables.text("HTTP_ORIGIN"), route.allow());
         }
         if !route.supports(method) {
             return Err(Error::MethodNotSupported { allow: route.allow() });
         }
         match route {
             Route::Health => Ok(self.health(config)),
-            Route::Install => Ok(self.install(config, &Query::of(self.environment))),
-            Route::Callback => Ok(self.callback(config, &Query::of(self.environment))),
+            Route::Install => Ok(self.install(config, &Query::of(self.variables))),
+            Route::Callback => Ok(self.callback(config, &Query::of(self.variables))),
             Route::Status => self.status(config, trace),
             Route::Root if method == "GET" => Err(Error::MethodNotSupported { allow: route.allow() }),
             Route::Root => self.posted(config, body, trace),
@@ -168,8 +147,8 @@ impl Request<'_> {
     fn status(&self, config: &Config, trace: &mut Trace) -> Result<Answer> {
         let credentials = self.credentials().ok_or(Error::Unauthorized)?;
         let client = self.admitted(config, &credentials, true, trace)?;
-        let wants_page = self.environment.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
-        let language = wants_page.then(|| Language::of(self.environment, Query::of(self.environment).lang.as_deref()));
+        let wants_page = self.variables.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
+        let language = wants_page.then(|| Language::of(self.variables, Query::of(self.variables).lang.as_deref()));
         Ok(status::answer(config, client, language))
     }
 
@@ -192,7 +171,7 @@ impl Request<'_> {
     }
 
     fn credentials(&self) -> Option<Credentials> {
-        let value = |name| self.environment.bytes(name);
+        let value = |name| self.variables.bytes(name);
         Credentials::from_headers(
             &[value("HTTP_AUTHORIZATION"), value("REDIRECT_HTTP_AUTHORIZATION")],
             value("HTTP_X_B24PROXY_TOKEN"),
@@ -210,13 +189,13 @@ impl Request<'_> {
     ) -> Result<&'c Client> {
         let client = access::authenticate(&config.clients, credentials)?;
         trace.client = Some(client.name.clone());
-        access::check_address(&config.allowed_ips, client, self.environment.text("REMOTE_ADDR").unwrap_or(""))?;
+        access::check_address(&config.allowed_ips, client, self.variables.text("REMOTE_ADDR").unwrap_or(""))?;
         if !by_header {
             return Ok(client);
         }
         let browser = Browser {
-            origin: self.environment.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
-            sec_fetch_site: self.environment.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
+            origin: self.variables.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
+            sec_fetch_site: self.variables.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
         };
         access::check_origin(config.own_origin().as_deref(), &config.cors_origins, &browser)?;
         Ok(client)
@@ -224,7 +203,7 @@ impl Request<'_> {
 
     /// Without credentials only a short form is read: Bitrix24's events and the application opened in it.
     fn form_of_a_stranger(&self, config: &Config, body: &mut Body) -> Result<Answer> {
-        let content_type = self.environment.text("CONTENT_TYPE").unwrap_or("");
+        let content_type = self.variables.text("CONTENT_TYPE").unwrap_or("");
         let media_type = content_type.split(';').next().unwrap_or("").trim();
         if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Err(Error::Unauthorized);

@@ -1,8 +1,8 @@
 //! Which request is it: the path after the executable's name, decided from the environment alone.
 
-use crate::edge::cgi::Environment;
 use crate::values::percent;
 use crate::values::portal::Version;
+use crate::values::request::Variables;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -32,8 +32,8 @@ impl std::fmt::Debug for WebhookPath {
 }
 
 impl Route {
-    pub fn of(environment: &Environment) -> Route {
-        Self::of_path(&path(environment))
+    pub fn of(variables: &Variables) -> Route {
+        Self::of_path(&path(variables))
     }
 
     fn of_path(path: &str) -> Route {
@@ -77,12 +77,12 @@ fn webhook(portal: Option<String>, segments: &[&str]) -> Route {
 }
 
 /// `PATH_INFO`; where the server passes none, what follows `SCRIPT_NAME` in `REQUEST_URI`.
-fn path(environment: &Environment) -> String {
-    if let Some(path) = environment.text("PATH_INFO").filter(|path| !path.is_empty()) {
+fn path(variables: &Variables) -> String {
+    if let Some(path) = variables.text("PATH_INFO").filter(|path| !path.is_empty()) {
         return path.to_owned();
     }
-    let uri = environment.text("REQUEST_URI").unwrap_or("");
-    let script = environment.text("SCRIPT_NAME").unwrap_or("");
+    let uri = variables.text("REQUEST_URI").unwrap_or("");
+    let script = variables.text("SCRIPT_NAME").unwrap_or("");
     // Decoded first, because SCRIPT_NAME is decoded and the address may be encoded anywhere (`/%7Euser/cgi-bin/…`).
     let path = percent_decoded(uri.split('?').next().unwrap_or(""));
     match path.strip_prefix(script) {
@@ -102,7 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(variables: &[(&str, &str)]) -> Route {
-        Route::of(&Environment::from_pairs(variables))
+        Route::of(&Variables::from_pairs(variables))
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub fn answer(config: &Config, client: &Client, page: Option<Language>) -> Answe
     let portals: Vec<PortalStatus> =
         config.portals.iter().filter(|portal| client.may_use(&portal.name)).map(|portal| of(config, portal)).collect();
     match page {
-        None => Answer::json(200, json(&portals)),
+        None => as_json(&portals),
         Some(language) => {
             let sections = portals.iter().map(|portal| (portal.portal.clone(), facts(language, portal))).collect();
             Page::status(language, sections).answer(200, &Place::Tab)
@@ -71,9 +71,8 @@ pub fn answer(config: &Config, client: &Client, page: Option<Language>) -> Answe
     }
 }
 
-/// The answer's JSON.
-pub fn json(portals: &[PortalStatus]) -> String {
-    serde_json::json!({ "success": true, "data": { "portals": portals } }).to_string()
+pub fn as_json(portals: &[PortalStatus]) -> Answer {
+    Answer::success(vec![serde_json::json!({ "portals": portals }).to_string().into_bytes()])
 }
 
 impl PortalStatus {

@@ -123,7 +123,7 @@ pub fn pass_through(reply: Reply) -> Answer {
         status: reply.status,
         content_type: reply.content_type.unwrap_or_else(|| crate::values::answer::JSON.into()),
         headers: Vec::new(),
-        body: reply.body,
+        body: reply.body.into(),
     };
     for (name, value) in [("Idempotent-Replayed", replayed), ("Retry-After", retry_after)] {
         if let Some(value) = value {
@@ -213,7 +213,7 @@ mod tests {
     fn statuses_are_chosen_for_what_clients_do_with_them() {
         let status = |error: Error| {
             let answer = failure(&error, Version::V2);
-            let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&answer.body.concat()).unwrap();
             (answer.status, body["error"].as_str().unwrap().to_owned())
         };
         let unknown = Executed::Unknown;

@@ -37,16 +37,7 @@ pub struct Reply {
     pub status: u16,
     pub content_type: Option<String>,
     pub headers: ureq::http::HeaderMap,
-    /// The body, behind as many bytes as the caller asked to leave free.
     pub body: Vec<u8>,
-    /// Where the answer begins in `body`.
-    pub start: usize,
-}
-
-impl Reply {
-    pub fn answer(&self) -> &[u8] {
-        &self.body[self.start..]
-    }
 }
 
 /// Why there is no answer.
@@ -85,8 +76,6 @@ pub struct Post<'a> {
     pub parts: &'a [&'a [u8]],
     pub deadline: Deadline,
     pub max_response: u64,
-    /// Bytes to put before the answer.
-    pub prefix: &'a [u8],
 }
 
 impl Http {
@@ -171,8 +160,8 @@ impl Http {
             .build()
             .send(ureq::SendBody::from_reader(&mut reader))
             .map_err(|error| self.failure(&error))?;
-        let reply = self.read(response, post.prefix, post.max_response + 1)?;
-        if reply.answer().len() as u64 > post.max_response {
+        let reply = self.read(response, post.max_response + 1)?;
+        if reply.body.len() as u64 > post.max_response {
             return Err(Failure::TooLarge);
         }
         Ok(reply)
@@ -200,15 +189,14 @@ impl Http {
             .build()
             .call()
             .map_err(|error| self.failure(&error))?;
-        self.read(response, b"", max_response)
+        self.read(response, max_response)
     }
 
-    /// The answer behind `prefix`, at most so many bytes of it.
-    fn read(&self, mut response: ureq::http::Response<ureq::Body>, prefix: &[u8], most: u64) -> Result<Reply, Failure> {
-        let mut body = prefix.to_vec();
-        let start = body.len();
+    /// The answer, at most so many bytes of it.
+    fn read(&self, mut response: ureq::http::Response<ureq::Body>, most: u64) -> Result<Reply, Failure> {
+        let mut body = Vec::new();
         if let Some(length) = response.body().content_length() {
-            // With the byte by which the end is seen, and the end of the envelope.
+            // Without growing at the end, which is seen by a read that finds nothing.
             let _ = body.try_reserve_exact(usize::try_from(length.min(most)).unwrap_or(0) + 32);
         }
         response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| {
@@ -219,7 +207,7 @@ impl Http {
         })?;
         let content_type =
             response.headers().get("Content-Type").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body, start })
+        Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body })
     }
 
     /// The texts are made here: `ureq` may show the address, which can hold a webhook's code.

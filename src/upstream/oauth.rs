@@ -107,11 +107,10 @@ pub fn request(
             parts: &[form.as_bytes()],
             deadline,
             max_response: MAX_ANSWER,
-            prefix: b"",
         })
         .map_err(unavailable)?;
     let secrets = [application.client_secret.expose(), value];
-    read_answer(reply.status, reply.answer(), unix_now(), &secrets)
+    read_answer(reply.status, &reply.body, unix_now(), &secrets)
 }
 
 fn unavailable(failure: Failure) -> Refusal {

@@ -8,6 +8,7 @@ pub mod method;
 pub mod multipart;
 pub mod percent;
 pub mod portal;
+pub mod request;
 pub mod secret;
 pub mod spelling;
 pub mod verdict;

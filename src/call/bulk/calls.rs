@@ -31,11 +31,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// `{"results":[…],"errors":N,"next":I}`
-    pub fn to_json(&self, head: &[u8], tail: u8) -> Vec<u8> {
+    /// `{"results":[…],"errors":N,"next":I}`, in parts.
+    pub fn into_json(self) -> Vec<Vec<u8>> {
         let next = self.next.map(|next| format!(",\"next\":{next}")).unwrap_or_default();
         let end = format!("],\"errors\":{}{next}}}", self.results.errors);
-        [head, b"{\"results\":[", &self.results.text, end.as_bytes(), &[tail]].concat()
+        vec![b"{\"results\":[".to_vec(), self.results.text, end.into_bytes()]
     }
 }
 
@@ -122,8 +122,8 @@ fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: us
     let lost =
         |why: &str| Done::Executed { piece: Piece { halted: halt, ..Piece::lost(calls.len(), why) }, last: true };
     match (outcome, step) {
-        (Ok((reply, None)), Step::Batch(_)) => executed(batch_answered(reply.answer(), calls.len(), halt)),
-        (Ok((reply, None)), Step::Single) => executed(single_answered(reply.answer())),
+        (Ok((reply, None)), Step::Batch(_)) => executed(batch_answered(&reply.body, calls.len(), halt)),
+        (Ok((reply, None)), Step::Single) => executed(single_answered(&reply.body)),
         (Ok((_, Some(upstream))), _) if !upstream.is_definite() => lost(&Error::Bitrix24(upstream).text()),
         (Ok((_, Some(upstream))), Step::Batch(_)) => Done::Refused(upstream),
         (Ok((_, Some(upstream))), Step::Single) => {

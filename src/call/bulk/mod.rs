@@ -85,7 +85,7 @@ impl<'s, 'a> Steps<'s, 'a> {
         // Sent with no time left, its answer would be lost.
         self.session.max_wait = Some(self.session.deadline.remaining().saturating_sub(self.margin()));
         let (started, waited) = (Instant::now(), self.session.waited);
-        let outcome = self.session.call(self.portal, &call, b"", None);
+        let outcome = self.session.call(self.portal, &call, None);
         self.last = started.elapsed().saturating_sub(self.session.waited - waited);
         self.longest = self.longest.max(self.last);
         if let Ok((reply, _)) = &outcome {

@@ -47,8 +47,7 @@ fn oauth_server(config: &Config) -> Vec<Line> {
         Ok(reply) => reply,
         Err(failure) => return vec![not_reached(CHECK, host, &failure)],
     };
-    let is_oauth =
-        serde_json::from_slice::<serde_json::Value>(reply.answer()).is_ok_and(|json| json["error"].is_string());
+    let is_oauth = serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok_and(|json| json["error"].is_string());
     let first = match is_oauth {
         true => Line::ok(CHECK, format!("{host} answers")),
         false => Line::warn(
@@ -105,7 +104,7 @@ fn reached(config: &Config, http: &Http, portal: &Portal) -> Line {
     let url = format!("{}/rest/profile", origin(config, portal));
     match http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER) {
         Err(failure) => not_reached(&check, portal.name.as_str(), &failure),
-        Ok(reply) => match judge(reply.status, reply.answer()).0 {
+        Ok(reply) => match judge(reply.status, &reply.body).0 {
             Verdict::Error(_) | Verdict::Success => Line::ok(check, "answers as Bitrix24"),
             Verdict::Moved => {
                 let to = reply.headers.get("Location").and_then(|value| value.to_str().ok()).unwrap_or("");

@@ -101,7 +101,7 @@ impl Seen {
             content_type: reply.content_type.clone().unwrap_or_default(),
             location: header("Location"),
             ours: header("X-Request-Id").is_some() && header("X-Content-Type-Options").is_some(),
-            body: reply.answer().to_vec(),
+            body: reply.body.clone(),
         }
     }
 
@@ -272,7 +272,6 @@ impl Site<'_> {
             parts: &[body],
             deadline: Deadline::after(PATIENCE),
             max_response: 1 << 20,
-            prefix: b"",
         };
         let reply = if chunked { self.http.post_chunked(&post) } else { self.http.post(&post) };
         reply.map(|reply| Seen::of(&reply))

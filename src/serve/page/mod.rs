@@ -3,10 +3,10 @@
 mod texts;
 
 use crate::config::Config;
-use crate::edge::cgi::Environment;
 use crate::install::frame::Opened;
 use crate::install::{Installed, Problem};
 use crate::values::answer::Answer;
+use crate::values::request::Variables;
 use crate::values::secret::random_hex;
 use askama::Template;
 
@@ -26,8 +26,8 @@ impl Language {
         }
     }
 
-    pub fn of(environment: &Environment, lang: Option<&str>) -> Language {
-        Self::choose(lang, environment.text("HTTP_ACCEPT_LANGUAGE"))
+    pub fn of(variables: &Variables, lang: Option<&str>) -> Language {
+        Self::choose(lang, variables.text("HTTP_ACCEPT_LANGUAGE"))
     }
 
     fn of_tag(tag: &str) -> Language {

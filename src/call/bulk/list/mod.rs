@@ -103,14 +103,14 @@ impl Outcome {
         self.cursor.as_deref()
     }
 
-    /// `{"result":[…],"total"?,"complete":true}`, or `"complete":false,"cursor":C`.
-    pub fn to_json(&self, head: &[u8], tail: u8) -> Vec<u8> {
+    /// `{"result":[…],"total"?,"complete":true}`, or `"complete":false,"cursor":C`, in parts.
+    pub fn into_json(self) -> Vec<Vec<u8>> {
         let total = self.total.map(|total| format!(",\"total\":{total}")).unwrap_or_default();
         let end = match &self.cursor {
             None => format!("]{total},\"complete\":true}}"),
             Some(cursor) => format!("]{total},\"complete\":false,\"cursor\":{}}}", json::quoted(cursor)),
         };
-        [head, b"{\"result\":[", &self.rows.text, end.as_bytes(), &[tail]].concat()
+        vec![b"{\"result\":[".to_vec(), self.rows.text, end.into_bytes()]
     }
 }
 
