@@ -5,6 +5,7 @@
 //! [`edge`], [`config`], [`store`], [`upstream`] and [`system`].
 #![forbid(unsafe_code)]
 
+mod app;
 mod call;
 mod cli;
 mod config;
@@ -16,15 +17,13 @@ mod system;
 mod upstream;
 mod values;
 
+use edge::Purpose;
 use std::process::ExitCode;
 
-/// `GATEWAY_INTERFACE` alone tells a CGI request from the command line: Apache passes an
-/// ISINDEX-style query as arguments (RFC 3875, section 4.4), so arguments decide nothing.
 fn main() -> ExitCode {
-    if std::env::var_os("GATEWAY_INTERFACE").is_some() {
-        edge::cgi::serve();
-        ExitCode::SUCCESS
-    } else {
-        cli::run()
+    match edge::purpose() {
+        Purpose::Request => edge::cgi::serve(),
+        Purpose::Refresh { portal } => edge::refresher::run(&portal),
+        Purpose::CommandLine => cli::run(),
     }
 }

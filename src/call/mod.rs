@@ -5,5 +5,7 @@ pub mod keys;
 pub mod limits;
 pub mod payload;
 pub mod refresh;
+pub mod refresher;
 pub mod relay;
+pub mod renewal;
 pub mod results;

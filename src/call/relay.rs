@@ -1,14 +1,14 @@
 //! One REST call to a portal: with its tokens, refreshed when needed, repeated only where it provably was not executed.
 
+use crate::app::Job;
 use crate::call::keys::Held;
 use crate::call::limits::{Limits, Turn, OPERATING_LIMIT};
 use crate::call::payload::{Parameters, Payload};
 use crate::call::refresh::{self, Why};
 use crate::config::{Config, Portal, Way};
-use crate::store::{Installation, Store, Tokens};
+use crate::store::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::log::Log;
-use crate::upstream::http::{Failure, Http, Obstacle, Post, Reply};
+use crate::upstream::http::{Client, Failure, Obstacle, Post, Reply};
 use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::method::Method;
 use crate::values::portal::{Endpoint, Refused, Version, Webhook};
@@ -21,11 +21,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 /// What calls of one request have in common.
 pub struct Session<'a> {
-    pub config: &'a Config,
-    pub store: Store,
-    pub log: &'a Log,
-    /// For the whole request.
-    pub deadline: Deadline,
+    pub job: Job<'a>,
     /// How long a call may wait for the rate limit or a refresh. `None`: a call of this program's own, which counts in
     /// the limit but is never refused.
     pub max_wait: Option<Duration>,
@@ -47,17 +43,9 @@ pub struct Call<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub fn new(config: &'a Config, log: &'a Log, deadline: Deadline, max_wait: Option<Duration>) -> Session<'a> {
-        Session {
-            config,
-            store: Store::new(&config.token_folder),
-            log,
-            deadline,
-            max_wait,
-            max_response: config.limits.max_response,
-            waited: Duration::ZERO,
-            repeated: Vec::new(),
-        }
+    pub fn new(job: Job<'a>, max_wait: Option<Duration>) -> Session<'a> {
+        let max_response = job.app.config.limits.max_response;
+        Session { job, max_wait, max_response, waited: Duration::ZERO, repeated: Vec::new() }
     }
 
     /// The portal's tokens and address, refreshed if their lifetime is over.
@@ -65,10 +53,10 @@ impl<'a> Session<'a> {
         if let Way::Webhook(webhook) = &portal.way {
             return Ok(Authorization::Webhook(webhook.clone()));
         }
-        let tokens = match self.store.read(&portal.name).map_err(Error::Storage)? {
+        let tokens = match self.job.app.store.read(&portal.name).map_err(Error::Storage)? {
             Installation::Installed(tokens) => *tokens,
             Installation::NotInstalled => {
-                return Err(Error::NotInstalled { install_url: self.config.install_url(&portal.name) })
+                return Err(Error::NotInstalled { install_url: self.job.app.config.install_url(&portal.name) })
             }
             Installation::Broken(why) => return Err(Error::Storage(why)),
         };
@@ -86,8 +74,7 @@ impl<'a> Session<'a> {
             Why::Expired => "expired_token",
             Why::Moved => "moved",
         });
-        let context = refresh::Context { config: self.config, store: &self.store, log: self.log };
-        let tokens = refresh::refreshed(&context, portal, stale, why, until)?;
+        let tokens = refresh::refreshed(self.job, portal, stale, why, until)?;
         self.with_tokens(portal, tokens)
     }
 
@@ -97,7 +84,7 @@ impl<'a> Session<'a> {
     }
 
     fn check_address(&self, portal: &Portal, tokens: &Tokens) -> Result<Endpoint> {
-        stored_address(self.config, portal, tokens).map_err(Error::Storage)
+        stored_address(&self.job.app.config, portal, tokens).map_err(Error::Storage)
     }
 
     /// Executes a call. `Ok` is Bitrix24's answer with what it means: success, or its own error. `held`: the call's
@@ -108,7 +95,7 @@ impl<'a> Session<'a> {
         call: &Call,
         mut held: Option<&mut Held>,
     ) -> Result<(Reply, Option<Upstream>)> {
-        let http = Http::for_portals(self.config).map_err(|failure| self.failure(failure))?;
+        let http = self.job.app.http.portals().map_err(|failure| self.failure(failure))?;
         let wait_until = self.wait_until();
         let mut authorization = self.authorization(portal, wait_until)?;
         let method = call.method.canonical();
@@ -118,12 +105,12 @@ impl<'a> Session<'a> {
             if let Some(held) = held.as_deref_mut() {
                 held.begin()?;
             }
-            let reply = match self.send(&http, &authorization, call) {
+            let reply = match self.send(http, &authorization, call) {
                 Ok(reply) => reply,
                 Err(Failure::NotSent { obstacle: Obstacle::Refused, .. }) if !reconnected => {
                     reconnected = true;
                     self.repeated.push("connection_refused");
-                    std::thread::sleep(RECONNECT_PAUSE.min(self.deadline.remaining()));
+                    std::thread::sleep(RECONNECT_PAUSE.min(self.job.end.remaining()));
                     continue;
                 }
                 Err(failure) => return Err(self.failure(failure)),
@@ -177,12 +164,12 @@ impl<'a> Session<'a> {
 
     /// Until when this call may wait, for the limit and for refreshes together.
     fn wait_until(&self) -> Deadline {
-        self.max_wait.map_or(self.deadline, |max_wait| self.deadline.at_most(max_wait))
+        self.max_wait.map_or(self.job.end, |max_wait| self.job.end.at_most(max_wait))
     }
 
     /// Waits for this call's turn under Bitrix24's limit. `over_limit`: Bitrix24 has just refused it there.
     fn await_turn(&mut self, portal: &Portal, method: &str, until: Deadline, over_limit: bool) -> Result<()> {
-        let limits = Limits::new(&self.store, portal);
+        let limits = Limits::new(&self.job.app.store, portal);
         if self.max_wait.is_none() {
             match over_limit {
                 true => std::thread::sleep(limits.gap().min(until.remaining())),
@@ -216,11 +203,11 @@ impl<'a> Session<'a> {
             Verdict::Moved | Verdict::Unusable(_) => false,
         };
         if used_up {
-            Limits::new(&self.store, portal).block(method, operating.map(|time| time.operating_reset_at));
+            Limits::new(&self.job.app.store, portal).block(method, operating.map(|time| time.operating_reset_at));
         }
     }
 
-    fn send(&self, http: &Http, authorization: &Authorization, call: &Call) -> std::result::Result<Reply, Failure> {
+    fn send(&self, http: &Client, authorization: &Authorization, call: &Call) -> std::result::Result<Reply, Failure> {
         let token = authorization.tokens().map(|tokens| tokens.access_token.expose());
         let (content_type, parts) = call.payload.with_auth(token);
         let mut url = authorization.url(call.version, call.method.as_str());
@@ -232,7 +219,7 @@ impl<'a> Session<'a> {
             content_type: &content_type,
             headers: &call.headers,
             parts: &parts.each_ref().map(|part| part.as_ref()),
-            deadline: self.deadline,
+            deadline: self.job.end,
             max_response: self.max_response,
         })
     }
@@ -258,7 +245,7 @@ impl<'a> Session<'a> {
 
 /// Calls a method without parameters, with a token that is not stored: the answer to the one attempt, whatever it is.
 pub fn call_with(
-    http: &Http,
+    http: &Client,
     endpoint: &Endpoint,
     access_token: &Secret,
     method: &str,

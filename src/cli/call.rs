@@ -2,12 +2,11 @@
 
 use super::arguments::{Arguments, Known, JSON};
 use super::call_many;
-use super::terminal::{say, NOT_WRITTEN};
-use super::{configuration, log, portal, Command, Failure, Outcome};
+use super::command::{Command, Failure, Outcome, Setup};
+use super::terminal::{self, say, NOT_WRITTEN};
 use crate::call::payload::{Parameters, Payload};
 use crate::call::relay::{Call, Session};
 use crate::config::Portal;
-use crate::system::clock::Deadline;
 use crate::values::answer::Answer;
 use crate::values::error::Error;
 use crate::values::method::Method;
@@ -17,7 +16,7 @@ use std::io::{Read, Write};
 
 const V3: Known = Known { name: "--v3", value: None };
 const ALL: Known = Known { name: "--all", value: None };
-pub const CALLS: Known = Known { name: "--calls", value: Some("FILE") };
+const CALLS: Known = Known { name: "--calls", value: Some("FILE") };
 const KEY: Known = Known { name: "--key", value: Some("NAME") };
 
 pub const COMMAND: Command = Command {
@@ -50,6 +49,7 @@ the failure with its error_code. Exit status 1: the call did not succeed.",
     words: (1, 3),
     options: &[V3, JSON, ALL, CALLS, KEY],
     on_files: true,
+    reads: |arguments| arguments.value(CALLS.name),
     run,
 };
 
@@ -73,17 +73,15 @@ fn run(arguments: &Arguments) -> Outcome {
     }
     let raw = parameters(arguments.word(2).unwrap_or("{}"))?;
     let (method, parameters) = understood(&arguments.words[1], &raw)?;
-    let config = configuration()?;
-    let portal = portal(&config, &arguments.words[0])?;
-    let log = log(&config);
+    let setup = Setup::find()?;
+    let portal = setup.portal(&arguments.words[0])?;
     if arguments.has(ALL.name) {
-        return call_many::whole_list(&config, &log, portal, &method, &raw);
+        return call_many::whole_list(&setup, portal, &method, &raw);
     }
-    let deadline = Deadline::after(config.bitrix24.timeout);
-    let mut session = Session::new(&config, &log, deadline, Some(config.limits.max_wait));
+    let mut session = Session::new(setup.job(), Some(setup.config().limits.max_wait));
     let version = if arguments.has(V3.name) { Version::V3 } else { Version::V2 };
     let answer = one_call(&mut session, portal, &method, version, parameters);
-    print_answer(answer, arguments.json(), &log.request_id)
+    print_answer(answer, arguments.json(), &setup.log.request_id)
 }
 
 /// Bitrix24's answer, byte for byte.
@@ -108,7 +106,7 @@ fn print_answer(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) ->
         Ok(answer) => {
             let mut line = if json { Answer::success(vec![answer]).body.concat() } else { answer };
             line.push(b'\n');
-            std::io::stdout().write_all(&line).context(NOT_WRITTEN)?;
+            terminal::output().write_all(&line).context(NOT_WRITTEN)?;
             Ok(())
         }
         Err(error) if json => {
@@ -125,7 +123,7 @@ fn parameters(word: &str) -> Result<String, Failure> {
         return Ok(word.to_owned());
     }
     let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).context("standard input cannot be read")?;
+    terminal::input().read_to_end(&mut bytes).context("standard input cannot be read")?;
     crate::values::json::text(&bytes).map(str::to_owned).map_err(Failure::Usage)
 }
 

@@ -1,71 +1,39 @@
 //! `b24proxy call … --all` and `--calls FILE`: as long as it takes, in steps of one request's time each.
 
 use super::arguments::Arguments;
-use super::terminal::NOT_WRITTEN;
-use super::{configuration, log, owner, portal, Failure, Outcome};
+use super::command::{Failure, Outcome, Setup};
+use super::owner;
+use super::terminal::{self, Progress, NOT_WRITTEN};
 use crate::call::bulk::calls::{execute, One};
 use crate::call::bulk::list::{self, Cursor};
 use crate::call::bulk::Steps;
 use crate::call::keys::{check_key, fingerprint, Journaled, Keys};
 use crate::call::relay::Session;
-use crate::config::{Config, Portal};
+use crate::config::Portal;
 use crate::serve::envelope;
-use crate::store::Store;
 use crate::system::clock::Deadline;
-use crate::system::log::Log;
 use crate::values::json;
 use crate::values::method::Method;
 use anyhow::{anyhow, Context};
 use serde_json::value::RawValue;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 
 /// Calls under one idempotency key: their results are kept together.
 const CALLS_A_KEY: usize = 500;
 /// Whose keys they are.
 const CLIENT: &str = "command line";
 
-/// A line on standard error that is written over; only where a person looks.
-struct Progress(bool);
-
-impl Progress {
-    fn new() -> Progress {
-        Progress(std::io::stderr().is_terminal())
-    }
-
-    fn show(&self, done: usize, all: Option<usize>) {
-        if !self.0 {
-            return;
-        }
-        let _ = match all.filter(|all| *all > 0) {
-            Some(all) => {
-                let tenths = (done * 30 / all).min(30);
-                write!(std::io::stderr(), "\r[{}{}] {done} of {all} ", "#".repeat(tenths), ".".repeat(30 - tenths))
-            }
-            None => write!(std::io::stderr(), "\r{done} "),
-        };
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.0 {
-            let _ = writeln!(std::io::stderr());
-        }
-    }
-}
-
-fn session<'a>(config: &'a Config, log: &'a Log) -> Session<'a> {
-    let timeout = config.bitrix24.timeout;
-    Session::new(config, log, Deadline::after(timeout), Some(timeout))
+fn session(setup: &Setup) -> Session<'_> {
+    Session::new(setup.job(), Some(setup.config().bitrix24.timeout))
 }
 
 /// Prints the rows as one JSON array. Where reading fails the array is not closed, so that a short list never looks whole.
-pub fn whole_list(config: &Config, log: &Log, portal: &Portal, method: &Method, raw_params: &str) -> Outcome {
-    let (mut out, progress) = (std::io::stdout().lock(), Progress::new());
+pub fn whole_list(setup: &Setup, portal: &Portal, method: &Method, raw_params: &str) -> Outcome {
+    let (mut out, progress) = (terminal::output(), Progress::new());
     let (mut done, mut cursor) = (0, None::<Cursor>);
     out.write_all(b"[").context(NOT_WRITTEN)?;
     loop {
-        let mut session = session(config, log);
+        let mut session = session(setup);
         let outcome = list::read(&mut Steps::new(&mut session, portal), method, raw_params, cursor)?;
         let (rows, count) = outcome.rows();
         if done > 0 && count > 0 {
@@ -93,15 +61,13 @@ pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
     if let Some(key) = key {
         check_key(key.as_bytes()).map_err(|_| Failure::Usage("--key is 1 to 255 printable ASCII characters".into()))?;
     }
-    let config = configuration()?;
-    let portal = portal(&config, &arguments.words[0])?;
-    let log = log(&config);
-    let store = Store::new(&config.token_folder);
-    let keys = Keys::of(&store, CLIENT);
+    let setup = Setup::find()?;
+    let portal = setup.portal(&arguments.words[0])?;
+    let keys = Keys::of(&setup.app.store, CLIENT);
     let (progress, mut errors) = (Progress::new(), 0);
     for (i, part) in calls.chunks(CALLS_A_KEY).enumerate() {
         let done = i * CALLS_A_KEY;
-        let run = Run { config: &config, log: &log, portal, keys: &keys, file: &bytes };
+        let run = Run { setup: &setup, portal, keys: &keys, file: &bytes };
         errors += run
             .part(part, key.map(|key| format!("{key} {i}")), |count| progress.show(done + count, Some(calls.len())))?;
     }
@@ -123,8 +89,7 @@ fn array(text: &str) -> String {
 
 /// What the parts of a run have in common.
 struct Run<'a> {
-    config: &'a Config,
-    log: &'a Log,
+    setup: &'a Setup,
     portal: &'a Portal,
     keys: &'a Keys,
     /// The content of the file: another one under the same key is refused.
@@ -139,9 +104,9 @@ impl Run<'_> {
             let mut journal = self.journal(key.as_deref(), calls.len())?;
             // Under a key the whole part is asked for again, and what is done comes from its journal.
             let skip = if journal.is_some() { 0 } else { printed };
-            let mut session = session(self.config, self.log);
+            let mut session = session(self.setup);
             let mut steps = Steps::new(&mut session, self.portal);
-            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal, self.log)?;
+            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal, &self.setup.log)?;
             if skip + outcome.results.calls <= printed {
                 return Err(Failure::Wrong(anyhow!(
                     "no further call could be executed within the configuration's timeout: run it again with the same \
@@ -158,7 +123,7 @@ impl Run<'_> {
 
     fn journal(&self, key: Option<&str>, calls: usize) -> Result<Option<Journaled<'_>>, Failure> {
         let Some(key) = key else { return Ok(None) };
-        let deadline = Deadline::after(self.config.limits.max_wait);
+        let deadline = Deadline::after(self.setup.config().limits.max_wait);
         let identity = fingerprint(&[b"command line", self.file]);
         Ok(Some(self.keys.claim_many(&self.portal.name, key, identity, calls, deadline)?))
     }
@@ -168,7 +133,7 @@ impl Run<'_> {
 fn print_lines(results: &[u8], skip: usize) -> std::io::Result<()> {
     let text = [b"[", results, b"]"].concat();
     let items: Vec<&RawValue> = serde_json::from_slice(&text).unwrap_or_default();
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::output();
     for item in items.iter().skip(skip) {
         // Line ends can stand between the parts of a value only, where they mean nothing.
         let line = item.get().replace(['\n', '\r'], " ");

@@ -1,24 +1,15 @@
 //! `b24proxy help`: what there is, and what each command is good for.
 
-use super::terminal::say;
-use super::{find, Command, Outcome, COMMANDS};
+use super::command::Command;
 
-pub fn run(words: &[String]) -> Outcome {
-    match words.first() {
-        None => say(&overview()),
-        Some(name) => say(&of(find(name)?)),
-    }
-    Ok(())
-}
-
-pub fn overview() -> String {
+pub fn overview(commands: &[&Command]) -> String {
     let mut text = String::from(
         "b24proxy lets 1C call Bitrix24's REST API. The web server runs it; you, on the
 command line, set it up and look after it:
 
 ",
     );
-    for command in COMMANDS {
+    for command in commands {
         text += &format!("  {:<12} {}\n", command.name, command.summary);
     }
     text += "  help COMMAND what a command does, with examples

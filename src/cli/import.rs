@@ -7,14 +7,13 @@
 //!    before is put back.
 
 use super::arguments::{Arguments, JSON};
+use super::command::{Command, Failure, Outcome, Setup};
+use super::owner;
 use super::terminal::say;
-use super::{configuration, log, owner, Command, Failure, Outcome};
 use crate::call::relay::{call_with, stored_address, Session};
 use crate::config::{Application, Config, Portal};
-use crate::store::{Installation, Store, Tokens};
+use crate::store::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::log::Log;
-use crate::upstream::http::{Failure as HttpFailure, Http};
 use crate::values::error::Error;
 use crate::values::json::{number_of, number_or_text};
 use crate::values::portal::split_address;
@@ -43,6 +42,7 @@ application_token is not taken over.
     words: (1, 1),
     options: &[JSON],
     on_files: true,
+    reads: |arguments| arguments.word(0),
     run,
 };
 
@@ -118,11 +118,12 @@ impl Written {
 }
 
 fn run(arguments: &Arguments) -> Outcome {
-    let config = configuration()?;
+    let setup = Setup::find()?;
+    let config = setup.config();
     let (bytes, written_at) = read(&arguments.words[0])?;
     let written = Written::parse(&bytes)?;
     let address = written.address()?;
-    let portal = configured(&config, &address)?;
+    let portal = configured(config, &address)?;
     let application = portal.application().context("this portal is used through a webhook, without tokens")?;
     let tokens = Tokens {
         expires_at: written.expires_at(written_at),
@@ -140,9 +141,7 @@ fn run(arguments: &Arguments) -> Outcome {
         refreshed_at: 0,
         renamed_from: String::new(),
     };
-    let import =
-        Import { config: &config, portal, application, store: Store::new(&config.token_folder), log: log(&config) };
-    let user_id = import.run(tokens)?;
+    let user_id = Import { setup: &setup, portal, application }.run(tokens)?;
     if arguments.json() {
         say(&serde_json::json!({ "portal": portal.name.as_str(), "user_id": user_id }).to_string());
     } else {
@@ -171,8 +170,7 @@ fn read(name: &str) -> Result<(Vec<u8>, i64), Failure> {
 
 fn configured<'c>(config: &'c Config, address: &str) -> anyhow::Result<&'c Portal> {
     let (_, name, _) = split_address(address).context(NO_ADDRESS)?;
-    let found = config.portals.iter().find(|portal| portal.name == name);
-    found.with_context(|| {
+    config.portal_of(&name).with_context(|| {
         format!(
             "the file is of the portal {name}, which is not configured: write [portals.\"{name}\"] into {}",
             config.path.display()
@@ -197,11 +195,9 @@ enum Opinion {
 }
 
 struct Import<'a> {
-    config: &'a Config,
+    setup: &'a Setup,
     portal: &'a Portal,
     application: &'a Application,
-    store: Store,
-    log: Log,
 }
 
 impl Import<'_> {
@@ -244,7 +240,7 @@ impl Import<'_> {
     }
 
     fn stored(&self) -> Result<Option<Tokens>, String> {
-        match self.store.read(&self.portal.name)? {
+        match self.setup.app.store.read(&self.portal.name)? {
             Installation::NotInstalled => Ok(None),
             Installation::Installed(tokens) => Ok(Some(*tokens)),
             Installation::Broken(why) => Err(why),
@@ -252,7 +248,7 @@ impl Import<'_> {
     }
 
     fn refuse_to_replace(&self, before: &Tokens, tokens: &Tokens) -> Result<(), Failure> {
-        let file = self.config.token_folder.join(self.portal.name.token_file()).display().to_string();
+        let file = self.setup.config().token_folder.join(self.portal.name.token_file()).display().to_string();
         if !before.member_id.is_empty() && !tokens.member_id.is_empty() && before.member_id != tokens.member_id {
             return Err(Failure::Wrong(anyhow!(
                 "the stored tokens of {} are of another Bitrix24 (member_id): nothing is imported. To replace them all \
@@ -272,15 +268,15 @@ impl Import<'_> {
 
     /// `app.info`, with the token of the file: that it works, and that it is this application's.
     fn try_access_token(&self, tokens: &Tokens) -> Result<u64, Failure> {
-        let endpoint = stored_address(self.config, self.portal, tokens)?;
+        let endpoint = stored_address(self.setup.config(), self.portal, tokens)?;
         let unreachable =
             |why: &str| format!("the tokens cannot be tried, nothing is imported: {} {why}", self.portal.name);
-        let http = Http::for_portals(self.config).map_err(|failure| unreachable(&reason(failure)))?;
+        let http = self.setup.app.http.portals().map_err(|failure| unreachable(&failure.text()))?;
         let mut answers = Vec::new();
         for method in ["app.info", "profile"] {
-            let deadline = Deadline::after(self.config.bitrix24.timeout);
-            let reply = call_with(&http, &endpoint, &tokens.access_token, method, deadline)
-                .map_err(|failure| unreachable(&reason(failure)))?;
+            let deadline = Deadline::after(self.setup.config().bitrix24.timeout);
+            let reply = call_with(http, &endpoint, &tokens.access_token, method, deadline)
+                .map_err(|failure| unreachable(&failure.text()))?;
             match judge(reply.status, &reply.body).0 {
                 Verdict::Success => {}
                 Verdict::Error(upstream) => {
@@ -308,8 +304,8 @@ impl Import<'_> {
 
     /// Stores the pair, if what is stored is still what was looked at.
     fn write(&self, tokens: &Tokens, before: Option<&Tokens>) -> Result<(), Failure> {
-        let deadline = Deadline::after(self.config.limits.max_wait);
-        let lock = self.store.lock(&self.portal.name, deadline)?;
+        let deadline = Deadline::after(self.setup.config().limits.max_wait);
+        let lock = self.setup.app.store.lock(&self.portal.name, deadline)?;
         let lock = lock.context("another process is renewing this portal's tokens: try again in a minute")?;
         let unchanged = match lock.read()? {
             Installation::NotInstalled => before.is_none(),
@@ -324,8 +320,7 @@ impl Import<'_> {
 
     /// `profile` with the stored tokens, refreshed if need be. An answer that tells nothing of the tokens is an error.
     fn call_with_stored(&self) -> Result<Opinion, Failure> {
-        let deadline = Deadline::after(self.config.bitrix24.timeout);
-        let mut session = Session::new(self.config, &self.log, deadline, None);
+        let mut session = Session::new(self.setup.job(), None);
         match session.profile(self.portal) {
             Ok((reply, None)) => {
                 let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
@@ -340,8 +335,8 @@ impl Import<'_> {
 
     /// Puts back what was stored before; where nothing was, moves aside what was just stored.
     fn take_back(&self, tokens: &Tokens, before: Option<&Tokens>) -> Result<(), Failure> {
-        let deadline = Deadline::after(self.config.limits.max_wait);
-        let Some(lock) = self.store.lock(&self.portal.name, deadline)? else { return Ok(()) };
+        let deadline = Deadline::after(self.setup.config().limits.max_wait);
+        let Some(lock) = self.setup.app.store.lock(&self.portal.name, deadline)? else { return Ok(()) };
         if matches!(lock.read()?, Installation::Installed(now) if now.access_token == tokens.access_token) {
             match before {
                 Some(before) => lock.reserve().and_then(|reserved| reserved.commit(before))?,
@@ -349,16 +344,6 @@ impl Import<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn reason(failure: HttpFailure) -> String {
-    match failure {
-        HttpFailure::NotSent { why, .. } => format!("cannot be reached ({why})"),
-        HttpFailure::Timeout(_) => "does not answer in time".into(),
-        HttpFailure::Lost { why } => format!("did not answer ({why})"),
-        HttpFailure::TooLarge => "answers too much".into(),
-        HttpFailure::Configuration(why) => format!("cannot be called: {why}"),
     }
 }
 

@@ -1,7 +1,8 @@
 //! `b24proxy install-url PORTAL`
 
+use super::arguments::{self, Arguments};
+use super::command::{nothing, Command, Outcome, Setup};
 use super::terminal::say;
-use super::{arguments, arguments::Arguments, configuration, portal, Command, Outcome};
 use anyhow::{anyhow, Context};
 
 pub const COMMAND: Command = Command {
@@ -17,18 +18,20 @@ secret: only an administrator's login makes it work.",
     words: (1, 1),
     options: &[arguments::JSON],
     on_files: true,
+    reads: nothing,
     run,
 };
 
 fn run(arguments: &Arguments) -> Outcome {
-    let config = configuration()?;
-    let portal = portal(&config, &arguments.words[0])?;
+    let setup = Setup::find()?;
+    let portal = setup.portal(&arguments.words[0])?;
     if portal.application().is_none() {
         return Err(anyhow!("this portal is used through a webhook; there is nothing to install").into());
     }
-    let url = config
+    let url = setup
+        .config()
         .install_url(&portal.name)
-        .with_context(|| format!("set redirect_uri under [bitrix24] in {} first", config.path.display()))?;
+        .with_context(|| format!("set redirect_uri under [bitrix24] in {} first", setup.config().path.display()))?;
     if arguments.json() {
         say(&serde_json::json!({ "portal": portal.name.as_str(), "install_url": url }).to_string());
     } else {

@@ -4,6 +4,7 @@ mod arguments;
 mod call;
 mod call_many;
 mod check;
+mod command;
 mod help;
 mod import;
 mod install_url;
@@ -14,34 +15,11 @@ mod terminal;
 mod token;
 mod version;
 
-use crate::config::{Config, Portal, Surroundings};
-use crate::system::log::{Level, Log};
-use crate::values::error::Error;
-use crate::values::portal::PortalName;
-use crate::values::secret::random_hex;
 use crate::values::spelling::nearest;
-use anyhow::anyhow;
 use arguments::Arguments;
+use command::{Command, Failure, Outcome};
 use std::process::ExitCode;
 use terminal::say;
-
-/// A subcommand.
-pub struct Command {
-    name: &'static str,
-    /// What stands behind the name.
-    usage: &'static str,
-    /// One line.
-    summary: &'static str,
-    /// What `b24proxy help NAME` teaches.
-    help: &'static str,
-    /// Least and most words beside options.
-    words: (usize, usize),
-    /// `--json` is understood by every command that has it here.
-    options: &'static [arguments::Known],
-    /// Whether it works on a site's files, and so, started by root, goes on as the site's user.
-    on_files: bool,
-    run: fn(&Arguments) -> Outcome,
-}
 
 const COMMANDS: [&Command; 8] = [
     &check::COMMAND,
@@ -54,62 +32,28 @@ const COMMANDS: [&Command; 8] = [
     &version::COMMAND,
 ];
 
-/// `Ok`: exit status 0.
-pub type Outcome = Result<(), Failure>;
-
-#[derive(Debug)]
-pub enum Failure {
-    /// Something is wrong: exit status 1.
-    Wrong(anyhow::Error),
-    /// The configuration cannot be used; the same, and a program that reads `--json` gets it too.
-    Configuration(String),
-    /// The same, and the output has said it.
-    Told,
-    /// Wrong usage: exit status 2.
-    Usage(String),
-}
-
-impl From<String> for Failure {
-    fn from(why: String) -> Failure {
-        Failure::Wrong(anyhow::Error::msg(why))
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(why: anyhow::Error) -> Failure {
-        Failure::Wrong(why)
-    }
-}
-
-/// On the command line sits whom the details are for.
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        error.for_administrator().into()
-    }
-}
-
 pub fn run() -> ExitCode {
-    // Arguments that are not UTF-8 are nothing that is known here.
-    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let (why, status) = match dispatch(&words) {
+    let (why, status) = match dispatch(&terminal::words()) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Told) => return ExitCode::FAILURE,
         Err(Failure::Wrong(why)) => (format!("{why:#}"), 1),
         Err(Failure::Configuration(why)) => (why, 1),
         Err(Failure::Usage(why)) => (why, 2),
     };
-    eprintln!("b24proxy: {why}");
+    terminal::complain(format!("b24proxy: {why}\n").as_bytes());
     ExitCode::from(status)
 }
 
 fn dispatch(words: &[String]) -> Outcome {
     let (name, rest) = match words.split_first() {
-        None => return Err(Failure::Usage(format!("a command is missing\n\n{}", help::overview()))),
+        None => return Err(Failure::Usage(format!("a command is missing\n\n{}", help::overview(&COMMANDS)))),
         Some((name, rest)) => (name.as_str(), rest),
     };
     match name {
-        "help" | "--help" | "-h" => return help::run(rest),
-        crate::call::refresh::COMMAND => return refresh::refresher(rest),
+        "help" | "--help" | "-h" => return help(rest),
+        crate::call::refresher::COMMAND => {
+            return Err(Failure::Usage("refresher is not for people; see refresh".into()));
+        }
         _ => {}
     }
     let name = if matches!(name, "--version" | "-V") { "version" } else { name };
@@ -118,15 +62,28 @@ fn dispatch(words: &[String]) -> Outcome {
         say(&help::of(command));
         return Ok(());
     }
-    let arguments = Arguments::parse(command, rest)?;
+    let arguments = parse(command, rest)?;
     if command.on_files {
-        owner::go_on_as_the_sites_user(words, &arguments)?;
+        owner::go_on_as_the_sites_user(words, (command.reads)(&arguments))?;
     }
     let outcome = (command.run)(&arguments);
     if let (Err(Failure::Configuration(why)), true) = (&outcome, arguments.json()) {
         say(&serde_json::json!({ "error": why }).to_string());
     }
     outcome
+}
+
+fn help(words: &[String]) -> Outcome {
+    match words.first() {
+        None => say(&help::overview(&COMMANDS)),
+        Some(name) => say(&help::of(find(name)?)),
+    }
+    Ok(())
+}
+
+fn parse(command: &Command, words: &[String]) -> Result<Arguments, Failure> {
+    Arguments::parse(command.name, command.options, command.words, words)
+        .map_err(|why| Failure::Usage(format!("{why}\n  usage: {}", help::usage(command))))
 }
 
 fn find(name: &str) -> Result<&'static Command, Failure> {
@@ -137,42 +94,6 @@ fn find(name: &str) -> Result<&'static Command, Failure> {
             nearest(name, &names)
         ))
     })
-}
-
-fn surroundings() -> Surroundings {
-    Surroundings {
-        named: std::env::var_os("B24PROXY_CONFIG").filter(|path| !path.is_empty()).map(Into::into),
-        executable: std::env::current_exe().ok(),
-        document_root: None,
-    }
-}
-
-fn configuration() -> Result<Config, Failure> {
-    Config::load(&surroundings()).map_err(Failure::Configuration)
-}
-
-/// The portal of that name or alias.
-fn portal<'c>(config: &'c Config, name: &str) -> Result<&'c Portal, Failure> {
-    config.portal(name).ok_or_else(|| {
-        let known: Vec<&str> = config.portals.iter().map(|portal| portal.name.as_str()).collect();
-        let advice = match known.as_slice() {
-            [] => "no portal is configured".to_owned(),
-            known => format!("did you mean {}?", nearest(name, known)),
-        };
-        let section = PortalName::parse(name).map_or(name.to_owned(), |name| name.to_string());
-        Failure::Wrong(anyhow!(
-            "the portal {name:?} is not configured ({advice}); to add it, write [portals.\"{section}\"] into {}",
-            config.path.display()
-        ))
-    })
-}
-
-/// The configured log; what would go to the web server's error log is not written to a person's terminal, warnings apart.
-fn log(config: &Config) -> Log {
-    let log = Log::new(random_hex::<8>());
-    let level = if config.log.file.is_some() { config.log.level } else { config.log.level.min(Level::Warn) };
-    log.configure(level, config.log.file.as_deref());
-    log
 }
 
 #[cfg(test)]
@@ -189,11 +110,41 @@ mod tests {
 
     #[test]
     fn help_fits_a_terminal_of_80_columns() {
-        let pages = COMMANDS.iter().map(|command| help::of(command)).chain([help::overview()]);
+        let pages = COMMANDS.iter().map(|command| help::of(command)).chain([help::overview(&COMMANDS)]);
         for page in pages {
             for line in page.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
             }
+        }
+    }
+
+    fn parsed(command: &str, words: &[&str]) -> Result<Arguments, String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        parse(find(command).unwrap(), &words).map_err(|failure| match failure {
+            Failure::Usage(why) => why,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn options_stand_anywhere_with_their_value_behind_or_attached() {
+        for words in [["--url", "https://a/b", "--json"].as_slice(), &["--json", "--url=https://a/b"]] {
+            let arguments = parsed("check", words).unwrap();
+            assert_eq!((arguments.value("--url"), arguments.json()), (Some("https://a/b"), true));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_type() {
+        for (command, words, expected) in [
+            ("check", ["--ulr=x"].as_slice(), "--url"),
+            ("check", &["--url"], "needs a value"),
+            ("check", &["--json=1"], "no value"),
+            ("check", &["now"], "too many"),
+            ("call", &[], "PORTAL METHOD"),
+        ] {
+            let why = parsed(command, words).unwrap_err();
+            assert!(why.contains(expected), "{why}");
         }
     }
 }

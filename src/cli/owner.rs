@@ -4,9 +4,10 @@
 //! and a folder that a user can write to is no place for root to create or chown files in (a symbolic link there leads
 //! anywhere). As that user, `check` also sees what the web server's runs see; root may read and write everything.
 
-use super::{arguments::Arguments, Failure};
-
-use super::{call, import};
+#[cfg(unix)]
+use super::command;
+use super::command::Failure;
+use super::terminal;
 use std::fs::File;
 
 /// Set where root hands the opened file over as standard input.
@@ -16,8 +17,8 @@ const HANDED_OVER: &str = "B24PROXY_FILE_ON_STDIN";
 #[cfg(unix)]
 pub fn open(name: &str) -> std::io::Result<File> {
     use std::os::fd::AsFd;
-    if name == "-" || std::env::var_os(HANDED_OVER).is_some() {
-        return Ok(File::from(std::io::stdin().as_fd().try_clone_to_owned()?));
+    if name == "-" || terminal::variable(HANDED_OVER).is_some() {
+        return Ok(File::from(terminal::input().as_fd().try_clone_to_owned()?));
     }
     File::open(name)
 }
@@ -27,20 +28,8 @@ pub fn open(name: &str) -> std::io::Result<File> {
     File::open(name)
 }
 
-/// The file that this command line reads, if it does.
-#[cfg(unix)]
-fn file_of<'a>(words: &[String], arguments: &'a Arguments) -> Option<&'a str> {
-    let command = words.first().map_or("", String::as_str);
-    let file = match command {
-        _ if command == import::COMMAND.name => arguments.word(0),
-        _ if command == call::COMMAND.name => arguments.value(call::CALLS.name),
-        _ => None,
-    };
-    file.filter(|file| *file != "-")
-}
-
 #[cfg(not(unix))]
-pub fn go_on_as_the_sites_user(_: &[String], _: &Arguments) -> Result<(), Failure> {
+pub fn go_on_as_the_sites_user(_: &[String], _: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
@@ -49,8 +38,7 @@ pub use unix::go_on_as_the_sites_user;
 
 #[cfg(unix)]
 mod unix {
-    use super::super::surroundings;
-    use super::{file_of, Arguments, Failure, HANDED_OVER};
+    use super::{command::surroundings, Failure, HANDED_OVER};
     use crate::config::Config;
     use crate::system::disk::own_executable;
     use crate::system::user::{account, name_of};
@@ -61,8 +49,8 @@ mod unix {
     use std::path::Path;
     use std::process::{Command, Stdio};
 
-    /// Returns where there is nothing to change: not root, no configuration, or everything is root's own.
-    pub fn go_on_as_the_sites_user(words: &[String], arguments: &Arguments) -> Result<(), Failure> {
+    /// `reads`: the file that this command reads. Returns where there is nothing to change: not root, no configuration, or everything is root's own.
+    pub fn go_on_as_the_sites_user(words: &[String], reads: Option<&str>) -> Result<(), Failure> {
         if !rustix::process::geteuid().is_root() {
             return Ok(());
         }
@@ -71,7 +59,7 @@ mod unix {
         let mut command = Command::new(own_executable().context("this program's own file cannot be found")?);
         command.args(words).env("B24PROXY_CONFIG", &config).uid(user).gid(group).current_dir("/");
         // That user perhaps cannot read it, and a relative path leads elsewhere for it.
-        if let Some(path) = file_of(words, arguments) {
+        if let Some(path) = reads.filter(|file| *file != "-") {
             let file = File::open(path).with_context(|| format!("{path} cannot be read"))?;
             command.stdin(Stdio::from(file)).env(HANDED_OVER, "1");
         }

@@ -1,14 +1,13 @@
 //! `b24proxy refresh`: for cron, so that refresh tokens do not die unused.
 
 use super::arguments::{Arguments, Known, JSON};
+use super::command::{nothing, Command, Failure, Outcome, Setup};
 use super::terminal::say;
-use super::{configuration, log, Command, Failure, Outcome};
-use crate::call::refresh::{refreshed, run_refresher, Context, Why};
-use crate::config::{Config, Portal};
-use crate::store::{Installation, Store, Tokens};
+use crate::app::Job;
+use crate::call::refresh::{refreshed, Why};
+use crate::config::Portal;
+use crate::store::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::log::Log;
-use crate::values::portal::PortalName;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ const OLDER_THAN: Known = Known { name: "--older-than", value: Some("DAYS") };
 /// Leaves five months for a cron job that fails to be noticed.
 const DEFAULT_DAYS: u32 = 30;
 /// Longer than the refresher's own patience with the OAuth server.
-const PATIENCE: Duration = Duration::from_secs(crate::call::refresh::PATIENCE.as_secs() + 10);
+const PATIENCE: Duration = Duration::from_secs(crate::call::renewal::PATIENCE.as_secs() + 10);
 
 pub const COMMAND: Command = Command {
     name: "refresh",
@@ -36,6 +35,7 @@ Exit status 1: a refresh failed, and the output says why.",
     words: (0, 0),
     options: &[OLDER_THAN, JSON],
     on_files: true,
+    reads: nothing,
     run,
 };
 
@@ -80,9 +80,9 @@ fn run(arguments: &Arguments) -> Outcome {
             .filter(|days| *days <= 180)
             .ok_or_else(|| Failure::Usage(format!("--older-than {text}: write a number of days from 0 to 180")))?,
     };
-    let config = configuration()?;
-    let log = log(&config);
-    let reports: Vec<Report> = config.portals.iter().map(|portal| refresh(&config, &log, portal, days)).collect();
+    let setup = Setup::find()?;
+    let portals = setup.config().portals.iter();
+    let reports: Vec<Report> = portals.map(|portal| refresh(setup.job(), portal, days)).collect();
     if arguments.json() {
         say(&serde_json::to_string(&reports).expect("plain data serializes"));
     } else {
@@ -94,14 +94,13 @@ fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-fn refresh(config: &Config, log: &Log, portal: &Portal, days: u32) -> Report {
+fn refresh(job: Job, portal: &Portal, days: u32) -> Report {
     let report = |result, renewed_at| Report { portal: portal.name.to_string(), result, renewed_at, error: None };
     let failed = |why: String| Report { error: Some(why), ..report(Ending::Failed, None) };
     if portal.application().is_none() {
         return report(Ending::Webhook, None);
     }
-    let store = Store::new(&config.token_folder);
-    let tokens = match store.read(&portal.name) {
+    let tokens = match job.app.store.read(&portal.name) {
         Ok(Installation::Installed(tokens)) => tokens,
         Ok(Installation::NotInstalled) => return report(Ending::NotInstalled, None),
         Ok(Installation::Broken(why)) | Err(why) => return failed(why),
@@ -109,8 +108,7 @@ fn refresh(config: &Config, log: &Log, portal: &Portal, days: u32) -> Report {
     if !is_old(renewed_at(&tokens), days, unix_now()) {
         return report(Ending::Fresh, renewed_at(&tokens));
     }
-    let context = Context { config, store: &store, log };
-    match refreshed(&context, portal, &tokens, Why::Due, Deadline::after(PATIENCE)) {
+    match refreshed(job, portal, &tokens, Why::Due, Deadline::after(PATIENCE)) {
         Ok(now) if now.access_token == tokens.access_token => report(Ending::Fresh, renewed_at(&now)),
         Ok(now) => report(Ending::Refreshed, renewed_at(&now)),
         Err(error) => failed(error.for_administrator()),
@@ -131,17 +129,6 @@ impl Report {
         };
         format!("{}: {what}", self.portal)
     }
-}
-
-/// The hidden command that [`crate::call::refresh`] starts with the portal's lock as standard input.
-pub fn refresher(words: &[String]) -> Outcome {
-    let usage = |why: String| Failure::Usage(why);
-    let [portal] = words else { return Err(usage("refresher is not for people; see refresh".into())) };
-    let config = configuration()?;
-    let portal = PortalName::parse(portal).ok_or_else(|| usage("this is not a portal's name".into()))?;
-    let log = Log::new(String::new());
-    log.configure(config.log.level, config.log.file.as_deref());
-    run_refresher(&config, &portal, &log).map_err(usage)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! `b24proxy status`: what `GET /status` says, of all portals.
 
+use super::arguments::{self, Arguments};
+use super::command::{nothing, Command, Failure, Outcome, Setup};
 use super::terminal::say;
-use super::{arguments, arguments::Arguments, configuration, Command, Failure, Outcome};
 use crate::serve::page::Language;
 use crate::serve::status::{self, PortalStatus};
 
@@ -20,16 +21,17 @@ file is damaged, or its last refresh failed.",
     words: (0, 0),
     options: &[arguments::JSON],
     on_files: true,
+    reads: nothing,
     run,
 };
 
 fn run(arguments: &Arguments) -> Outcome {
-    let config = configuration()?;
-    let portals: Vec<PortalStatus> = config.portals.iter().map(|portal| status::of(&config, portal)).collect();
+    let Setup { app, .. } = Setup::find()?;
+    let portals: Vec<PortalStatus> = app.config.portals.iter().map(|portal| status::of(&app, portal)).collect();
     if arguments.json() {
         say(&String::from_utf8_lossy(&status::as_json(&portals).body.concat()));
     } else if portals.is_empty() {
-        say(&format!("no portal is configured: add [portals.\"…\"] to {}", config.path.display()));
+        say(&format!("no portal is configured: add [portals.\"…\"] to {}", app.config.path.display()));
     } else {
         let tables: Vec<String> = portals.iter().map(table).collect();
         say(&tables.join("\n"));

@@ -1,19 +1,74 @@
-//! What is written for people: standard output, and lines that fit 80 columns.
+//! The command line's edge: its words, the environment, the standard streams and the exit; nothing else of `cli` touches
+//! them. And lines that fit 80 columns.
 
-use std::io::Write;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Stdin, StdoutLock, Write};
 
 /// Why a command ends whose results are lost.
 pub const NOT_WRITTEN: &str = "standard output cannot be written";
 
+/// What stands behind the program's name. Words that are not UTF-8 are nothing that is known here.
+pub fn words() -> Vec<String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+pub fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+pub fn input() -> Stdin {
+    std::io::stdin()
+}
+
+pub fn output() -> StdoutLock<'static> {
+    std::io::stdout().lock()
+}
+
+/// Standard error, as it comes.
+pub fn complain(text: &[u8]) {
+    let _ = std::io::stderr().write_all(text);
+}
+
 /// A line or more on standard output. A reader that has gone (`| head`) is no error; what cannot be written otherwise, to a
 /// full disk, ends the command.
 pub fn say(text: &str) {
-    match writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n')) {
+    match writeln!(output(), "{}", text.trim_end_matches('\n')) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            eprintln!("b24proxy: {NOT_WRITTEN}: {error}");
+            complain(format!("b24proxy: {NOT_WRITTEN}: {error}\n").as_bytes());
             std::process::exit(1);
         }
         _ => {}
+    }
+}
+
+/// A line on standard error that is written over; only where a person looks.
+pub struct Progress(bool);
+
+impl Progress {
+    pub fn new() -> Progress {
+        Progress(std::io::stderr().is_terminal())
+    }
+
+    pub fn show(&self, done: usize, all: Option<usize>) {
+        if !self.0 {
+            return;
+        }
+        let line = match all.filter(|all| *all > 0) {
+            Some(all) => {
+                let tenths = (done * 30 / all).min(30);
+                format!("\r[{}{}] {done} of {all} ", "#".repeat(tenths), ".".repeat(30 - tenths))
+            }
+            None => format!("\r{done} "),
+        };
+        complain(line.as_bytes());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.0 {
+            complain(b"\n");
+        }
     }
 }
 

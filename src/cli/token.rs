@@ -1,7 +1,8 @@
 //! `b24proxy token`: a new client token, with the lines that configure it.
 
+use super::arguments::{self, Arguments};
+use super::command::{nothing, Command, Outcome};
 use super::terminal::say;
-use super::{arguments, arguments::Arguments, Command, Outcome};
 use crate::values::secret::{hex, random_token, sha256};
 
 pub const COMMAND: Command = Command {
@@ -17,6 +18,7 @@ With token_sha256 instead of token, proxy.toml does not hold the token itself;
     words: (0, 0),
     options: &[arguments::JSON],
     on_files: false,
+    reads: nothing,
     run,
 };
 

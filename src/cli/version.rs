@@ -1,7 +1,8 @@
 //! `b24proxy version`
 
+use super::arguments::{self, Arguments};
+use super::command::{nothing, Command, Outcome};
 use super::terminal::say;
-use super::{arguments, arguments::Arguments, Command, Outcome};
 
 pub const COMMAND: Command = Command {
     name: "version",
@@ -11,6 +12,7 @@ pub const COMMAND: Command = Command {
     words: (0, 0),
     options: &[arguments::JSON],
     on_files: false,
+    reads: nothing,
     run,
 };
 

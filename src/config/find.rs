@@ -1,6 +1,7 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
 use crate::system::user::{self, typed, Barrier};
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,15 @@ pub struct Found {
 }
 
 impl Surroundings {
+    /// From the variables `B24PROXY_CONFIG` and `DOCUMENT_ROOT`.
+    pub fn new(named: Option<OsString>, document_root: Option<OsString>) -> Surroundings {
+        Surroundings {
+            named: named.filter(|path| !path.is_empty()).map(Into::into),
+            executable: std::env::current_exe().ok(),
+            document_root: document_root.map(Into::into),
+        }
+    }
+
     pub fn refuse_below_document_root(&self, path: &Path, what: &str) -> Result<(), String> {
         let Some(root) = self.document_root.as_deref().filter(|root| !root.as_os_str().is_empty()) else {
             return Ok(());

@@ -18,7 +18,7 @@ use crate::values::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What `proxy.toml.example` prints as credentials. Whoever leaves one in place has not finished.
@@ -97,7 +97,7 @@ pub struct Portal {
 /// How a portal is called.
 #[derive(Debug)]
 pub enum Way {
-    OAuth(Rc<Application>),
+    OAuth(Arc<Application>),
     Webhook(Webhook),
 }
 
@@ -147,6 +147,11 @@ impl Config {
         one.into_iter().chain(named).collect()
     }
 
+    /// The portal of this very name.
+    pub fn portal_of(&self, name: &PortalName) -> Option<&Portal> {
+        self.portals.iter().find(|portal| portal.name == *name)
+    }
+
     /// The portal that a caller names.
     pub fn portal(&self, domain: &str) -> Option<&Portal> {
         named(&self.portals, domain)
@@ -194,7 +199,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, String> {
     let bitrix24 = bitrix24(&file.bitrix24, folder)?;
     let shared =
         application(file.bitrix24.client_id, file.bitrix24.client_secret).map_err(|why| format!("[bitrix24] {why}"))?;
-    let portals = portals(file.portals, shared.map(Rc::new), bitrix24.allow_http)?;
+    let portals = portals(file.portals, shared.map(Arc::new), bitrix24.allow_http)?;
     let clients = clients(&file.security, &portals)?;
     Ok(Config {
         path: path.to_owned(),
@@ -282,7 +287,7 @@ fn application(id: Option<String>, secret: Option<Secret>) -> Result<Option<Appl
 
 fn portals(
     sections: BTreeMap<String, file::Portal>,
-    shared: Option<Rc<Application>>,
+    shared: Option<Arc<Application>>,
     allow_http: bool,
 ) -> Result<Vec<Portal>, String> {
     let mut portals: Vec<Portal> = Vec::with_capacity(sections.len());
@@ -297,7 +302,7 @@ fn portals(
 fn portal(
     key: &str,
     section: file::Portal,
-    shared: &Option<Rc<Application>>,
+    shared: &Option<Arc<Application>>,
     allow_http: bool,
 ) -> Result<Portal, String> {
     let name =
@@ -308,7 +313,7 @@ fn portal(
             Way::Webhook(Webhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("webhook {why}"))?)
         }
         None => Way::OAuth(
-            own.map(Rc::new)
+            own.map(Arc::new)
                 .or_else(|| shared.clone())
                 .ok_or("has no application: set client_id and client_secret here or under [bitrix24], or a webhook")?,
         ),

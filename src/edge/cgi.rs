@@ -7,38 +7,51 @@
 //! the body is read here, bounded in size and time; and a panic hook ends the process quietly when the client is
 //! gone and with a proper answer otherwise.
 
-use crate::config::{Config, Surroundings};
+use crate::app::App;
+use crate::config::Surroundings;
 use crate::serve;
 use crate::system::clock::Deadline;
-use crate::system::log::Log;
+use crate::system::log::{Log, Sink};
 use crate::values::answer::{Answer, Content};
 use crate::values::request::{Body, Request, Source, Variables};
 use crate::values::secret::random_hex;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use std::io::{Read, Write};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Up to here head and body leave in one write.
 const SMALL: u64 = 64 << 10;
 
+/// Set once there is a configuration, or none; for the panic hook too.
+static LOG: OnceLock<Log> = OnceLock::new();
+/// The answer is being written: from here on a panic means that the client has gone.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+
 /// Serves the request.
-pub fn serve() {
+pub fn serve() -> ExitCode {
     let started = Instant::now();
     let variables = take_environment();
-    let log = Arc::new(Log::new(random_hex::<8>()));
-    let answered = Arc::new(AtomicBool::new(false));
-    install_panic_hook(log.clone(), answered.clone());
-    let loaded = Config::load(&surroundings(&variables));
+    let request_id = random_hex::<8>();
+    install_panic_hook(request_id.clone());
+    let variable = |name: &str| variables.os(name).cloned();
+    let app = App::load(&Surroundings::new(variable("B24PROXY_CONFIG"), variable("DOCUMENT_ROOT")));
+    let log = match &app {
+        Ok(app) => app.log(request_id, Box::new(to_standard_error)),
+        Err(_) => unconfigured_log(request_id),
+    };
+    let log = LOG.get_or_init(|| log);
     let mut input = StandardInput;
     let body = Body::new(&variables, &mut input);
     let head_only = variables.method() == "HEAD";
     let mut request = Request { variables, body, started };
-    let answer = serve::answer(loaded.as_ref(), &mut request, &log);
-    answered.store(true, Ordering::SeqCst);
+    let answer = serve::answer(app.as_ref(), &mut request, log);
+    ANSWERED.store(true, Ordering::SeqCst);
     // A client that has gone is no failure of ours.
     let _ = write(answer, head_only, &log.request_id);
+    ExitCode::SUCCESS
 }
 
 /// Takes all variables and removes them from the process, so that nothing in it (a proxy from a request header,
@@ -54,13 +67,12 @@ fn take_environment() -> Variables {
     Variables::new(variables)
 }
 
-/// What of the environment decides where the configuration is.
-fn surroundings(variables: &Variables) -> Surroundings {
-    Surroundings {
-        named: variables.os("B24PROXY_CONFIG").filter(|path| !path.is_empty()).map(Into::into),
-        executable: std::env::current_exe().ok(),
-        document_root: variables.os("DOCUMENT_ROOT").map(Into::into),
-    }
+fn to_standard_error(line: &[u8]) {
+    let _ = std::io::stderr().write_all(line);
+}
+
+fn unconfigured_log(request_id: String) -> Log {
+    Log::new(Arc::new(Sink::unconfigured()), request_id, Box::new(to_standard_error))
 }
 
 struct StandardInput;
@@ -139,11 +151,12 @@ fn parted(answer: Answer, head_only: bool, request_id: &str) -> (cgi::Response, 
 
 /// `cgi` unwraps its write: when the client has gone, that panic is not worth a word. Any other panic is a defect in
 /// this program; it is logged and answered like every failure.
-fn install_panic_hook(log: Arc<Log>, answered: Arc<AtomicBool>) {
+fn install_panic_hook(request_id: String) {
     std::panic::set_hook(Box::new(move |panic| {
-        if answered.load(Ordering::SeqCst) {
+        if ANSWERED.load(Ordering::SeqCst) {
             std::process::exit(0);
         }
+        let log = LOG.get_or_init(|| unconfigured_log(request_id.clone()));
         let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
         log.error(&format!("internal error at {place}; please report it"));
         let body = format!(

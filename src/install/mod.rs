@@ -13,16 +13,17 @@ pub mod state;
 
 pub use problem::Problem;
 
+use crate::app::Job;
 use crate::call::limits::Limits;
 use crate::call::refresh::{self, Why};
 use crate::call::relay::{call_with, Session};
-use crate::config::{Application, Config, Portal};
-use crate::store::{Installation, Lock, Store, Tokens};
+use crate::config::{Application, Portal};
+use crate::store::{Installation, Lock, Tokens};
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::log::{Level, Log};
-use crate::upstream::http::{Failure, Http};
+use crate::system::log::Level;
+use crate::upstream::http::Failure;
 use crate::upstream::oauth::{self, Grant, Issued, Refusal};
-use crate::values::error::{Error, Executed};
+use crate::values::error::Error;
 use crate::values::json::number_of;
 use crate::values::portal::{Endpoint, Refused, Scheme};
 use crate::values::secret::Secret;
@@ -32,12 +33,7 @@ use crate::values::verdict::{judge, Verdict};
 const ATTEMPTS_A_MINUTE: usize = 6;
 
 /// What an installation works with.
-pub struct Installer<'a> {
-    pub config: &'a Config,
-    pub log: &'a Log,
-    pub store: Store,
-    pub deadline: Deadline,
-}
+pub struct Installer<'a>(pub Job<'a>);
 
 /// What an installation ended with, for its page.
 #[derive(Debug)]
@@ -68,32 +64,32 @@ impl Person {
 
 impl Installer<'_> {
     fn portal(&self, domain: &str) -> Result<(&Portal, &Application), Problem> {
-        let portal = self.config.portal(domain).ok_or(Problem::UnknownPortal)?;
+        let portal = self.0.app.config.portal(domain).ok_or(Problem::UnknownPortal)?;
         Ok((portal, portal.application().ok_or(Problem::Webhook)?))
     }
 
     /// A portal is reached by https, unless its stored address, or on a closed network the OAuth server's, is plain http.
     fn scheme(&self, portal: &Portal) -> Scheme {
-        if !self.config.bitrix24.allow_http {
+        if !self.0.app.config.bitrix24.allow_http {
             return Scheme::Https;
         }
-        match self.store.read(&portal.name) {
+        match self.0.app.store.read(&portal.name) {
             Ok(Installation::Installed(tokens)) if tokens.client_endpoint.starts_with("https:") => Scheme::Https,
             Ok(Installation::Installed(_)) => Scheme::Http,
-            _ => self.config.bitrix24.oauth_server.scheme(),
+            _ => self.0.app.config.bitrix24.oauth_server.scheme(),
         }
     }
 
     /// `https://acme.bitrix24.ru`, of a configured portal: where its frames come from.
     pub fn origin(&self, domain: &str) -> Option<String> {
-        let portal = self.config.portal(domain)?;
+        let portal = self.0.app.config.portal(domain)?;
         Some(format!("{}://{}", self.scheme(portal).as_str(), portal.name))
     }
 
     /// The address that the configuration alone gives a portal.
     fn presumed_endpoint(&self, portal: &Portal) -> Result<Endpoint, Problem> {
         let address = format!("{}://{}/rest/", self.scheme(portal).as_str(), portal.name);
-        portal.endpoint(&address, self.config.bitrix24.allow_http).map_err(|_| Problem::AddressRefused)
+        portal.endpoint(&address, self.0.app.config.bitrix24.allow_http).map_err(|_| Problem::AddressRefused)
     }
 
     /// Asks the portal whose token it is that a stranger shows.
@@ -101,18 +97,18 @@ impl Installer<'_> {
         if access_token.is_empty() {
             return Err(Problem::TokenRefused);
         }
-        Limits::new(&self.store, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
+        Limits::new(&self.0.app.store, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
         self.person(portal, &self.presumed_endpoint(portal)?, access_token)
     }
 
     /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
     fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
-        let http = Http::for_portals(self.config).map_err(unreachable)?;
-        let limits = Limits::new(&self.store, portal);
-        let wait_until = self.deadline.at_most(self.config.limits.max_wait);
+        let http = self.0.app.http.portals().map_err(unreachable)?;
+        let limits = Limits::new(&self.0.app.store, portal);
+        let wait_until = self.0.end.at_most(self.0.app.config.limits.max_wait);
         limits.count();
         let (reply, verdict) = loop {
-            let reply = call_with(&http, endpoint, access_token, "profile", self.deadline).map_err(unreachable)?;
+            let reply = call_with(http, endpoint, access_token, "profile", self.0.end).map_err(unreachable)?;
             match judge(reply.status, &reply.body).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
                     std::thread::sleep(limits.gap().min(wait_until.remaining()));
@@ -142,7 +138,7 @@ impl Installer<'_> {
 
     /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.
     fn confirmed(&self, portal: &Portal, application: &Application, grant: &Grant) -> Result<Issued, Problem> {
-        let lock = self.lock(portal, self.deadline.at_most(self.config.limits.max_wait))?;
+        let lock = self.lock(portal, self.0.end.at_most(self.0.app.config.limits.max_wait))?;
         let now = unix_now();
         let mut notes = lock.notes();
         notes.attempts.retain(|at| (0..60).contains(&(now - at)));
@@ -158,18 +154,19 @@ impl Installer<'_> {
         notes.attempts.push(now);
         lock.set_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
-        oauth::request(self.config, application, grant, self.deadline).map_err(|refusal| match refusal {
-            Refusal::InvalidGrant { .. } => match grant {
-                Grant::AuthorizationCode(_) => Problem::CodeSpent,
-                Grant::RefreshToken(_) => Problem::TokenRefused,
-            },
-            Refusal::Configuration { why } => Problem::Configuration(why),
-            refusal => Problem::Oauth { why: refusal.text(self.config.bitrix24.oauth_server.host()) },
-        })
+        oauth::request(&self.0.app.http, &self.0.app.config.bitrix24.oauth_server, application, grant, self.0.end)
+            .map_err(|refusal| match refusal {
+                Refusal::InvalidGrant { .. } => match grant {
+                    Grant::AuthorizationCode(_) => Problem::CodeSpent,
+                    Grant::RefreshToken(_) => Problem::TokenRefused,
+                },
+                Refusal::Configuration { why } => Problem::Configuration(why),
+                refusal => Problem::Oauth { why: refusal.text(self.0.app.config.bitrix24.oauth_server.host()) },
+            })
     }
 
     fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Lock, Problem> {
-        self.store.lock(&portal.name, deadline).map_err(Problem::Storage)?.ok_or(Problem::Busy)
+        self.0.app.store.lock(&portal.name, deadline).map_err(Problem::Storage)?.ok_or(Problem::Busy)
     }
 
     /// Stores a pair that the OAuth server gave, once it is the configured portal's and an administrator's.
@@ -180,7 +177,7 @@ impl Installer<'_> {
         issued: Issued,
         application_token: Secret,
     ) -> Result<Installed, Problem> {
-        let allow_http = self.config.bitrix24.allow_http;
+        let allow_http = self.0.app.config.bitrix24.allow_http;
         let endpoint = portal.endpoint(&issued.client_endpoint, allow_http).map_err(|refused| match refused {
             Refused::OtherPortal(name) => {
                 Problem::OtherPortal { wanted: portal.name.to_string(), got: name.to_string() }
@@ -189,7 +186,7 @@ impl Installer<'_> {
         })?;
         let user = self.person(portal, &endpoint, &issued.access_token)?.if_administrator()?;
         // A pair in hand is worth waiting for another's refresh as long as the request may take.
-        let lock = self.lock(portal, self.deadline)?;
+        let lock = self.lock(portal, self.0.end)?;
         let old = match lock.read().map_err(Problem::Storage)? {
             Installation::Broken(why) => return Err(Problem::Storage(why)),
             Installation::NotInstalled => None,
@@ -217,7 +214,7 @@ impl Installer<'_> {
         };
         lock.reserve().and_then(|reserved| reserved.commit(&tokens)).map_err(Problem::Storage)?;
         let installed = self.describe(portal, &tokens, user);
-        self.log.line(
+        self.0.log.line(
             if installed.missing.is_empty() { Level::Info } else { Level::Warn },
             "installed",
             &[
@@ -233,13 +230,14 @@ impl Installer<'_> {
     fn describe(&self, portal: &Portal, tokens: &Tokens, user: Person) -> Installed {
         let rights: Vec<String> =
             tokens.scope.split(',').map(|s| s.trim().to_ascii_lowercase()).filter(|s| !s.is_empty()).collect();
-        let missing = self.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
+        let missing =
+            self.0.app.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
         Installed { portal: portal.name.to_string(), user, rights, missing }
     }
 
     /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.
     fn stored_tokens_work(&self, portal: &Portal) -> Result<bool, Problem> {
-        let mut session = Session::new(self.config, self.log, self.deadline, None);
+        let mut session = Session::new(self.0, None);
         match session.profile(portal) {
             Ok((_, None)) => Ok(true),
             // 403: the one who installed may not use the application any more, has left for example.
@@ -252,9 +250,8 @@ impl Installer<'_> {
 
     /// Whether a refresh of the stored tokens, asked for now, answers `invalid_grant`.
     fn refresh_is_refused(&self, portal: &Portal, tokens: &Tokens) -> Result<bool, Problem> {
-        let context = refresh::Context { config: self.config, store: &self.store, log: self.log };
-        let deadline = self.deadline.at_most(self.config.limits.max_wait);
-        match refresh::refreshed(&context, portal, tokens, Why::Expired, deadline) {
+        let deadline = self.0.end.at_most(self.0.app.config.limits.max_wait);
+        match refresh::refreshed(self.0, portal, tokens, Why::Expired, deadline) {
             Ok(_) => Ok(false),
             Err(Error::ReinstallRequired { .. }) => Ok(true),
             Err(error) => Err(error.into()),
@@ -263,13 +260,8 @@ impl Installer<'_> {
 }
 
 fn unreachable(failure: Failure) -> Problem {
-    Problem::Portal {
-        why: match failure {
-            Failure::NotSent { why, .. } | Failure::Lost { why } => why,
-            Failure::Timeout(Executed::No) => "it did not accept a connection in time".into(),
-            Failure::Timeout(Executed::Unknown) => "it did not answer in time".into(),
-            Failure::TooLarge => "its answer is too long".into(),
-            Failure::Configuration(why) => return Problem::Configuration(why),
-        },
+    match failure {
+        Failure::Configuration(why) => Problem::Configuration(why),
+        failure => Problem::Portal { why: format!("it {}", failure.text()) },
     }
 }

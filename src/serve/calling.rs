@@ -1,6 +1,7 @@
 //! What a client asks for, once it is admitted: one call, many, a whole list, or a call to a webhook address.
 
 use super::{find_portal, Serving, Trace};
+use crate::app::App;
 use crate::call::bulk::calls::One;
 use crate::call::bulk::list::Cursor;
 use crate::call::bulk::{self, Steps};
@@ -13,7 +14,6 @@ use crate::serve::envelope::{Asked, Envelope, OneCall};
 use crate::serve::guard;
 use crate::serve::route::WebhookPath;
 use crate::serve::webhook::{self, Sent};
-use crate::store::Store;
 use crate::upstream::http::Reply;
 use crate::values::answer::{Answer, JSON};
 use crate::values::error::{Error, Executed, Result, Upstream};
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 /// Who calls whom.
 struct Destination<'a> {
-    config: &'a Config,
+    app: &'a App,
     client: &'a Client,
     portal: &'a Portal,
 }
@@ -46,12 +46,12 @@ enum Outcome {
 
 impl Serving<'_> {
     /// The request of an admitted client, answered in the envelope.
-    pub(super) fn relayed(&self, config: &Config, client: &Client, bytes: &[u8], trace: &mut Trace) -> Result<Answer> {
+    pub(super) fn relayed(&self, app: &App, client: &Client, bytes: &[u8], trace: &mut Trace) -> Result<Answer> {
         let envelope = Envelope::parse(bytes)?;
-        let portal = find_portal(config, envelope.domain.as_deref())?;
+        let portal = find_portal(&app.config, envelope.domain.as_deref())?;
         trace.portal = Some(portal.name.to_string());
         client.check_portal(&portal.name)?;
-        let to = Destination { config, client, portal };
+        let to = Destination { app, client, portal };
         match envelope.asked {
             Asked::One(call) => self.one_call(&to, call, trace),
             Asked::Many { calls, halt, raw } => self.many_calls(&to, &calls, halt, raw, trace),
@@ -73,7 +73,7 @@ impl Serving<'_> {
             headers: vec![("Accept", "application/json")],
         };
         let wanted = Wanted {
-            max_wait: to.config.limits.max_wait,
+            max_wait: to.app.config.limits.max_wait,
             identity: &[
                 b"envelope",
                 &[asked.version as u8],
@@ -99,17 +99,16 @@ impl Serving<'_> {
         for call in calls {
             to.client.check_method(&call.method)?;
         }
-        let store = Store::new(&to.config.token_folder);
-        let keys = Keys::of(&store, &to.client.name);
+        let keys = Keys::of(&to.app.store, &to.client.name);
         let mut journal = match self.idempotency_key()? {
             None => None,
             Some(key) => {
                 let identity = fingerprint(&[b"calls", &[u8::from(halt)], raw.as_bytes()]);
-                let deadline = self.deadline(to.config).at_most(to.config.limits.max_wait);
+                let deadline = self.deadline(&to.app.config).at_most(to.app.config.limits.max_wait);
                 Some(keys.claim_many(&to.portal.name, key, identity, calls.len(), deadline)?)
             }
         };
-        let mut session = self.session(to, to.config.bitrix24.timeout);
+        let mut session = self.session(to, to.app.config.bitrix24.timeout);
         let mut steps = Steps::new(&mut session, to.portal);
         let outcome = bulk::calls::execute(&mut steps, calls, halt, &mut journal, self.log);
         trace.repeated = session.repeated;
@@ -133,7 +132,7 @@ impl Serving<'_> {
         if self.idempotency_key()?.is_some() {
             return Err(Error::InvalidRequest("an Idempotency-Key has no meaning where \"all\" only reads".into()));
         }
-        let mut session = self.session(to, to.config.bitrix24.timeout);
+        let mut session = self.session(to, to.app.config.bitrix24.timeout);
         let mut steps = Steps::new(&mut session, to.portal);
         let outcome = bulk::list::read(&mut steps, method, raw_params, cursor);
         trace.repeated = session.repeated;
@@ -145,17 +144,12 @@ impl Serving<'_> {
     }
 
     fn session<'s>(&'s self, to: &Destination<'s>, max_wait: Duration) -> Session<'s> {
-        Session::new(to.config, self.log, self.deadline(to.config), Some(max_wait))
+        Session::new(self.job(to.app), Some(max_wait))
     }
 
     /// A call to a webhook address, answered as Bitrix24 answers it.
-    pub(super) fn webhook(
-        &self,
-        config: &Config,
-        path: &WebhookPath,
-        body: &mut Body,
-        trace: &mut Trace,
-    ) -> Result<Answer> {
+    pub(super) fn webhook(&self, app: &App, path: &WebhookPath, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+        let config = &app.config;
         let credentials = Credentials::Token(path.token.clone().into_bytes());
         let client = self.admitted(config, &credentials, self.credentials().is_some(), trace)?;
         let bytes = self.read(config, body, config.limits.max_body)?;
@@ -192,7 +186,7 @@ impl Serving<'_> {
             payload: outgoing.payload,
             headers: Vec::new(),
         };
-        Ok(match self.call(&Destination { config, client, portal }, call, wanted, trace)? {
+        Ok(match self.call(&Destination { app, client, portal }, call, wanted, trace)? {
             Outcome::Answered(reply, _) => webhook::pass_through(reply),
             Outcome::Replayed(kept) => {
                 let Kept { status, content_type, body } = kept;
@@ -203,10 +197,9 @@ impl Serving<'_> {
 
     /// Executes a call, once for each idempotency key.
     fn call<'r>(&'r self, to: &Destination<'r>, call: Call<'r>, wanted: Wanted, trace: &mut Trace) -> Result<Outcome> {
-        let store = Store::new(&to.config.token_folder);
-        let keys = Keys::of(&store, &to.client.name);
+        let keys = Keys::of(&to.app.store, &to.client.name);
         // All waiting together: for the key, for a refresh and for the limit.
-        let wait_until = self.deadline(to.config).at_most(wanted.max_wait);
+        let wait_until = self.deadline(&to.app.config).at_most(wanted.max_wait);
         let key = self.idempotency_key()?;
         // REST 2 ignores the header; only REST 3.0 knows it.
         let sent_key = key.filter(|_| call.version == Version::V3).map(|key| key_for_bitrix24(to, key));
@@ -247,7 +240,7 @@ impl Serving<'_> {
 
 /// Bitrix24 sees one user behind all clients, and would take equal keys of theirs for one.
 fn key_for_bitrix24<'k>(to: &Destination, key: &'k str) -> Cow<'k, str> {
-    match to.config.clients.as_slice() {
+    match to.app.config.clients.as_slice() {
         [_] => key.into(),
         _ => fingerprint(&[to.client.name.as_bytes(), key.as_bytes()]).into(),
     }

@@ -1,40 +1,36 @@
 //! What a portal's administrator meets, and Bitrix24's server: installation and events.
 
 use super::Serving;
+use crate::app::App;
 use crate::config::Config;
 use crate::install::browser::Query;
 use crate::install::{self, Installer, Problem};
 use crate::serve::page::{Language, Page, Place};
-use crate::store::Store;
 use crate::system::log::Level;
 use crate::values::answer::Answer;
 use crate::values::error::Result;
 use crate::values::form::Form;
 
 impl Serving<'_> {
-    fn installer<'c>(&'c self, config: &'c Config) -> Installer<'c> {
-        Installer { config, log: self.log, store: Store::new(&config.token_folder), deadline: self.deadline(config) }
-    }
-
-    pub(super) fn install(&self, config: &Config, query: &Query) -> Answer {
+    pub(super) fn install(&self, app: &App, query: &Query) -> Answer {
         let language = Language::of(self.variables, query.lang.as_deref());
-        match self.installer(config).begin(query) {
+        match Installer(self.job(app)).begin(query) {
             Ok(redirect) => redirect,
             Err(Problem::NoPortalNamed) if query.portal.is_none() => {
-                let action = config.bitrix24.redirect_uri.as_ref().map(|uri| format!("{uri}/install"));
+                let action = app.config.bitrix24.redirect_uri.as_ref().map(|uri| format!("{uri}/install"));
                 Page::start(language, action.unwrap_or_default()).answer(200, &Place::Tab)
             }
-            Err(problem) => self.problem_page(config, language, &problem, &Place::Tab),
+            Err(problem) => self.problem_page(&app.config, language, &problem, &Place::Tab),
         }
     }
 
-    pub(super) fn callback(&self, config: &Config, query: &Query) -> Answer {
+    pub(super) fn callback(&self, app: &App, query: &Query) -> Answer {
         let language = Language::of(self.variables, query.lang.as_deref());
-        match self.installer(config).finish(query, self.variables.text("HTTP_COOKIE")) {
-            Ok(installed) => Page::installed(language, &installed, config)
+        match Installer(self.job(app)).finish(query, self.variables.text("HTTP_COOKIE")) {
+            Ok(installed) => Page::installed(language, &installed, &app.config)
                 .answer(200, &Place::Tab)
-                .with("Set-Cookie", install::browser::forget_cookie(config)),
-            Err(problem) => self.problem_page(config, language, &problem, &Place::Tab),
+                .with("Set-Cookie", install::browser::forget_cookie(&app.config)),
+            Err(problem) => self.problem_page(&app.config, language, &problem, &Place::Tab),
         }
     }
 
@@ -58,10 +54,10 @@ impl Serving<'_> {
     }
 
     /// What Bitrix24's server posts. Events other than installation and removal are none of ours.
-    pub(super) fn event(&self, config: &Config, form: &Form) -> Result<Answer> {
+    pub(super) fn event(&self, app: &App, form: &Form) -> Result<Answer> {
         let event: String =
             form.text("event").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
-        let installer = self.installer(config);
+        let installer = Installer(self.job(app));
         let outcome = match event.to_ascii_uppercase().as_str() {
             "ONAPPINSTALL" => installer.installed_by_event(form).map(|_| ()),
             "ONAPPUNINSTALL" => installer.removed_by_event(form),
@@ -77,16 +73,16 @@ impl Serving<'_> {
     }
 
     /// The application opened in a frame of Bitrix24.
-    pub(super) fn opened(&self, config: &Config, form: &Form) -> Answer {
+    pub(super) fn opened(&self, app: &App, form: &Form) -> Answer {
         let query = Form::parse(self.variables.bytes("QUERY_STRING"));
         let lang = Some(query.text("LANG")).filter(|lang| !lang.is_empty());
         let language = Language::of(self.variables, lang);
-        let installer = self.installer(config);
+        let installer = Installer(self.job(app));
         let domain = query.text("DOMAIN");
         let place = installer.origin(domain).map_or(Place::Tab, Place::Frame);
         match installer.opened(domain, form) {
-            Ok(opened) => Page::opened(language, &opened, config).answer(200, &place),
-            Err(problem) => self.problem_page(config, language, &problem, &place),
+            Ok(opened) => Page::opened(language, &opened, &app.config).answer(200, &place),
+            Err(problem) => self.problem_page(&app.config, language, &problem, &place),
         }
     }
 }

@@ -13,15 +13,15 @@ pub mod route;
 pub mod status;
 pub mod webhook;
 
+use crate::app::{App, Job};
 use crate::config::{Config, Portal};
 use crate::install::browser::Query;
 use crate::install::Problem;
 use crate::serve::page::{Language, Page, Place};
 use crate::serve::route::Route;
-use crate::store::Store;
 use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};
-use crate::upstream::http::{Failure, Http};
+use crate::upstream::http::Failure;
 use crate::values::answer::Answer;
 use crate::values::error::{Error, Result};
 use crate::values::form::Form;
@@ -33,14 +33,14 @@ use std::time::Instant;
 /// Most that is read from somebody without credentials.
 pub const MAX_STRANGER_BODY: u64 = 64 << 10;
 
-/// The answer to a request. `loaded`: the configuration, or why it cannot be used.
-pub fn answer(loaded: std::result::Result<&Config, &String>, request: &mut Request, log: &Log) -> Answer {
+/// The answer to a request. `loaded`: the program with its configuration, or why that cannot be used.
+pub fn answer(loaded: std::result::Result<&App, &String>, request: &mut Request, log: &Log) -> Answer {
     let Request { variables, body, started } = request;
     let answer = Serving { variables, log, started: *started }.answer(loaded, body);
     // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
     // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
     // the answer on one socket, which is reset when it is closed with something unread.
-    body.drain(loaded.map_or(16 << 20, |config| config.limits.max_body).saturating_mul(4));
+    body.drain(loaded.map_or(16 << 20, |app| app.config.limits.max_body).saturating_mul(4));
     answer
 }
 
@@ -63,11 +63,11 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    fn answer(&self, loaded: std::result::Result<&Config, &String>, body: &mut Body) -> Answer {
+    fn answer(&self, loaded: std::result::Result<&App, &String>, body: &mut Body) -> Answer {
         let route = self.route();
         let mut trace = Trace::default();
         let outcome = match loaded {
-            Ok(config) => self.routed(config, &route, body, &mut trace),
+            Ok(app) => self.routed(app, &route, body, &mut trace),
             Err(why) if route == Route::Health => {
                 self.log.error(why);
                 Ok(unhealthy("configuration_error"))
@@ -81,7 +81,7 @@ impl Serving<'_> {
             _ => Answer::failure(&error, &self.log.request_id),
         });
         match loaded {
-            Ok(config) => cors::decorate(answer, config, self.variables.text("HTTP_ORIGIN")),
+            Ok(app) => cors::decorate(answer, &app.config, self.variables.text("HTTP_ORIGIN")),
             Err(_) => answer,
         }
     }
@@ -106,8 +106,8 @@ impl Serving<'_> {
         Page::problem(language, &problem).answer(problem.status(), &Place::Tab)
     }
 
-    fn routed(&self, config: &Config, route: &Route, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
-        let method = self.variables.method();
+    fn routed(&self, app: &App, route: &Route, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+        let (method, config) = (self.variables.method(), &app.config);
         if *route == Route::Unknown {
             return Err(Error::NotFound);
         }
@@ -118,23 +118,23 @@ impl Serving<'_> {
             return Err(Error::MethodNotSupported { allow: route.allow() });
         }
         match route {
-            Route::Health => Ok(self.health(config)),
-            Route::Install => Ok(self.install(config, &Query::of(self.variables))),
-            Route::Callback => Ok(self.callback(config, &Query::of(self.variables))),
-            Route::Status => self.status(config, trace),
+            Route::Health => Ok(self.health(app)),
+            Route::Install => Ok(self.install(app, &Query::of(self.variables))),
+            Route::Callback => Ok(self.callback(app, &Query::of(self.variables))),
+            Route::Status => self.status(app, trace),
             Route::Root if method == "GET" => Err(Error::MethodNotSupported { allow: route.allow() }),
-            Route::Root => self.posted(config, body, trace),
-            Route::Webhook(path) => self.webhook(config, path, body, trace),
+            Route::Root => self.posted(app, body, trace),
+            Route::Webhook(path) => self.webhook(app, path, body, trace),
             Route::Unknown => Err(Error::NotFound),
         }
     }
 
-    fn health(&self, config: &Config) -> Answer {
-        if let Err(Failure::Configuration(why)) = Http::for_portals(config) {
+    fn health(&self, app: &App) -> Answer {
+        if let Err(Failure::Configuration(why)) = app.http.portals() {
             self.log.error(&why);
             return unhealthy("configuration_error");
         }
-        match Store::new(&config.token_folder).check() {
+        match app.store.check() {
             Ok(()) => Answer::json(200, r#"{"status":"ok"}"#),
             Err(why) => {
                 self.log.error(&why);
@@ -144,26 +144,31 @@ impl Serving<'_> {
     }
 
     /// `GET /status`, for a client; a page where the caller prefers one.
-    fn status(&self, config: &Config, trace: &mut Trace) -> Result<Answer> {
+    fn status(&self, app: &App, trace: &mut Trace) -> Result<Answer> {
         let credentials = self.credentials().ok_or(Error::Unauthorized)?;
-        let client = self.admitted(config, &credentials, true, trace)?;
+        let client = self.admitted(&app.config, &credentials, true, trace)?;
         let wants_page = self.variables.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
         let language = wants_page.then(|| Language::of(self.variables, Query::of(self.variables).lang.as_deref()));
-        Ok(status::answer(config, client, language))
+        Ok(status::answer(app, client, language))
     }
 
     fn deadline(&self, config: &Config) -> Deadline {
         Deadline::from(self.started, config.bitrix24.timeout)
     }
 
+    fn job<'j>(&'j self, app: &'j App) -> Job<'j> {
+        app.job(self.log, self.deadline(&app.config))
+    }
+
     /// `POST /`: a client's call, or a form from Bitrix24.
-    fn posted(&self, config: &Config, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+    fn posted(&self, app: &App, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+        let config = &app.config;
         let Some(credentials) = self.credentials() else {
-            return self.form_of_a_stranger(config, body);
+            return self.form_of_a_stranger(app, body);
         };
         let client = self.admitted(config, &credentials, true, trace)?;
         let bytes = self.read(config, body, config.limits.max_body)?;
-        self.relayed(config, client, &bytes, trace)
+        self.relayed(app, client, &bytes, trace)
     }
 
     fn read(&self, config: &Config, body: &mut Body, limit: u64) -> Result<Vec<u8>> {
@@ -202,17 +207,17 @@ impl Serving<'_> {
     }
 
     /// Without credentials only a short form is read: Bitrix24's events and the application opened in it.
-    fn form_of_a_stranger(&self, config: &Config, body: &mut Body) -> Result<Answer> {
+    fn form_of_a_stranger(&self, app: &App, body: &mut Body) -> Result<Answer> {
         let content_type = self.variables.text("CONTENT_TYPE").unwrap_or("");
         let media_type = content_type.split(';').next().unwrap_or("").trim();
         if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Err(Error::Unauthorized);
         }
-        let form = Form::parse(&self.read(config, body, MAX_STRANGER_BODY)?);
+        let form = Form::parse(&self.read(&app.config, body, MAX_STRANGER_BODY)?);
         if form.has("event") {
-            self.event(config, &form)
+            self.event(app, &form)
         } else if form.has("AUTH_ID") {
-            Ok(self.opened(config, &form))
+            Ok(self.opened(app, &form))
         } else {
             Err(Error::Unauthorized)
         }

@@ -1,9 +1,10 @@
 //! `GET /status`: each portal's installation, for a client and for whoever looks after it.
 
-use crate::config::{Config, Portal, Way};
+use crate::app::App;
+use crate::config::{Portal, Way};
 use crate::serve::access::Client;
 use crate::serve::page::{Language, Page, Place};
-use crate::store::{Installation, Store};
+use crate::store::Installation;
 use crate::system::clock::unix_now;
 use crate::values::answer::Answer;
 use serde::Serialize;
@@ -59,9 +60,9 @@ struct Limits {
 }
 
 /// The portals that this client may use, as JSON or, for a browser, as a page.
-pub fn answer(config: &Config, client: &Client, page: Option<Language>) -> Answer {
-    let portals: Vec<PortalStatus> =
-        config.portals.iter().filter(|portal| client.may_use(&portal.name)).map(|portal| of(config, portal)).collect();
+pub fn answer(app: &App, client: &Client, page: Option<Language>) -> Answer {
+    let usable = app.config.portals.iter().filter(|portal| client.may_use(&portal.name));
+    let portals: Vec<PortalStatus> = usable.map(|portal| of(app, portal)).collect();
     match page {
         None => as_json(&portals),
         Some(language) => {
@@ -86,8 +87,8 @@ impl PortalStatus {
     }
 }
 
-pub fn of(config: &Config, portal: &Portal) -> PortalStatus {
-    let store = Store::new(&config.token_folder);
+pub fn of(app: &App, portal: &Portal) -> PortalStatus {
+    let App { config, store, .. } = app;
     let mut status = PortalStatus {
         portal: portal.name.to_string(),
         state: State::Webhook,

@@ -1,11 +1,12 @@
-//! The log: one JSON object a line, to the configured file or else to standard error, which is the
-//! web server's error log. Callers pass only values that may be seen; secrets are [`crate::values::secret::Secret`]s,
-//! which cannot be serialized into a line by accident because fields are plain strings and numbers.
+//! The log: one JSON object a line, to the configured file or else to the error stream of whoever serves, which is the web
+//! server's error log. Callers pass only values that may be seen; secrets are `Secret`s, which cannot be serialized into a
+//! line by accident because fields are plain strings and numbers.
 
 use serde_json::{Map, Value};
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
@@ -28,38 +29,50 @@ impl Level {
     }
 }
 
-/// Where lines go and which are written. Before the configuration is read: standard error, from `info` up.
-pub struct Log {
-    pub request_id: String,
-    target: Mutex<Target>,
-}
-
-struct Target {
+/// Where lines go and which are written, for all requests.
+pub struct Sink {
     level: Level,
-    file: Option<std::fs::File>,
+    file: Option<File>,
+    /// Why the configured file is not used.
+    unopened: Option<String>,
 }
 
-impl Log {
-    pub fn new(request_id: String) -> Self {
-        Log { request_id, target: Mutex::new(Target { level: Level::Info, file: None }) }
-    }
-
-    /// Follows the configuration. A log file that cannot be opened is named on standard error, which then
-    /// goes on serving.
-    pub fn configure(&self, level: Level, path: Option<&Path>) {
-        let (file, failed) = match path.map(|path| (path, open(path))) {
+impl Sink {
+    /// A file that cannot be opened is named by the log of each request, which then goes to the error stream.
+    pub fn new(level: Level, path: Option<&Path>) -> Sink {
+        let (file, unopened) = match path.map(|path| (path, open(path))) {
             Some((_, Ok(file))) => (Some(file), None),
             Some((path, Err(error))) => {
                 (None, Some(format!("the log file {} cannot be opened: {error}", path.display())))
             }
             None => (None, None),
         };
-        if let Ok(mut target) = self.target.lock() {
-            *target = Target { level, file };
+        Sink { level, file, unopened }
+    }
+
+    /// Before there is a configuration: the error stream, from `info` up.
+    pub fn unconfigured() -> Sink {
+        Sink::new(Level::Info, None)
+    }
+}
+
+/// Takes the lines that no file takes.
+pub type ErrorStream = Box<dyn Fn(&[u8]) + Send + Sync>;
+
+/// The log of one request.
+pub struct Log {
+    pub request_id: String,
+    sink: Arc<Sink>,
+    errors: ErrorStream,
+}
+
+impl Log {
+    pub fn new(sink: Arc<Sink>, request_id: String, errors: ErrorStream) -> Log {
+        let log = Log { request_id, sink, errors };
+        if let Some(why) = &log.sink.unopened {
+            log.warn(why);
         }
-        if let Some(why) = failed {
-            self.warn(&why);
-        }
+        log
     }
 
     pub fn error(&self, message: &str) {
@@ -71,8 +84,7 @@ impl Log {
     }
 
     pub fn line(&self, level: Level, message: &str, fields: &[(&str, Value)]) {
-        let Ok(mut target) = self.target.lock() else { return };
-        if level > target.level {
+        if level > self.sink.level {
             return;
         }
         let mut line = Map::new();
@@ -85,16 +97,16 @@ impl Log {
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
-        // One write a line keeps lines of several processes apart. What the file does not take, of a full disk the reason
-        // itself, goes to standard error; a log that cannot be written stops nobody.
-        let written = target.file.as_mut().is_some_and(|file| file.write_all(text.as_bytes()).is_ok());
+        // One write a line keeps lines of several processes and threads apart. What the file does not take, of a full disk
+        // the reason itself, goes to the error stream; a log that cannot be written stops nobody.
+        let written = self.sink.file.as_ref().is_some_and(|mut file| file.write_all(text.as_bytes()).is_ok());
         if !written {
-            let _ = std::io::stderr().write_all(text.as_bytes());
+            (self.errors)(text.as_bytes());
         }
     }
 }
 
-fn open(path: &Path) -> std::io::Result<std::fs::File> {
+fn open(path: &Path) -> std::io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]

@@ -1,16 +1,16 @@
 //! HTTP to the portals and the OAuth server: `ureq` with rustls and built-in roots, no proxies from the environment, no
 //! redirects followed, one deadline for everything, and the knowledge whether anything was sent.
 
-use crate::config::Config;
+use crate::config::Bitrix24;
 use crate::system::clock::Deadline;
 use crate::values::error::Executed;
 use rustls::client::Resumption;
 use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::cell::Cell;
 use std::io::{Read, Write};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
@@ -24,10 +24,69 @@ const HEAD: usize = 1 << 10;
 
 const USER_AGENT: &str = concat!("b24proxy/", env!("CARGO_PKG_VERSION"));
 
-/// One client for one kind of host. Made when it is needed: building the roots costs time.
+thread_local! {
+    /// Whether anything of this thread's current request was sent: a request is made by one thread from its beginning to
+    /// its end, whatever connection it finds.
+    static SENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The clients for all requests. Each is made when it is first needed: building the roots costs time.
 pub struct Http {
+    connect_timeout: Duration,
+    ca_file: Option<PathBuf>,
+    /// Whether the OAuth server is one of Bitrix24's own, for which `ca_file` does not count.
+    oauth_is_bitrix24s: bool,
+    with_ca_file: OnceLock<Result<Client, Failure>>,
+    without: OnceLock<Result<Client, Failure>>,
+}
+
+impl Http {
+    pub fn new(bitrix24: &Bitrix24) -> Http {
+        Http {
+            ca_file: bitrix24.ca_file.clone(),
+            oauth_is_bitrix24s: bitrix24.oauth_server.is_bitrix24s(),
+            ..Http::without_configuration(bitrix24.connect_timeout)
+        }
+    }
+
+    /// With built-in roots alone.
+    pub fn without_configuration(connect_timeout: Duration) -> Http {
+        let (with_ca_file, without) = (OnceLock::new(), OnceLock::new());
+        Http { connect_timeout, ca_file: None, oauth_is_bitrix24s: true, with_ca_file, without }
+    }
+
+    /// For portals, and this program's own public address: built-in roots, and those of `ca_file`.
+    pub fn portals(&self) -> Result<&Client, Failure> {
+        match &self.ca_file {
+            None => self.bare(),
+            Some(path) => client(&self.with_ca_file, self.connect_timeout, Some(path)),
+        }
+    }
+
+    /// For the OAuth server: `ca_file` counts only where it is not one of Bitrix24's own.
+    pub fn oauth(&self) -> Result<&Client, Failure> {
+        match self.oauth_is_bitrix24s {
+            true => self.bare(),
+            false => self.portals(),
+        }
+    }
+
+    fn bare(&self) -> Result<&Client, Failure> {
+        client(&self.without, self.connect_timeout, None)
+    }
+}
+
+fn client<'c>(
+    made: &'c OnceLock<Result<Client, Failure>>,
+    connect_timeout: Duration,
+    ca_file: Option<&Path>,
+) -> Result<&'c Client, Failure> {
+    made.get_or_init(|| Client::new(ca_file, connect_timeout)).as_ref().map_err(Failure::clone)
+}
+
+/// For hosts whose certificates the same roots vouch for.
+pub struct Client {
     agent: ureq::Agent,
-    sent: Arc<AtomicBool>,
     connect_timeout: Duration,
 }
 
@@ -55,6 +114,20 @@ pub enum Failure {
     Configuration(String),
 }
 
+impl Failure {
+    /// What the other side did, as a predicate such as "did not answer in time"; of our own side the reason itself.
+    pub fn text(&self) -> String {
+        match self {
+            Failure::NotSent { why, .. } => format!("could not be reached: {why}"),
+            Failure::Timeout(Executed::No) => "could not be reached in time".into(),
+            Failure::Timeout(Executed::Unknown) => "did not answer in time".into(),
+            Failure::Lost { why } => format!("closed the connection: {why}"),
+            Failure::TooLarge => "sent an answer that is too long".into(),
+            Failure::Configuration(why) => why.clone(),
+        }
+    }
+}
+
 /// What stood in the way of a connection, for whoever tells a person what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
@@ -78,40 +151,10 @@ pub struct Post<'a> {
     pub max_response: u64,
 }
 
-impl Http {
-    /// For portals: built-in roots, and those of `ca_file`.
-    pub fn for_portals(config: &Config) -> Result<Http, Failure> {
-        Http::new(config.bitrix24.ca_file.as_deref(), config.bitrix24.connect_timeout)
-    }
-
-    /// For the OAuth server: `ca_file` counts only where it is not one of Bitrix24's own.
-    pub fn for_oauth(config: &Config) -> Result<Http, Failure> {
-        let bitrix24 = &config.bitrix24;
-        let ca_file = bitrix24.ca_file.as_deref().filter(|_| !bitrix24.oauth_server.is_bitrix24s());
-        Http::new(ca_file, bitrix24.connect_timeout)
-    }
-
-    /// For this program's own public address: as for portals, where there is a configuration.
-    pub fn for_own_address(config: Option<&Config>) -> Result<Http, Failure> {
-        config.map_or_else(|| Http::new(None, Duration::from_secs(10)), Http::for_portals)
-    }
-
-    fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Http, Failure> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        if let Some(path) = ca_file {
-            let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
-            let certificates = CertificateDer::pem_file_iter(path)
-                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-                .map_err(|error| unusable(format!("{error}; it must hold certificates in PEM form")))?;
-            if certificates.is_empty() {
-                return Err(unusable("there is no certificate in it".into()));
-            }
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-            }
-        }
-        let sent = Arc::new(AtomicBool::new(false));
-        let connector = ().chain(TcpConnector::default()).chain(Tls { roots: Arc::new(roots), sent: sent.clone() });
+impl Client {
+    fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Client, Failure> {
+        let tls = tls_config(roots(ca_file)?).map_err(|error| Failure::Configuration(format!("TLS: {error}")))?;
+        let connector = ().chain(TcpConnector::default()).chain(Tls { config: Arc::new(tls) });
         let config = ureq::Agent::config_builder()
             .proxy(None)
             .max_redirects(0)
@@ -122,11 +165,8 @@ impl Http {
             .max_idle_connections(0)
             .input_buffer_size(BUFFER)
             .build();
-        Ok(Http {
-            agent: ureq::Agent::with_parts(config, connector, DefaultResolver::default()),
-            sent,
-            connect_timeout,
-        })
+        let agent = ureq::Agent::with_parts(config, connector, DefaultResolver::default());
+        Ok(Client { agent, connect_timeout })
     }
 
     pub fn post(&self, post: &Post) -> Result<Reply, Failure> {
@@ -140,7 +180,7 @@ impl Http {
     }
 
     fn send(&self, post: &Post, length: Option<usize>) -> Result<Reply, Failure> {
-        self.sent.store(false, Ordering::SeqCst);
+        SENT.set(false);
         let mut reader = Parts { parts: post.parts, at: 0 };
         let mut request =
             self.agent.post(post.url).header("Content-Type", post.content_type).header("Connection", "close");
@@ -159,8 +199,8 @@ impl Http {
             .output_buffer_size(output_buffer(post, length))
             .build()
             .send(ureq::SendBody::from_reader(&mut reader))
-            .map_err(|error| self.failure(&error))?;
-        let reply = self.read(response, post.max_response + 1)?;
+            .map_err(|error| failure(&error))?;
+        let reply = read(response, post.max_response + 1)?;
         if reply.body.len() as u64 > post.max_response {
             return Err(Failure::TooLarge);
         }
@@ -175,7 +215,7 @@ impl Http {
         deadline: Deadline,
         max_response: u64,
     ) -> Result<Reply, Failure> {
-        self.sent.store(false, Ordering::SeqCst);
+        SENT.set(false);
         let mut request = self.agent.get(url).header("Connection", "close");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -188,67 +228,66 @@ impl Http {
             .timeout_connect(Some(connect))
             .build()
             .call()
-            .map_err(|error| self.failure(&error))?;
-        self.read(response, max_response)
+            .map_err(|error| failure(&error))?;
+        read(response, max_response)
     }
+}
 
-    /// The answer, at most so many bytes of it.
-    fn read(&self, mut response: ureq::http::Response<ureq::Body>, most: u64) -> Result<Reply, Failure> {
-        let mut body = Vec::new();
-        if let Some(length) = response.body().content_length() {
-            // Without growing at the end, which is seen by a read that finds nothing.
-            let _ = body.try_reserve_exact(usize::try_from(length.min(most)).unwrap_or(0) + 32);
-        }
-        response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| {
-            match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
-                Some(inner) => self.failure(inner),
-                None => Failure::Lost { why: error.kind().to_string() },
-            }
-        })?;
-        let content_type =
-            response.headers().get("Content-Type").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body })
+/// The answer, at most so many bytes of it.
+fn read(mut response: ureq::http::Response<ureq::Body>, most: u64) -> Result<Reply, Failure> {
+    let mut body = Vec::new();
+    if let Some(length) = response.body().content_length() {
+        // Without growing at the end, which is seen by a read that finds nothing.
+        let _ = body.try_reserve_exact(usize::try_from(length.min(most)).unwrap_or(0) + 32);
     }
-
-    /// The texts are made here: `ureq` may show the address, which can hold a webhook's code.
-    fn failure(&self, error: &ureq::Error) -> Failure {
-        let sent = self.sent.load(Ordering::SeqCst);
-        let not_sent = |why: String, obstacle| Failure::NotSent { why, obstacle };
-        let unknown_host = || not_sent("the host name is not known".into(), Obstacle::UnknownHost);
-        let why = match error {
-            ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
-            ureq::Error::Timeout(_) => return Failure::Timeout(Executed::No),
-            ureq::Error::HostNotFound => return unknown_host(),
-            ureq::Error::Rustls(error) if !sent => return explain_tls(error),
-            ureq::Error::Io(error) if !sent => {
-                if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                    return explain_tls(tls);
-                }
-                if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
-                    return self.failure(inner);
-                }
-                if error.to_string().contains("lookup address") {
-                    return unknown_host();
-                }
-                let obstacle = match error.kind() {
-                    std::io::ErrorKind::ConnectionRefused => Obstacle::Refused,
-                    _ => Obstacle::Other,
-                };
-                return not_sent(error.kind().to_string(), obstacle);
-            }
-            ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
-                Some(ureq::Error::Timeout(_)) => return Failure::Timeout(Executed::Unknown),
-                _ => error.kind().to_string(),
-            },
-            ureq::Error::ConnectionFailed => "no connection".into(),
-            ureq::Error::Rustls(error) => error.to_string(),
-            _ => "the answer is not HTTP".into(),
-        };
-        if sent {
-            Failure::Lost { why }
-        } else {
-            not_sent(why, Obstacle::Other)
+    response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+            Some(inner) => failure(inner),
+            None => Failure::Lost { why: error.kind().to_string() },
         }
+    })?;
+    let content_type = response.headers().get("Content-Type").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body })
+}
+
+/// The texts are made here: `ureq` may show the address, which can hold a webhook's code.
+fn failure(error: &ureq::Error) -> Failure {
+    let sent = SENT.get();
+    let not_sent = |why: String, obstacle| Failure::NotSent { why, obstacle };
+    let unknown_host = || not_sent("the host name is not known".into(), Obstacle::UnknownHost);
+    let why = match error {
+        ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
+        ureq::Error::Timeout(_) => return Failure::Timeout(Executed::No),
+        ureq::Error::HostNotFound => return unknown_host(),
+        ureq::Error::Rustls(error) if !sent => return explain_tls(error),
+        ureq::Error::Io(error) if !sent => {
+            if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                return explain_tls(tls);
+            }
+            if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+                return failure(inner);
+            }
+            if error.to_string().contains("lookup address") {
+                return unknown_host();
+            }
+            let obstacle = match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => Obstacle::Refused,
+                _ => Obstacle::Other,
+            };
+            return not_sent(error.kind().to_string(), obstacle);
+        }
+        ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
+            Some(ureq::Error::Timeout(_)) => return Failure::Timeout(Executed::Unknown),
+            _ => error.kind().to_string(),
+        },
+        ureq::Error::ConnectionFailed => "no connection".into(),
+        ureq::Error::Rustls(error) => error.to_string(),
+        _ => "the answer is not HTTP".into(),
+    };
+    if sent {
+        Failure::Lost { why }
+    } else {
+        not_sent(why, Obstacle::Other)
     }
 }
 
@@ -298,11 +337,40 @@ impl Read for Parts<'_> {
     }
 }
 
+/// The built-in roots, and those of `ca_file`.
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let Some(path) = ca_file else { return Ok(roots) };
+    let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+        .map_err(|error| unusable(format!("{error}; it must hold certificates in PEM form")))?;
+    if certificates.is_empty() {
+        return Err(unusable("there is no certificate in it".into()));
+    }
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn tls_config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    // AES-128 with SHA-256 first, as browsers have it: processors compute SHA-256, and SHA-384 only in many steps.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // A process for each call makes one connection: there is nothing to resume.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
 /// The last link of `ureq`'s chain: TLS where the address says https, and the note that something was sent. `ureq`'s own
 /// link takes either built-in roots or given ones; `ca_file` needs both.
 struct Tls {
-    roots: Arc<RootCertStore>,
-    sent: Arc<AtomicBool>,
+    config: Arc<ClientConfig>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -318,25 +386,15 @@ impl<In: Transport> Connector<In> for Tls {
         let Some(transport) = chained else { return Ok(None) };
         let transport =
             if details.needs_tls() { Either::B(self.handshake(details, transport)?) } else { Either::A(transport) };
-        Ok(Some(Noted { transport, sent: self.sent.clone() }))
+        Ok(Some(Noted { transport }))
     }
 }
 
 impl Tls {
     fn handshake(&self, details: &ConnectionDetails, transport: impl Transport) -> Result<TlsTransport, ureq::Error> {
-        let mut provider = rustls::crypto::ring::default_provider();
-        // AES-128 with SHA-256 first, as browsers have it: processors compute SHA-256, and SHA-384 only in many steps.
-        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()
-            .map_err(ureq::Error::Rustls)?
-            .with_root_certificates(self.roots.clone())
-            .with_no_client_auth();
-        // This process makes one connection: there is nothing to resume.
-        config.resumption = Resumption::disabled();
         let host = details.uri.host().unwrap_or_default().to_owned();
         let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("not a host name"))?;
-        let mut connection = ClientConnection::new(Arc::new(config), name).map_err(ureq::Error::Rustls)?;
+        let mut connection = ClientConnection::new(self.config.clone(), name).map_err(ureq::Error::Rustls)?;
         let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
         let mut socket = Gathered { socket: adapter, pending: Vec::new() };
         socket.socket.set_timeout(details.timeout);
@@ -423,7 +481,6 @@ impl Transport for TlsTransport {
 #[derive(Debug)]
 struct Noted<T> {
     transport: T,
-    sent: Arc<AtomicBool>,
 }
 
 impl<T: Transport> Transport for Noted<T> {
@@ -432,7 +489,7 @@ impl<T: Transport> Transport for Noted<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.sent.store(true, Ordering::SeqCst);
+        SENT.set(true);
         self.transport.transmit_output(amount, timeout)
     }
 
@@ -452,17 +509,18 @@ impl<T: Transport> Transport for Noted<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn ca_file_is_not_even_opened_for_bitrix24s_own_oauth_servers() {
-        let config = |oauth: &str| {
+        let http = |oauth: &str| {
             let text = format!("[bitrix24]\noauth_server = \"{oauth}\"\nca_file = \"no-such-file.pem\"\n");
-            Config::parse(&text, Path::new("/nowhere/proxy.toml")).unwrap()
+            Http::new(&Config::parse(&text, Path::new("/nowhere/proxy.toml")).unwrap().bitrix24)
         };
         for own in ["https://oauth.bitrix.info", "https://OAUTH.bitrix.info/", "https://oauth.bitrix24.tech"] {
-            assert!(Http::for_oauth(&config(own)).is_ok(), "{own}");
-            assert!(Http::for_portals(&config(own)).is_err(), "{own}");
+            assert!(http(own).oauth().is_ok(), "{own}");
+            assert!(http(own).portals().is_err(), "{own}");
         }
-        assert!(Http::for_oauth(&config("https://oauth.example.org")).is_err());
+        assert!(http("https://oauth.example.org").oauth().is_err());
     }
 }

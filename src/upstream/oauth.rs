@@ -1,10 +1,9 @@
 //! Bitrix24's OAuth server (RFC 6749): codes and refresh tokens against pairs of tokens, by POST, with the client
 //! secret in the body and nowhere else.
 
-use crate::config::{Application, Config};
+use crate::config::{Application, OauthServer};
 use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Failure, Http, Post};
-use crate::values::error::Executed;
 use crate::values::secret::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -82,12 +81,12 @@ impl Refusal {
 
 /// Asks for a pair. One request; the caller knows what it means if the answer is lost.
 pub fn request(
-    config: &Config,
+    http: &Http,
+    server: &OauthServer,
     application: &Application,
     grant: &Grant,
     deadline: Deadline,
 ) -> Result<Issued, Refusal> {
-    let http = Http::for_oauth(config).map_err(unavailable)?;
     let (grant_type, name, value) = match grant {
         Grant::AuthorizationCode(code) => ("authorization_code", "code", *code),
         Grant::RefreshToken(token) => ("refresh_token", "refresh_token", token.expose()),
@@ -100,8 +99,10 @@ pub fn request(
     ])
     .expect("pairs of texts serialize");
     let reply = http
+        .oauth()
+        .map_err(unavailable)?
         .post(&Post {
-            url: &config.bitrix24.oauth_server.token_url(),
+            url: &server.token_url(),
             content_type: "application/x-www-form-urlencoded",
             headers: &[("Accept", "application/json")],
             parts: &[form.as_bytes()],
@@ -114,15 +115,10 @@ pub fn request(
 }
 
 fn unavailable(failure: Failure) -> Refusal {
-    let why = match failure {
-        Failure::NotSent { why, .. } => format!("could not be reached: {why}"),
-        Failure::Timeout(Executed::No) => "could not be reached in time".into(),
-        Failure::Timeout(Executed::Unknown) => "did not answer in time".into(),
-        Failure::Lost { why } => format!("closed the connection: {why}"),
-        Failure::TooLarge => "sent an answer that is too long".into(),
-        Failure::Configuration(why) => return Refusal::Configuration { why },
-    };
-    Refusal::Unavailable { why }
+    match failure {
+        Failure::Configuration(why) => Refusal::Configuration { why },
+        failure => Refusal::Unavailable { why: failure.text() },
+    }
 }
 
 /// Reads the server's answer, received at `now`. Of a pair nothing but its two tokens is insisted on: the old one is spent.

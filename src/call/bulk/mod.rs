@@ -40,8 +40,8 @@ pub struct Steps<'s, 'a> {
 
 impl<'s, 'a> Steps<'s, 'a> {
     pub fn new(session: &'s mut Session<'a>, portal: &'s Portal) -> Self {
-        let limits = &session.config.limits;
-        let (max_response, timeout) = (limits.max_response, session.config.bitrix24.timeout);
+        let limits = &session.job.app.config.limits;
+        let (max_response, timeout) = (limits.max_response, session.job.app.config.bitrix24.timeout);
         let (last, longest, largest) = (Duration::ZERO, Duration::ZERO, 0);
         Steps { session, portal, max_response, timeout, last, longest, largest, said: Instant::now() }
     }
@@ -53,7 +53,7 @@ impl<'s, 'a> Steps<'s, 'a> {
 
     /// Whether another step can end in time.
     pub fn has_time(&self) -> bool {
-        self.session.deadline.remaining() > self.margin()
+        self.session.job.end.remaining() > self.margin()
     }
 
     /// Whether the answer of another step finds room beside `collected` bytes, judged by the largest so far.
@@ -83,7 +83,7 @@ impl<'s, 'a> Steps<'s, 'a> {
         };
         self.session.max_response = self.max_response.saturating_sub(collected as u64).max(1);
         // Sent with no time left, its answer would be lost.
-        self.session.max_wait = Some(self.session.deadline.remaining().saturating_sub(self.margin()));
+        self.session.max_wait = Some(self.session.job.end.remaining().saturating_sub(self.margin()));
         let (started, waited) = (Instant::now(), self.session.waited);
         let outcome = self.session.call(self.portal, &call, None);
         self.last = started.elapsed().saturating_sub(self.session.waited - waited);
@@ -110,7 +110,7 @@ impl<'s, 'a> Steps<'s, 'a> {
         }
         self.said = Instant::now();
         let fields = [("portal", self.portal.name.as_str().into()), ("done", done.into()), ("all", all.into())];
-        self.session.log.line(Level::Info, "progress", &fields);
+        self.session.job.log.line(Level::Info, "progress", &fields);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The token folder: owner and modes, space, file system and locks.
 
-use super::Line;
-use crate::config::Config;
-use crate::store::{Store, RESERVED};
+use super::line::Line;
+use crate::app::App;
+use crate::store::RESERVED;
 use crate::system::disk::{explain, open_or_create};
 use crate::system::user::{name_of, typed};
 use crate::values::secret::random_hex;
@@ -14,10 +14,10 @@ const CHECK: &str = "token folder";
 const LITTLE_SPACE: u64 = 16 << 20;
 const FEW_INODES: u64 = 200;
 
-pub fn check(config: &Config) -> Vec<Line> {
-    let folder = &config.token_folder;
+pub fn check(app: &App) -> Vec<Line> {
+    let folder = &app.config.token_folder;
     // As the first call does, it makes the folder.
-    if let Err(why) = Store::new(folder).check() {
+    if let Err(why) = app.store.check() {
         return vec![Line::reason(CHECK, &why)];
     }
     let mut lines = owner_and_modes(folder);
@@ -239,7 +239,7 @@ fn judge_file_system(magic: u32) -> Line {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{is_command, Status};
+    use super::super::line::{is_command, Status};
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod address;
 mod folder;
+mod line;
 mod network;
 mod privacy;
 mod program;
@@ -13,11 +14,12 @@ mod tokens;
 mod web;
 
 use super::arguments::{Arguments, Known, JSON};
-use super::terminal::{say, wrapped};
-use super::{surroundings, Command, Failure, Outcome};
+use super::command::{nothing, surroundings, Command, Failure, Outcome, Setup};
+use super::terminal::say;
 use crate::config::Config;
-use crate::store::Store;
-use serde::Serialize;
+use crate::upstream::http::Http;
+use line::{Line, Status};
+use std::time::Duration;
 
 const URL: Known = Known { name: "--url", value: Some("ADDRESS") };
 
@@ -47,74 +49,9 @@ goes on as the user whom proxy.toml and the token folder belong to.",
     words: (0, 0),
     options: &[URL, JSON],
     on_files: true,
+    reads: nothing,
     run,
 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ok,
-    /// Perhaps wrong, or wrong soon.
-    Warn,
-    Fail,
-}
-
-/// What commands begin with that can be typed as they stand.
-const COMMANDS: [&str; 4] = ["chmod ", "chown ", "mkdir ", "b24proxy "];
-
-fn is_command(cure: &str) -> bool {
-    COMMANDS.iter().any(|word| cure.starts_with(word)) && !cure.contains([',', ';'])
-}
-
-/// What one check found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Line {
-    check: String,
-    status: Status,
-    text: String,
-    /// What to do; empty where there is nothing, or where the text says it.
-    cure: String,
-}
-
-impl Line {
-    fn ok(check: impl Into<String>, text: impl Into<String>) -> Line {
-        Line { check: check.into(), status: Status::Ok, text: text.into(), cure: String::new() }
-    }
-
-    fn warn(check: impl Into<String>, text: impl Into<String>, cure: impl Into<String>) -> Line {
-        Line { check: check.into(), status: Status::Warn, text: text.into(), cure: cure.into() }
-    }
-
-    fn fail(check: impl Into<String>, text: impl Into<String>, cure: impl Into<String>) -> Line {
-        Line { check: check.into(), status: Status::Fail, text: text.into(), cure: cure.into() }
-    }
-
-    /// A failure in the words of the configuration or the store, which end in the command that mends it.
-    fn reason(check: impl Into<String>, why: &str) -> Line {
-        let command = COMMANDS.iter().filter_map(|word| why.rfind(&format!(": {word}"))).max();
-        match command {
-            Some(at) => Line::fail(check, &why[..at], &why[at + 2..]),
-            None => Line::fail(check, why, ""),
-        }
-    }
-
-    /// For a terminal of 80 columns. A command stays in one line, so that it can be copied.
-    fn written(&self) -> String {
-        let mark = match self.status {
-            Status::Ok => "ok",
-            Status::Warn => "warn",
-            Status::Fail => "FAIL",
-        };
-        let colon = if self.cure.is_empty() { "" } else { ":" };
-        let mut written = wrapped(&format!("{mark:<5} "), 6, &format!("{}: {}{colon}", self.check, self.text));
-        if is_command(&self.cure) {
-            written += &format!("      -> {}\n", self.cure);
-        } else if !self.cure.is_empty() {
-            written += &wrapped("      -> ", 9, &self.cure);
-        }
-        written
-    }
-}
 
 fn run(arguments: &Arguments) -> Outcome {
     let url = arguments.value(URL.name).map(address::Address::parse).transpose().map_err(Failure::Usage)?;
@@ -128,22 +65,28 @@ fn run(arguments: &Arguments) -> Outcome {
         all.extend(lines);
     };
     let surroundings = surroundings();
-    let loaded = Config::load(&surroundings);
-    let asked = url.as_ref().and_then(|url| web::ask(url, loaded.as_ref().ok()));
+    let loaded = Config::load(&surroundings).map(Setup::of);
+    let config = loaded.as_ref().map(Setup::config);
+    let without_configuration = Http::without_configuration(Duration::from_secs(10));
+    let http = loaded.as_ref().map_or(&without_configuration, |setup| &setup.app.http);
+    let asked = url.as_ref().and_then(|url| web::ask(url, http, config.ok()));
     let runs = asked.as_ref().is_some_and(web::Asked::runs);
     show(program::executable(surroundings.executable.as_deref(), runs));
-    show(program::shared_user(surroundings.executable.as_deref(), loaded.as_ref().ok()).into_iter().collect());
-    show(program::configuration(&surroundings, loaded.as_ref()));
-    if let Ok(config) = &loaded {
-        show(folder::check(config));
+    show(program::shared_user(surroundings.executable.as_deref(), config.ok()).into_iter().collect());
+    show(program::configuration(&surroundings, config));
+    if let Ok(setup) = &loaded {
+        show(folder::check(&setup.app));
         // One failure for the folder, not one more for each portal's file in it.
-        if Store::new(&config.token_folder).check().is_ok() {
-            show(tokens::check(config));
+        if setup.app.store.check().is_ok() {
+            show(tokens::check(&setup.app));
         }
-        show(network::check(config));
+        show(network::check(setup));
     }
     if let Some(asked) = asked {
-        show(web::check(asked));
+        show(web::check(&asked));
+        if asked.is_reached() {
+            show(privacy::check(&asked.site));
+        }
     }
     let count = |status| all.iter().filter(|line| line.status == status).count();
     let (failed, warned) = (count(Status::Fail), count(Status::Warn));
@@ -170,31 +113,4 @@ fn summary(failed: usize, warned: usize, with_url: bool) -> String {
         text += "\nThe web server was not asked: b24proxy check --url ADDRESS";
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_is_split_before_the_command_that_mends_it() {
-        let line = Line::reason("c", "proxy.toml: can be read by others, and it holds secrets: chmod 600 proxy.toml");
-        assert_eq!(line.text, "proxy.toml: can be read by others, and it holds secrets");
-        assert_eq!(line.cure, "chmod 600 proxy.toml");
-        assert_eq!(Line::reason("c", "the disk is full: free some space").cure, "");
-    }
-
-    #[test]
-    fn lines_fit_80_columns_and_are_indented() {
-        let line = Line::fail("token folder", "word ".repeat(40), "do this ".repeat(20));
-        let written = line.written();
-        assert!(written.lines().all(|line| line.chars().count() <= 80), "{written}");
-        assert!(written.starts_with("FAIL  token folder: word"));
-        assert!(written.lines().skip(1).all(|line| line.starts_with("      ")));
-        assert!(written.contains("\n      -> do this"));
-        let command = format!("chown -R www-data {}", "/long/path".repeat(10));
-        assert!(Line::fail("a", "b", &command).written().contains(&command), "a command can be copied");
-        let long = "x".repeat(100);
-        assert!(Line::ok("a", &long).written().contains(&long), "an address is not broken");
-    }
 }

@@ -1,13 +1,14 @@
 //! From here to Bitrix24: TLS to the OAuth server and to each portal, and the clock. No secret is sent.
 
-use super::Line;
+use super::line::Line;
+use crate::app::App;
 use crate::call::relay::stored_address;
-use crate::config::{Config, Portal, Way};
+use crate::cli::command::Setup;
+use crate::config::{Portal, Way};
 use crate::install::Installer;
-use crate::store::{Installation, Store};
+use crate::store::Installation;
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::log::Log;
-use crate::upstream::http::{Failure, Http, Obstacle, Reply};
+use crate::upstream::http::{Client, Failure, Obstacle, Reply};
 use crate::values::error::Executed;
 use crate::values::verdict::{judge, Verdict};
 use std::time::Duration;
@@ -17,9 +18,9 @@ const MAX_ANSWER: u64 = 64 << 10;
 /// Seconds that the clock may be off.
 const TOLERANCE: i64 = 60;
 
-pub fn check(config: &Config) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let portals = match Http::for_portals(config) {
+pub fn check(setup: &Setup) -> Vec<Line> {
+    let (mut lines, config) = (Vec::new(), setup.config());
+    let portals = match setup.app.http.portals() {
         Ok(http) => http,
         Err(Failure::Configuration(why)) => {
             return vec![Line::fail("ca_file", why, "name a readable PEM file under [bitrix24], or remove ca_file")]
@@ -30,18 +31,20 @@ pub fn check(config: &Config) -> Vec<Line> {
         lines.push(Line::ok("ca_file", file.display().to_string()));
     }
     if config.portals.iter().any(|portal| portal.application().is_some()) {
-        lines.extend(oauth_server(config));
+        lines.extend(oauth_server(&setup.app));
     }
-    lines.extend(config.portals.iter().map(|portal| reached(config, &portals, portal)));
+    lines.extend(config.portals.iter().map(|portal| reached(setup, portals, portal)));
     lines
 }
 
 /// Its token address, asked for nothing: it answers `invalid_request`, and what time it is.
-fn oauth_server(config: &Config) -> Vec<Line> {
+fn oauth_server(app: &App) -> Vec<Line> {
     const CHECK: &str = "OAuth server";
-    let host = config.bitrix24.oauth_server.host();
-    let url = config.bitrix24.oauth_server.token_url();
-    let answer = Http::for_oauth(config)
+    let server = &app.config.bitrix24.oauth_server;
+    let (host, url) = (server.host(), server.token_url());
+    let answer = app
+        .http
+        .oauth()
         .and_then(|http| http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER));
     let reply = match answer {
         Ok(reply) => reply,
@@ -99,9 +102,9 @@ fn parse_date(text: &str) -> Option<i64> {
 }
 
 /// `profile` without authorization: a Bitrix24 refuses it in its own words.
-fn reached(config: &Config, http: &Http, portal: &Portal) -> Line {
+fn reached(setup: &Setup, http: &Client, portal: &Portal) -> Line {
     let check = format!("{}, from here", portal.name);
-    let url = format!("{}/rest/profile", origin(config, portal));
+    let url = format!("{}/rest/profile", origin(setup, portal));
     match http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER) {
         Err(failure) => not_reached(&check, portal.name.as_str(), &failure),
         Ok(reply) => match judge(reply.status, &reply.body).0 {
@@ -125,19 +128,16 @@ fn reached(config: &Config, http: &Http, portal: &Portal) -> Line {
 }
 
 /// `https://acme.bitrix24.ru`
-fn origin(config: &Config, portal: &Portal) -> String {
+fn origin(setup: &Setup, portal: &Portal) -> String {
     if let Way::Webhook(webhook) = &portal.way {
         return webhook.origin();
     }
-    let store = Store::new(&config.token_folder);
-    if let Ok(Installation::Installed(tokens)) = store.read(&portal.name) {
-        if let Ok(endpoint) = stored_address(config, portal, &tokens) {
+    if let Ok(Installation::Installed(tokens)) = setup.app.store.read(&portal.name) {
+        if let Ok(endpoint) = stored_address(setup.config(), portal, &tokens) {
             return endpoint.origin();
         }
     }
-    let log = Log::new(String::new());
-    let installer = Installer { config, log: &log, store, deadline: Deadline::after(PATIENCE) };
-    installer.origin(portal.name.as_str()).unwrap_or_else(|| format!("https://{}", portal.name))
+    Installer(setup.job()).origin(portal.name.as_str()).unwrap_or_else(|| format!("https://{}", portal.name))
 }
 
 /// Why there is no answer, each cause told apart.
@@ -178,7 +178,7 @@ pub fn not_reached(check: &str, host: &str, failure: &Failure) -> Line {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::line::Status;
     use super::*;
     use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! What must not be handed out, asked for where people put it.
 
+use super::line::Line;
 use super::web::Site;
-use super::Line;
 use std::path::{Path, PathBuf};
 
 /// At which a configuration or token file is looked for: more would look like an attack to the host's firewall.

@@ -1,7 +1,7 @@
 //! The executable and `proxy.toml`.
 
 use super::address::{without_route, Address};
-use super::{Line, Status};
+use super::line::{Line, Status};
 use crate::config::{home_of, is_public, Config, Surroundings};
 use crate::system::user::{self, name_of, typed};
 use std::path::Path;

@@ -1,11 +1,12 @@
 //! Each portal's token file: whole, of this portal and application, and not too old.
 
-use super::Line;
+use super::line::Line;
+use crate::app::App;
 use crate::call::relay::stored_address;
 use crate::cli::refresh::renewed_at;
 use crate::config::{Config, Portal};
 use crate::serve::status::moment;
-use crate::store::{Installation, Store, Tokens};
+use crate::store::{Installation, Tokens};
 use crate::system::clock::unix_now;
 
 const DAY: i64 = 86_400;
@@ -13,18 +14,19 @@ const DAY: i64 = 86_400;
 const LIFETIME_DAYS: i64 = 180;
 const WARN_DAYS: i64 = 150;
 
-pub fn check(config: &Config) -> Vec<Line> {
-    let mut lines: Vec<Line> = config.portals.iter().flat_map(|portal| of_portal(config, portal)).collect();
+pub fn check(app: &App) -> Vec<Line> {
+    let config = &app.config;
+    let mut lines: Vec<Line> = config.portals.iter().flat_map(|portal| of_portal(app, portal)).collect();
     lines.extend(strays(config));
     lines
 }
 
-fn of_portal(config: &Config, portal: &Portal) -> Vec<Line> {
+fn of_portal(app: &App, portal: &Portal) -> Vec<Line> {
+    let (config, store) = (&app.config, &app.store);
     let name = portal.name.as_str();
     let Some(application) = portal.application() else {
         return vec![Line::ok(name, "used through an incoming webhook, without tokens")];
     };
-    let store = Store::new(&config.token_folder);
     let path = config.token_folder.join(portal.name.token_file());
     let marks = std::fs::read(&path).ok().and_then(|bytes| marks_of_a_transfer(&bytes));
     let install = config.install_url(&portal.name).unwrap_or_else(|| format!("…/install?portal={name}"));
@@ -136,7 +138,7 @@ fn strays(config: &Config) -> Option<Line> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::line::Status;
     use super::*;
 
     #[test]

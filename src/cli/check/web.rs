@@ -10,12 +10,12 @@
 //! | `GET /?portal=check.invalid` | 404: no such portal | 405: nothing is asked for |
 
 use super::address::Address;
+use super::line::{Line, Status};
 use super::network::not_reached;
-use super::{privacy, Line, Status};
 use crate::config::Config;
 use crate::serve::MAX_STRANGER_BODY;
 use crate::system::clock::Deadline;
-use crate::upstream::http::{Failure, Http, Post, Reply};
+use crate::upstream::http::{Client, Failure, Http, Post, Reply};
 use crate::values::error::Executed;
 use crate::values::portal::Scheme;
 use base64::prelude::{Engine, BASE64_STANDARD};
@@ -31,35 +31,40 @@ const CHECK: &str = "web server";
 
 /// The web server, and what it has answered for `/health`.
 pub struct Asked<'a> {
-    site: Site<'a>,
+    pub site: Site<'a>,
     health: Result<Seen, Failure>,
 }
 
 /// `None`: no certificate file to ask with, which is said of `ca_file`.
-pub fn ask<'a>(address: &'a Address, config: Option<&'a Config>) -> Option<Asked<'a>> {
-    let site = Site { http: Http::for_own_address(config).ok()?, address, config };
+pub fn ask<'a>(address: &'a Address, http: &'a Http, config: Option<&'a Config>) -> Option<Asked<'a>> {
+    let site = Site { http: http.portals().ok()?, address, config };
     let health = site.get(&format!("{}/health", address.base()));
     Some(Asked { site, health })
 }
 
 impl Asked<'_> {
+    /// Whether the web server answered at all.
+    pub fn is_reached(&self) -> bool {
+        self.health.is_ok()
+    }
+
     /// Whether the web server starts the program.
     pub fn runs(&self) -> bool {
         self.health.as_ref().is_ok_and(|seen| seen.ours)
     }
 }
 
-pub fn check(Asked { site, health }: Asked) -> Vec<Line> {
+pub fn check(Asked { site, health }: &Asked) -> Vec<Line> {
     let address = site.address;
     let mut lines = vec![site.encryption()];
     let health = match health {
         Ok(seen) => seen,
         Err(failure) => {
-            lines.push(not_reached_from_here(&address.name, &failure));
+            lines.push(not_reached_from_here(&address.name, failure));
             return lines;
         }
     };
-    let runs = judge_health(&health);
+    let runs = judge_health(health);
     let is_well = runs.status == Status::Ok;
     // What the server does not run below its address it may run at the address itself, or hand out there.
     let base = if health.ours { None } else { site.get(&address.base()).ok() };
@@ -78,7 +83,6 @@ pub fn check(Asked { site, health }: Asked) -> Vec<Line> {
         lines.push(Line::ok("path", "what follows the program's name in the address arrives"));
         lines.extend(site.what_arrives());
     }
-    lines.extend(privacy::check(&site));
     lines
 }
 
@@ -250,7 +254,7 @@ fn arrival(seen: &Seen, arrived: u16, lost: u16) -> Arrival {
 }
 
 pub struct Site<'a> {
-    http: Http,
+    http: &'a Client,
     pub address: &'a Address,
     pub config: Option<&'a Config>,
 }

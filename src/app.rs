@@ -1,0 +1,63 @@
+//! What outlives a request: configuration, storage, connections and the log's sink, made once and shared by all who serve.
+//! Uses what lies below it: upstream, store, config, values and system.
+
+use crate::config::{Config, Surroundings};
+use crate::store::Store;
+use crate::system::clock::Deadline;
+use crate::system::log::{ErrorStream, Log, Sink};
+use crate::upstream::http::Http;
+use std::sync::Arc;
+
+pub struct App {
+    pub config: Config,
+    pub store: Store,
+    pub http: Http,
+    sink: Arc<Sink>,
+}
+
+impl App {
+    /// With the configuration that is found. The error is for the administrator: it may name paths.
+    pub fn load(surroundings: &Surroundings) -> Result<App, String> {
+        Ok(App::new(Config::load(surroundings)?))
+    }
+
+    pub fn new(config: Config) -> App {
+        let sink = Sink::new(config.log.level, config.log.file.as_deref());
+        App::with_sink(config, sink)
+    }
+
+    /// With another log than the configured one.
+    pub fn with_sink(config: Config, sink: Sink) -> App {
+        let (store, http) = (Store::new(&config.token_folder), Http::new(&config.bitrix24));
+        App { config, store, http, sink: Arc::new(sink) }
+    }
+
+    /// The log of a request, or of whatever else works under one id.
+    pub fn log(&self, request_id: String, errors: ErrorStream) -> Log {
+        Log::new(self.sink.clone(), request_id, errors)
+    }
+
+    /// What is to be done by that moment.
+    pub fn job<'a>(&'a self, log: &'a Log, end: Deadline) -> Job<'a> {
+        Job { app: self, log, end }
+    }
+}
+
+/// A request, or a command's work: what it is done with, where it is told, and by when it must have ended.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    pub app: &'a App,
+    pub log: &'a Log,
+    pub end: Deadline,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_shared_by_threads() {
+        fn is_shared<T: Send + Sync>() {}
+        is_shared::<App>();
+    }
+}

@@ -1,0 +1,99 @@
+//! The process that refreshes, as the one that starts it sees it, and what the two tell each other.
+
+use super::renewal::NotRenewed;
+use crate::config::Config;
+use crate::system::disk::own_executable;
+use crate::system::log::Log;
+use crate::values::error::Error;
+use crate::values::portal::PortalName;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+/// The hidden command that it is started by.
+pub const COMMAND: &str = "refresher";
+
+/// How a refresher ended.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    Stored,
+    /// By the OAuth server; recorded in the portal's notes, for everybody.
+    Refused,
+    /// Its own trouble; not shared with others.
+    Storage(String),
+}
+
+impl From<Result<(), NotRenewed>> for Ending {
+    fn from(renewed: Result<(), NotRenewed>) -> Ending {
+        match renewed {
+            Ok(()) => Ending::Stored,
+            Err(NotRenewed::Refused) => Ending::Refused,
+            Err(NotRenewed::Storage(why)) => Ending::Storage(why),
+        }
+    }
+}
+
+impl Ending {
+    pub fn to_line(&self) -> String {
+        serde_json::to_string(self).expect("plain data serializes")
+    }
+}
+
+pub struct Refresher {
+    /// Taken when its end has been waited for.
+    child: Option<Child>,
+    started: Instant,
+}
+
+impl Refresher {
+    /// Starts it with the locked file as its standard input, in a process group of its own. Its environment is empty: no
+    /// `GATEWAY_INTERFACE`, so it knows that it serves no request. It must not hold the web server's pipes, which would keep
+    /// the answer open.
+    pub fn start(config: &Config, portal: &PortalName, lock: File) -> std::io::Result<Refresher> {
+        let mut command = Command::new(own_executable()?);
+        command
+            .args([COMMAND, portal.as_str()])
+            .env_clear()
+            .env("B24PROXY_CONFIG", &config.path)
+            .current_dir("/")
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        Ok(Refresher { child: Some(command.spawn()?), started: Instant::now() })
+    }
+
+    /// Why it ended without storing or recording anything: it says so itself, or was killed, and then whoever comes next
+    /// tries again.
+    pub fn failure(mut self, log: &Log) -> Error {
+        let mut told = Vec::new();
+        let Some(mut child) = self.child.take() else { return Error::RefreshPending { retry_after: 1 } };
+        if let Some(output) = child.stdout.take() {
+            let _ = output.take(16 << 10).read_to_end(&mut told);
+        }
+        let status = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        match serde_json::from_slice(&told) {
+            Ok(Ending::Storage(why)) => Error::Storage(why),
+            _ => {
+                let ms = self.started.elapsed().as_millis();
+                log.error(&format!("the refresher ended after {ms} ms with {status}; the next call tries again"));
+                Error::RefreshPending { retry_after: 1 }
+            }
+        }
+    }
+}
+
+impl Drop for Refresher {
+    /// It may go on for longer than its starter wants to wait, who must hear of its end all the same: in a process that stays
+    /// it would be a zombie for ever.
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if matches!(child.try_wait(), Ok(None)) {
+            let _ = std::thread::Builder::new().spawn(move || child.wait());
+        }
+    }
+}
