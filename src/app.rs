@@ -2,6 +2,7 @@
 //! Uses what lies below it: upstream, store, config, values and system.
 
 use crate::config::{Config, Surroundings};
+use crate::store::file::Folder;
 use crate::store::Store;
 use crate::system::clock::Deadline;
 use crate::system::log::{ErrorStream, Log, Sink};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 pub struct App {
     pub config: Config,
-    pub store: Store,
+    pub store: Box<dyn Store>,
     pub http: Http,
     sink: Arc<Sink>,
 }
@@ -28,7 +29,7 @@ impl App {
 
     /// With another log than the configured one.
     pub fn with_sink(config: Config, sink: Sink) -> App {
-        let (store, http) = (Store::new(&config.token_folder), Http::new(&config.bitrix24));
+        let (store, http) = (Box::new(Folder::new(&config.token_folder)), Http::new(&config.bitrix24));
         App { config, store, http, sink: Arc::new(sink) }
     }
 

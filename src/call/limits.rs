@@ -1,157 +1,54 @@
-//! Bitrix24's limits, shared by all processes: the leaky bucket of a portal, and methods that have used up their time.
-//!
-//! `tokens/NAME.limits` holds both, changed under a lock of its own that is held for a read and a write. A caller reserves
-//! its turn there and then waits for it: first come, first served. The level may rise above the bucket's size by those
-//! who wait; how far it may is how long they are willing to wait. The file is a hint: damaged or gone, it begins anew, and
-//! Bitrix24's own refusals correct it ([`Known::fill`]).
+//! Bitrix24's limits, shared by all who call a portal: the leaky bucket, and methods that have used up their time.
 
+use crate::app::App;
 use crate::config::Portal;
-use crate::store::Store;
-use fs2::FileExt;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use crate::system::clock::unix_now_ms;
+use crate::values::bucket::{Bucket, Known, Step, Turn};
 use std::time::Duration;
 
 /// Seconds of `operating` time that a method has in ten minutes.
 pub const OPERATING_LIMIT: f64 = 480.0;
-/// How long a method rests after `OPERATION_TIME_LIMIT` when the answer does not say when its time frees.
-const OPERATING_PAUSE_MS: i64 = 60_000;
-/// Nothing in the file reaches further ahead, no wait and no method's rest. What does is damage, or another clock's.
-const HORIZON_MS: i64 = 600_000;
-/// Methods that are remembered as blocked; more cannot be in practice.
-const MAX_BLOCKED: usize = 64;
 
-/// What is known of a portal's limits. Times are milliseconds since 1970.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-struct Known {
-    /// How full the bucket is, those who wait included, at `at`.
-    level: f64,
-    at: i64,
-    /// How full the bucket of strangers is; see [`Limits::stranger`].
-    strangers: f64,
-    /// Method, and until when it is refused.
-    blocked: BTreeMap<String, i64>,
-}
-
-/// The bucket's size and speed.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    rate: f64,
-    burst: f64,
-}
-
-/// Tokens that strangers show: 40 at once, as when an application is opened by many, and 30 a minute. Of Bitrix24's own 50
-/// and 2 a second that leaves enough for clients.
-const STRANGERS: Bucket = Bucket { rate: 0.5, burst: 40.0 };
-
-/// When a call may go.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Turn {
-    /// After this wait; the place is taken.
-    In(Duration),
-    /// Not within the wait that was allowed; in so many seconds.
-    TooLate { retry_after: u64 },
-    /// This method has used up its time; in so many seconds.
-    Blocked { retry_after: u64 },
-}
-
-impl Known {
-    fn drain(&mut self, bucket: Bucket, now: i64) {
-        // A clock set back drains nothing.
-        let elapsed = now.saturating_sub(self.at).max(0) as f64 / 1000.0;
-        let fullest = bucket.burst + HORIZON_MS as f64 / 1000.0 * bucket.rate;
-        let level = if self.level <= fullest { self.level } else { 0.0 };
-        self.level = (level - elapsed * bucket.rate).max(0.0);
-        self.strangers = (self.strangers.clamp(0.0, STRANGERS.burst) - elapsed * STRANGERS.rate).max(0.0);
-        self.at = now;
-        self.blocked.retain(|_, until| (1..=HORIZON_MS).contains(&until.saturating_sub(now)));
-    }
-
-    /// Takes a place, if its turn comes within `max_wait`.
-    fn take(&mut self, bucket: Bucket, method: &str, now: i64, max_wait: Duration) -> Turn {
-        self.drain(bucket, now);
-        if let Some(until) = self.blocked.get(method) {
-            return Turn::Blocked { retry_after: whole_seconds((until - now) as f64 / 1000.0) };
-        }
-        let wait = ((self.level + 1.0 - bucket.burst) / bucket.rate).max(0.0);
-        if wait > max_wait.as_secs_f64() {
-            return Turn::TooLate { retry_after: whole_seconds(wait - max_wait.as_secs_f64()) };
-        }
-        self.level += 1.0;
-        Turn::In(Duration::from_secs_f64(wait))
-    }
-
-    fn stranger(&mut self, bucket: Bucket, now: i64) -> Result<(), u64> {
-        self.drain(bucket, now);
-        let wait = (self.strangers + 1.0 - STRANGERS.burst) / STRANGERS.rate;
-        if wait > 0.0 {
-            return Err(whole_seconds(wait));
-        }
-        self.strangers += 1.0;
-        Ok(())
-    }
-
-    /// Bitrix24 refused a call: its bucket is full, whatever was known here. The refused call took no place.
-    fn fill(&mut self, bucket: Bucket, now: i64) {
-        self.drain(bucket, now);
-        self.level = self.level.max(bucket.burst);
-    }
-
-    fn block(&mut self, method: &str, until: i64, now: i64) {
-        if self.blocked.len() < MAX_BLOCKED && until > now {
-            self.blocked.insert(method.to_owned(), until.min(now + HORIZON_MS));
-        }
-    }
-}
-
-/// Seconds for `Retry-After`: whole, at least one.
-fn whole_seconds(seconds: f64) -> u64 {
-    seconds.ceil().clamp(1.0, 86_400.0) as u64
-}
-
-/// The limits of one portal.
-pub struct Limits<'a> {
-    store: &'a Store,
+/// The pace at which a portal may be called.
+pub struct Pace<'a> {
+    app: &'a App,
     portal: &'a Portal,
 }
 
-impl<'a> Limits<'a> {
-    pub fn new(store: &'a Store, portal: &'a Portal) -> Self {
-        Limits { store, portal }
+impl<'a> Pace<'a> {
+    pub fn of(app: &'a App, portal: &'a Portal) -> Self {
+        Pace { app, portal }
     }
 
     fn bucket(&self) -> Bucket {
         Bucket { rate: self.portal.requests_per_second, burst: self.portal.burst.max(1.0) }
     }
 
-    /// Takes a place for a call of this method (its canonical name). `over_limit`: Bitrix24 has just answered this call with
-    /// `QUERY_LIMIT_EXCEEDED`. Where the file cannot be used, calls go on without a limit of ours: Bitrix24 has its own,
-    /// and only what it has just told is heeded.
-    pub fn turn(&self, method: &str, max_wait: Duration, over_limit: bool) -> Turn {
-        let take = |known: &mut Known, now: i64| {
-            if over_limit {
-                known.fill(self.bucket(), now);
-            }
-            known.take(self.bucket(), method, now, max_wait)
-        };
-        self.change(take).unwrap_or_else(|| take(&mut Known::default(), crate::system::clock::unix_now_ms()))
+    /// Where the storage cannot be used, calls go on without a limit of ours: Bitrix24 has its own, and only what it has
+    /// just told is heeded.
+    fn step(&self, step: Step) -> Turn {
+        let turn = self.app.store.bucket(&self.portal.name, self.bucket(), step);
+        turn.unwrap_or_else(|| Known::default().step(self.bucket(), step, unix_now_ms()))
+    }
+
+    /// Takes a place for a call of this method (its canonical name). `refused`: Bitrix24 has just answered this call with
+    /// `QUERY_LIMIT_EXCEEDED`.
+    pub fn turn(&self, method: &str, max_wait: Duration, refused: bool) -> Turn {
+        self.step(Step::Take { method, max_wait, refused })
     }
 
     /// A call of this program's own counts but never waits. One that Bitrix24 refused took no place and counts no more.
     pub fn count(&self) {
-        self.change(|known, now| {
-            known.drain(self.bucket(), now);
-            known.level += 1.0;
-        });
+        self.step(Step::Count);
     }
 
     /// Somebody without credentials shows a token that is to be tried at the portal, which costs a call. `Err`: too many
     /// have lately, so that clients would be left without; in so many seconds.
     pub fn stranger(&self) -> Result<(), u64> {
-        self.change(|known, now| known.stranger(self.bucket(), now)).unwrap_or(Ok(()))
+        match self.step(Step::Stranger) {
+            Turn::TooLate { retry_after } | Turn::Blocked { retry_after } => Err(retry_after),
+            Turn::In(_) => Ok(()),
+        }
     }
 
     /// The time in which a full bucket has room for one call again.
@@ -161,137 +58,6 @@ impl<'a> Limits<'a> {
 
     /// Bitrix24 answered `OPERATION_TIME_LIMIT`, or said that this call used up the method's time. `until`: Unix seconds.
     pub fn block(&self, method: &str, until: Option<i64>) {
-        self.change(|known, now| {
-            let until = until.map_or(now + OPERATING_PAUSE_MS, |seconds| seconds.saturating_mul(1000));
-            known.block(method, until, now);
-        });
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Known, i64) -> T) -> Option<T> {
-        let file = self.store.open_limits(&self.portal.name)?;
-        file.lock_exclusive().ok()?;
-        // By the time of the lock, so that places are in its order.
-        let now = crate::system::clock::unix_now_ms();
-        let (mut known, length) = read(&file);
-        let result = change(&mut known, now);
-        write(&file, &known, length)?;
-        Some(result)
-    }
-}
-
-/// What is known, and the bytes that say so.
-fn read(mut file: &File) -> (Known, usize) {
-    let mut bytes = Vec::with_capacity(1024);
-    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(32 << 10).read_to_end(&mut bytes));
-    let known: Option<Known> = read.ok().and_then(|_| serde_json::from_slice(&bytes).ok());
-    (known.filter(|known| known.level.is_finite() && known.level >= 0.0).unwrap_or_default(), bytes.len())
-}
-
-fn write(mut file: &File, known: &Known, length: usize) -> Option<()> {
-    let mut bytes = serde_json::to_vec(known).ok()?;
-    // Padded, so that the file seldom changes its length and a shorter text leaves nothing of a longer one.
-    bytes.resize(bytes.len().next_multiple_of(128), b' ');
-    file.seek(SeekFrom::Start(0)).ok()?;
-    file.write_all(&bytes).ok()?;
-    if bytes.len() != length {
-        file.set_len(bytes.len() as u64).ok()?;
-    }
-    Some(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const BUCKET: Bucket = Bucket { rate: 2.0, burst: 50.0 };
-    const LONG: Duration = Duration::from_secs(3600);
-
-    /// Bitrix24's own bucket: +1 a call, refused above the burst.
-    struct Theirs {
-        level: f64,
-        at: f64,
-    }
-
-    impl Theirs {
-        fn accepts(&mut self, at: f64) -> bool {
-            self.level = (self.level - (at - self.at) * BUCKET.rate).max(0.0);
-            self.at = at;
-            let accepted = self.level + 1.0 <= BUCKET.burst + 1e-6;
-            self.level += if accepted { 1.0 } else { 0.0 };
-            accepted
-        }
-    }
-
-    #[test]
-    fn a_burst_goes_at_once_and_the_rest_at_the_buckets_speed() {
-        let mut known = Known::default();
-        let waits: Vec<f64> = (0..120)
-            .map(|_| match known.take(BUCKET, "m", 1_000_000, LONG) {
-                Turn::In(wait) => wait.as_secs_f64(),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert!(waits[..50].iter().all(|wait| *wait == 0.0));
-        assert_eq!(waits[50], 0.5);
-        assert_eq!(waits[119], 35.0);
-    }
-
-    #[test]
-    fn whoever_would_wait_too_long_takes_no_place() {
-        let mut known = Known { level: 60.0, at: 0, ..Known::default() };
-        let turn = known.take(BUCKET, "m", 0, Duration::from_secs(5));
-        assert_eq!(turn, Turn::TooLate { retry_after: 1 });
-        assert_eq!(known.level, 60.0);
-    }
-
-    #[test]
-    fn strangers_have_a_small_bucket_of_their_own() {
-        let mut known = Known::default();
-        assert!((0..40).all(|_| known.stranger(BUCKET, 0).is_ok()));
-        assert_eq!(known.stranger(BUCKET, 0), Err(2));
-        assert_eq!(known.stranger(BUCKET, 2_000), Ok(()));
-        assert_eq!(known.take(BUCKET, "m", 0, LONG), Turn::In(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_refusal_fills_the_bucket() {
-        let mut known = Known::default();
-        known.fill(BUCKET, 0);
-        assert_eq!(known.take(BUCKET, "m", 0, LONG), Turn::In(Duration::from_millis(500)));
-    }
-
-    #[test]
-    fn a_blocked_method_rests_and_others_go_on() {
-        let mut known = Known::default();
-        known.block("crm.deal.list", 30_000, 0);
-        assert_eq!(known.take(BUCKET, "crm.deal.list", 10_000, LONG), Turn::Blocked { retry_after: 20 });
-        assert_eq!(known.take(BUCKET, "crm.deal.add", 10_000, LONG), Turn::In(Duration::ZERO));
-        assert_eq!(known.take(BUCKET, "crm.deal.list", 30_000, LONG), Turn::In(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_file_of_another_clock_or_of_nonsense_delays_nobody() {
-        let blocked = BTreeMap::from([("m".to_owned(), i64::MAX)]);
-        let mut known = Known { level: 1e300, at: i64::MAX, strangers: 1e300, blocked };
-        assert_eq!(known.take(BUCKET, "m", 1_000_000, LONG), Turn::In(Duration::ZERO));
-    }
-
-    proptest! {
-        #[test]
-        fn no_order_of_callers_is_ever_above_what_bitrix24_allows(gaps in proptest::collection::vec(0i64..900, 1..300)) {
-            let (mut known, mut theirs, mut now) = (Known::default(), Theirs { level: 0.0, at: 0.0 }, 0i64);
-            let mut sent: Vec<f64> = Vec::new();
-            for gap in gaps {
-                now += gap;
-                if let Turn::In(wait) = known.take(BUCKET, "m", now, Duration::from_secs(20)) {
-                    sent.push(now as f64 / 1000.0 + wait.as_secs_f64());
-                }
-            }
-            prop_assert!(sent.windows(2).all(|pair| pair[0] <= pair[1]), "first come, first served");
-            for at in sent {
-                prop_assert!(theirs.accepts(at));
-            }
-        }
+        self.step(Step::Block { method, until });
     }
 }

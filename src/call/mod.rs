@@ -3,6 +3,7 @@
 pub mod bulk;
 pub mod keys;
 pub mod limits;
+pub mod outcome;
 pub mod payload;
 pub mod refresh;
 pub mod refresher;

@@ -24,12 +24,12 @@ use super::refresher::Refresher;
 use super::renewal::log_renaming;
 use crate::app::Job;
 use crate::config::Portal;
-use crate::store::{Installation, LastRefresh, Lock, Tokens};
+use crate::store::records::{Installation, LastRefresh, Tokens};
+use crate::store::{Lock, POLL};
 use crate::system::clock::{unix_now, unix_now_ms, Deadline};
-use crate::system::disk::POLL;
 use crate::system::log::Level;
-use crate::upstream::oauth::Refusal;
 use crate::values::error::{Error, Result};
+use crate::values::grant::Refusal;
 use std::time::Duration;
 
 /// For how long a failure is shared.
@@ -78,18 +78,17 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
             }
         }
         if let Some(lock) = job.app.store.try_lock(&portal.name).map_err(Error::Storage)? {
-            if let Some(tokens) = settled(job, portal, &lock, stale, why)? {
-                return Ok(tokens);
+            match settled(job, portal, &*lock, stale, why)? {
+                Settled::Tokens(tokens) => return Ok(*tokens),
+                Settled::Underway => {}
+                Settled::OurTurn => {
+                    // Nothing new: a refresher of ours that has ended could not store, or was killed.
+                    if let Some(ended) = refresher.take() {
+                        return Err(ended.failure(job.log));
+                    }
+                    refresher = Some(started(job, portal, lock)?);
+                }
             }
-            // Under the lock and nothing new: a refresher of ours that has ended could not store, or was killed.
-            if let Some(ended) = refresher.take() {
-                return Err(ended.failure(job.log));
-            }
-            job.log.line(Level::Debug, "refreshing the tokens", &[("portal", portal.name.as_str().into())]);
-            refresher = Some(Refresher::start(&job.app.config, &portal.name, lock.into_file()).map_err(|error| {
-                job.log.error(&format!("the process that refreshes tokens cannot be started: {error}"));
-                Error::RefreshPending { retry_after: 10 }
-            })?);
         }
         if deadline.has_passed() {
             return Err(Error::RefreshPending { retry_after: 5 });
@@ -98,9 +97,25 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
     }
 }
 
-/// What another process's refresh ended with, by what is on disk under the lock: its tokens, or the failure that it
-/// shares; `None`: it is our turn to refresh.
-fn settled(job: Job, portal: &Portal, lock: &Lock, stale: &Tokens, why: Why) -> Result<Option<Tokens>> {
+fn started(job: Job, portal: &Portal, lock: Box<dyn Lock>) -> Result<Refresher> {
+    job.log.line(Level::Debug, "refreshing the tokens", &[("portal", portal.name.as_str().into())]);
+    Refresher::start(&job.app.config, &portal.name, lock.pass_on()).map_err(|error| {
+        job.log.error(&format!("the process that refreshes tokens cannot be started: {error}"));
+        Error::RefreshPending { retry_after: 10 }
+    })
+}
+
+/// What is stored says of another's refresh.
+enum Settled {
+    /// It has ended with these tokens.
+    Tokens(Box<Tokens>),
+    /// It goes on, as far as can be known from here.
+    Underway,
+    OurTurn,
+}
+
+/// Judges by what is found under the lock; a failure of another's refresh is shared as an error.
+fn settled(job: Job, portal: &Portal, lock: &dyn Lock, stale: &Tokens, why: Why) -> Result<Settled> {
     let tokens = match lock.read().map_err(Error::Storage)? {
         Installation::Installed(tokens) => tokens,
         Installation::NotInstalled => {
@@ -109,12 +124,19 @@ fn settled(job: Job, portal: &Portal, lock: &Lock, stale: &Tokens, why: Why) -> 
         Installation::Broken(why) => return Err(Error::Storage(why)),
     };
     if tokens.access_token != stale.access_token || (why != Why::Expired && is_quiet(&tokens, unix_now())) {
-        return Ok(Some(*tokens));
+        return Ok(Settled::Tokens(tokens));
     }
     match lock.notes().refresh {
         Some(last) if is_fresh_failure(&last, &tokens, unix_now_ms()) => Err(refused(job, portal, &last)),
-        _ => Ok(None),
+        Some(last) if is_underway(&last, &tokens, job.app.store.grace(), unix_now_ms()) => Ok(Settled::Underway),
+        _ => Ok(Settled::OurTurn),
     }
+}
+
+/// Whether a refresh that was begun and has not ended may still be alive.
+fn is_underway(last: &LastRefresh, tokens: &Tokens, grace: Duration, now_ms: i64) -> bool {
+    let age = now_ms.abs_diff(last.at);
+    last.failure.is_none() && last.speaks_of(tokens) && u128::from(age) < grace.as_millis()
 }
 
 fn is_fresh_failure(last: &LastRefresh, tokens: &Tokens, now_ms: i64) -> bool {
@@ -200,5 +222,16 @@ mod tests {
         assert!(!is_fresh_failure(&last, &pair, 900_000), "a clock set back frees it");
         let other = Tokens { refresh_token: Secret::new("other"), ..pair };
         assert!(!is_fresh_failure(&last, &other, 1_000_001));
+    }
+
+    #[test]
+    fn a_begun_refresh_counts_as_alive_for_as_long_as_its_storage_says() {
+        let pair = tokens(0, 0);
+        let begun = LastRefresh { spent: pair.fingerprint(), at: 1_000_000, failure: None, interrupted: false };
+        assert!(!is_underway(&begun, &pair, Duration::ZERO, 1_000_000), "a lock that is free says it");
+        assert!(is_underway(&begun, &pair, SHARE_FAILURE, 1_009_999));
+        assert!(!is_underway(&begun, &pair, SHARE_FAILURE, 1_010_000));
+        let failed = LastRefresh { failure: Some(Refusal::PortalDeleted), ..begun };
+        assert!(!is_underway(&failed, &pair, SHARE_FAILURE, 1_000_000));
     }
 }

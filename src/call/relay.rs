@@ -1,14 +1,16 @@
 //! One REST call to a portal: with its tokens, refreshed when needed, repeated only where it provably was not executed.
 
+use super::keys::{self, Held, Key};
+use super::limits::{Pace, OPERATING_LIMIT};
+use super::outcome::{Called, Failed, Trip};
+use super::payload::{Parameters, Payload};
+use super::refresh::{self, Why};
 use crate::app::Job;
-use crate::call::keys::Held;
-use crate::call::limits::{Limits, Turn, OPERATING_LIMIT};
-use crate::call::payload::{Parameters, Payload};
-use crate::call::refresh::{self, Why};
 use crate::config::{Config, Portal, Way};
-use crate::store::{Installation, Tokens};
+use crate::store::records::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Client, Failure, Obstacle, Post, Reply};
+use crate::values::bucket::Turn;
 use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::method::Method;
 use crate::values::portal::{Endpoint, Refused, Version, Webhook};
@@ -19,20 +21,7 @@ use std::time::Duration;
 /// Pause before the one other try after a refused connection.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// What calls of one request have in common.
-pub struct Session<'a> {
-    pub job: Job<'a>,
-    /// How long a call may wait for the rate limit or a refresh. `None`: a call of this program's own, which counts in
-    /// the limit but is never refused.
-    pub max_wait: Option<Duration>,
-    /// Most bytes of an answer.
-    pub max_response: u64,
-    /// How long calls waited for the limit.
-    pub waited: Duration,
-    /// What was done again, for the log.
-    pub repeated: Vec<&'static str>,
-}
-
+#[derive(Clone, Debug)]
 pub struct Call<'a> {
     pub version: Version,
     pub method: &'a Method,
@@ -40,68 +29,63 @@ pub struct Call<'a> {
     pub query: &'a str,
     pub payload: Payload<'a>,
     pub headers: Vec<(&'static str, &'a str)>,
+    /// Most bytes of an answer.
+    pub max_response: u64,
 }
 
-impl<'a> Session<'a> {
-    pub fn new(job: Job<'a>, max_wait: Option<Duration>) -> Session<'a> {
-        let max_response = job.app.config.limits.max_response;
-        Session { job, max_wait, max_response, waited: Duration::ZERO, repeated: Vec::new() }
-    }
+/// How long a call may wait, for its key, for its turn under the limit and for another's refresh together.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    Until(Deadline),
+    /// A call of this program's own: it counts in the limit but is never refused there, and waits as long as its job may take.
+    Own,
+}
 
-    /// The portal's tokens and address, refreshed if their lifetime is over.
-    fn authorization(&mut self, portal: &Portal, until: Deadline) -> Result<Authorization> {
-        if let Way::Webhook(webhook) = &portal.way {
-            return Ok(Authorization::Webhook(webhook.clone()));
+/// Executes a call, once for its key.
+pub fn call(job: Job, portal: &Portal, call: &Call, patience: Patience, key: Option<&Key>) -> Called {
+    let mut relay = Relay { job, portal, patience, trip: Trip::default() };
+    let result = keys::once(job, portal, key, relay.until(), |held| relay.call(call, held));
+    Called { result, trip: relay.trip }
+}
+
+/// Calls `profile`, which needs no right, as this program's own: whose the stored tokens are, if they work.
+pub fn profile(job: Job, portal: &Portal) -> std::result::Result<Reply, Failed> {
+    let method = Method::parse("profile").expect("a method name");
+    let profile = Call {
+        version: Version::V2,
+        method: &method,
+        query: "",
+        payload: Payload::Json(Parameters::from_members(&[])),
+        headers: Vec::new(),
+        max_response: job.app.config.limits.max_response,
+    };
+    call(job, portal, &profile, Patience::Own, None).result
+}
+
+/// A call on its way.
+struct Relay<'a> {
+    job: Job<'a>,
+    portal: &'a Portal,
+    patience: Patience,
+    trip: Trip,
+}
+
+impl Relay<'_> {
+    fn until(&self) -> Deadline {
+        match self.patience {
+            Patience::Until(deadline) => deadline,
+            Patience::Own => self.job.end,
         }
-        let tokens = match self.job.app.store.read(&portal.name).map_err(Error::Storage)? {
-            Installation::Installed(tokens) => *tokens,
-            Installation::NotInstalled => {
-                return Err(Error::NotInstalled { install_url: self.job.app.config.install_url(&portal.name) })
-            }
-            Installation::Broken(why) => return Err(Error::Storage(why)),
-        };
-        if refresh::is_due(&tokens, unix_now()) {
-            // Tokens of an address that may not be used are not worth a refresh.
-            self.check_address(portal, &tokens)?;
-            return self.refresh(portal, &tokens, Why::Due, until);
-        }
-        self.with_tokens(portal, tokens)
     }
 
-    fn refresh(&mut self, portal: &Portal, stale: &Tokens, why: Why, until: Deadline) -> Result<Authorization> {
-        self.repeated.push(match why {
-            Why::Due => "refresh",
-            Why::Expired => "expired_token",
-            Why::Moved => "moved",
-        });
-        let tokens = refresh::refreshed(self.job, portal, stale, why, until)?;
-        self.with_tokens(portal, tokens)
-    }
-
-    fn with_tokens(&self, portal: &Portal, tokens: Tokens) -> Result<Authorization> {
-        let endpoint = self.check_address(portal, &tokens)?;
-        Ok(Authorization::OAuth { endpoint, tokens: Box::new(tokens) })
-    }
-
-    fn check_address(&self, portal: &Portal, tokens: &Tokens) -> Result<Endpoint> {
-        stored_address(&self.job.app.config, portal, tokens).map_err(Error::Storage)
-    }
-
-    /// Executes a call. `Ok` is Bitrix24's answer with what it means: success, or its own error. `held`: the call's
-    /// idempotency key, written down before anything is sent.
-    pub fn call(
-        &mut self,
-        portal: &Portal,
-        call: &Call,
-        mut held: Option<&mut Held>,
-    ) -> Result<(Reply, Option<Upstream>)> {
-        let http = self.job.app.http.portals().map_err(|failure| self.failure(failure))?;
-        let wait_until = self.wait_until();
-        let mut authorization = self.authorization(portal, wait_until)?;
+    /// `held`: the call's idempotency key, written down before anything is sent.
+    fn call(&mut self, call: &Call, mut held: Option<&mut Held>) -> std::result::Result<Reply, Failed> {
+        let http = self.job.app.http.portals().map_err(|failure| error_of(failure, call.max_response))?;
+        let mut authorization = self.authorization()?;
         let method = call.method.canonical();
         let (mut reconnected, mut renewed, mut moved, mut over_limit) = (false, false, false, false);
         loop {
-            self.await_turn(portal, &method, wait_until, std::mem::take(&mut over_limit))?;
+            self.await_turn(&method, std::mem::take(&mut over_limit))?;
             if let Some(held) = held.as_deref_mut() {
                 held.begin()?;
             }
@@ -109,33 +93,30 @@ impl<'a> Session<'a> {
                 Ok(reply) => reply,
                 Err(Failure::NotSent { obstacle: Obstacle::Refused, .. }) if !reconnected => {
                     reconnected = true;
-                    self.repeated.push("connection_refused");
+                    self.trip.repeated.push("connection_refused");
                     std::thread::sleep(RECONNECT_PAUSE.min(self.job.end.remaining()));
                     continue;
                 }
-                Err(failure) => return Err(self.failure(failure)),
+                Err(failure) => return Err(error_of(failure, call.max_response).into()),
             };
             let (verdict, operating) = judge(reply.status, &reply.body);
-            self.note_operating(portal, &method, &verdict, operating);
+            self.note_operating(&method, &verdict, operating);
             let upstream = match verdict {
-                Verdict::Success => return Ok((reply, None)),
+                Verdict::Success => return Ok(reply),
                 Verdict::Error(upstream) => upstream,
                 Verdict::Unusable(why) => {
-                    return Err(Error::BadAnswer {
-                        why,
-                        executed: Executed::Unknown,
-                        upstream: Some(Upstream { status: reply.status, ..Upstream::default() }),
-                    })
+                    let upstream = Some(Upstream { status: reply.status, ..Upstream::default() });
+                    return Err(Error::BadAnswer { why, executed: Executed::Unknown, upstream }.into());
                 }
                 Verdict::Moved => {
                     let Some(tokens) = authorization.tokens().filter(|_| !moved) else {
-                        return Err(moved_without_address(reply.status));
+                        return Err(moved_without_address(reply.status).into());
                     };
                     moved = true;
                     let before = tokens.client_endpoint.clone();
-                    authorization = self.refresh(portal, &tokens.clone(), Why::Moved, wait_until)?;
+                    authorization = self.refresh(&tokens.clone(), Why::Moved)?;
                     if authorization.tokens().is_some_and(|now| now.client_endpoint == before) {
-                        return Err(moved_without_address(reply.status));
+                        return Err(moved_without_address(reply.status).into());
                     }
                     continue;
                 }
@@ -143,45 +124,72 @@ impl<'a> Session<'a> {
             match (upstream.error.as_str(), authorization.tokens()) {
                 ("expired_token", Some(tokens)) if !renewed => {
                     renewed = true;
-                    authorization = self.refresh(portal, &tokens.clone(), Why::Expired, wait_until)?;
+                    authorization = self.refresh(&tokens.clone(), Why::Expired)?;
                 }
                 _ if upstream.is_over_limit() => {
                     over_limit = true;
-                    self.repeated.push("QUERY_LIMIT_EXCEEDED");
+                    self.trip.repeated.push("QUERY_LIMIT_EXCEEDED");
                 }
-                _ => return Ok((reply, Some(upstream))),
+                _ => return Err(Failed::Refused { upstream, reply: Box::new(reply) }),
             }
         }
     }
 
-    /// Calls `profile`, which needs no right: whose the stored tokens are, if they work.
-    pub fn profile(&mut self, portal: &Portal) -> Result<(Reply, Option<Upstream>)> {
-        let method = Method::parse("profile").expect("a method name");
-        let payload = Payload::Json(Parameters::from_members(&[]));
-        let call = Call { version: Version::V2, method: &method, query: "", payload, headers: Vec::new() };
-        self.call(portal, &call, None)
+    /// The portal's tokens and address, refreshed if their lifetime is over.
+    fn authorization(&mut self) -> Result<Authorization> {
+        let (app, portal) = (self.job.app, self.portal);
+        if let Way::Webhook(webhook) = &portal.way {
+            return Ok(Authorization::Webhook(webhook.clone()));
+        }
+        let tokens = match app.store.read(&portal.name).map_err(Error::Storage)? {
+            Installation::Installed(tokens) => *tokens,
+            Installation::NotInstalled => {
+                return Err(Error::NotInstalled { install_url: app.config.install_url(&portal.name) })
+            }
+            Installation::Broken(why) => return Err(Error::Storage(why)),
+        };
+        if refresh::is_due(&tokens, unix_now()) {
+            // Tokens of an address that may not be used are not worth a refresh.
+            self.check_address(&tokens)?;
+            return self.refresh(&tokens, Why::Due);
+        }
+        self.with_tokens(tokens)
     }
 
-    /// Until when this call may wait, for the limit and for refreshes together.
-    fn wait_until(&self) -> Deadline {
-        self.max_wait.map_or(self.job.end, |max_wait| self.job.end.at_most(max_wait))
+    fn refresh(&mut self, stale: &Tokens, why: Why) -> Result<Authorization> {
+        self.trip.repeated.push(match why {
+            Why::Due => "refresh",
+            Why::Expired => "expired_token",
+            Why::Moved => "moved",
+        });
+        let tokens = refresh::refreshed(self.job, self.portal, stale, why, self.until())?;
+        self.with_tokens(tokens)
+    }
+
+    fn with_tokens(&self, tokens: Tokens) -> Result<Authorization> {
+        let endpoint = self.check_address(&tokens)?;
+        Ok(Authorization::OAuth { endpoint, tokens: Box::new(tokens) })
+    }
+
+    fn check_address(&self, tokens: &Tokens) -> Result<Endpoint> {
+        stored_address(&self.job.app.config, self.portal, tokens).map_err(Error::Storage)
     }
 
     /// Waits for this call's turn under Bitrix24's limit. `over_limit`: Bitrix24 has just refused it there.
-    fn await_turn(&mut self, portal: &Portal, method: &str, until: Deadline, over_limit: bool) -> Result<()> {
-        let limits = Limits::new(&self.job.app.store, portal);
-        if self.max_wait.is_none() {
+    fn await_turn(&mut self, method: &str, over_limit: bool) -> Result<()> {
+        let (pace, until) = (Pace::of(self.job.app, self.portal), self.until());
+        if matches!(self.patience, Patience::Own) {
             match over_limit {
-                true => std::thread::sleep(limits.gap().min(until.remaining())),
-                false => limits.count(),
+                true => std::thread::sleep(pace.gap().min(until.remaining())),
+                false => pace.count(),
             }
             return Ok(());
         }
-        match limits.turn(method, until.remaining(), over_limit) {
+        match pace.turn(method, until.remaining(), over_limit) {
             Turn::In(wait) => {
                 if !wait.is_zero() {
                     std::thread::sleep(wait);
-                    self.waited += wait;
+                    self.trip.waited += wait;
                 }
                 Ok(())
             }
@@ -196,14 +204,14 @@ impl<'a> Session<'a> {
     }
 
     /// Remembers a method that has used up its time, so that its next calls are answered at once.
-    fn note_operating(&self, portal: &Portal, method: &str, verdict: &Verdict, operating: Option<Operating>) {
+    fn note_operating(&self, method: &str, verdict: &Verdict, operating: Option<Operating>) {
         let used_up = match verdict {
             Verdict::Error(upstream) => upstream.error == "OPERATION_TIME_LIMIT",
             Verdict::Success => operating.is_some_and(|time| time.operating >= OPERATING_LIMIT),
             Verdict::Moved | Verdict::Unusable(_) => false,
         };
         if used_up {
-            Limits::new(&self.job.app.store, portal).block(method, operating.map(|time| time.operating_reset_at));
+            Pace::of(self.job.app, self.portal).block(method, operating.map(|time| time.operating_reset_at));
         }
     }
 
@@ -220,26 +228,25 @@ impl<'a> Session<'a> {
             headers: &call.headers,
             parts: &parts.each_ref().map(|part| part.as_ref()),
             deadline: self.job.end,
-            max_response: self.max_response,
+            max_response: call.max_response,
         })
     }
+}
 
-    fn failure(&self, failure: Failure) -> Error {
-        match failure {
-            Failure::NotSent { why, .. } => Error::Unreachable { why, executed: Executed::No },
-            Failure::Timeout(executed) => Error::Timeout { executed },
-            Failure::Lost { why } => Error::Unreachable { why, executed: Executed::Unknown },
-            Failure::TooLarge => Error::BadAnswer {
-                why: format!(
-                    "it is larger than max_response ({} bytes); ask for less, or raise max_response under [limits] in \
-                     proxy.toml",
-                    self.max_response
-                ),
-                executed: Executed::Unknown,
-                upstream: None,
-            },
-            Failure::Configuration(why) => Error::Configuration(why),
-        }
+fn error_of(failure: Failure, max_response: u64) -> Error {
+    match failure {
+        Failure::NotSent { why, .. } => Error::Unreachable { why, executed: Executed::No },
+        Failure::Timeout(executed) => Error::Timeout { executed },
+        Failure::Lost { why } => Error::Unreachable { why, executed: Executed::Unknown },
+        Failure::TooLarge => Error::BadAnswer {
+            why: format!(
+                "it is larger than max_response ({max_response} bytes); ask for less, or raise max_response under [limits] \
+                 in proxy.toml"
+            ),
+            executed: Executed::Unknown,
+            upstream: None,
+        },
+        Failure::Configuration(why) => Error::Configuration(why),
     }
 }
 

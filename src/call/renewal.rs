@@ -2,9 +2,11 @@
 
 use crate::app::Job;
 use crate::config::Portal;
-use crate::store::{Installation, LastRefresh, Lock, Tokens};
+use crate::store::records::{Installation, LastRefresh, Tokens};
+use crate::store::{Lock, Replaced};
 use crate::system::clock::{unix_now, unix_now_ms};
-use crate::upstream::oauth::{self, Grant, Refusal};
+use crate::upstream::oauth;
+use crate::values::grant::{Grant, Issued, Refusal};
 use crate::values::portal::Endpoint;
 use std::time::Duration;
 
@@ -28,19 +30,19 @@ impl From<String> for NotRenewed {
 }
 
 /// Spends the stored refresh token, under the portal's lock, and stores what comes for it.
-pub fn renew(job: Job, portal: &Portal, lock: &Lock) -> Result<(), NotRenewed> {
+pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewed> {
     let application = portal.application().ok_or_else(|| "this portal has a webhook and no tokens".to_owned())?;
     let Installation::Installed(old) = lock.read()? else {
         return Err("the tokens are gone".to_owned().into());
     };
-    let spent = old.refresh_token.fingerprint();
+    let spent = old.fingerprint();
     let mut notes = lock.notes();
     let before = notes.refresh.filter(|last| last.speaks_of(&old));
     let interrupted = before.is_some_and(|last| last.failure.is_none() || last.interrupted);
     let reserved = lock.reserve()?;
-    let mut last = LastRefresh { spent, at: unix_now_ms(), failure: None, interrupted };
+    let mut last = LastRefresh { spent: spent.clone(), at: unix_now_ms(), failure: None, interrupted };
     notes.refresh = Some(last.clone());
-    lock.set_notes(&notes)?;
+    lock.write_notes(&notes)?;
 
     let answer = oauth::request(
         &job.app.http,
@@ -52,10 +54,12 @@ pub fn renew(job: Job, portal: &Portal, lock: &Lock) -> Result<(), NotRenewed> {
     match answer.and_then(|issued| same_portal(&old, issued)) {
         Ok(issued) => {
             let tokens = renewed(job, portal, &old, issued);
-            reserved.commit(&tokens)?;
+            if reserved.replace(Some(&spent), &tokens)? == Replaced::OtherIsStored {
+                return Err("other tokens were stored meanwhile; those that came are dropped".to_owned().into());
+            }
             // The notes speak of the old pair, so they mean nothing any more; this is tidying.
             notes.refresh = None;
-            let _ = lock.set_notes(&notes);
+            let _ = lock.write_notes(&notes);
             Ok(())
         }
         Err(refusal) => {
@@ -63,14 +67,14 @@ pub fn renew(job: Job, portal: &Portal, lock: &Lock) -> Result<(), NotRenewed> {
             last.failure = Some(refusal);
             notes.refresh = Some(last);
             drop(reserved);
-            lock.set_notes(&notes)?;
+            lock.write_notes(&notes)?;
             Err(NotRenewed::Refused)
         }
     }
 }
 
 /// `member_id` never changes; a pair of another Bitrix24 must not replace ours.
-fn same_portal(old: &Tokens, issued: oauth::Issued) -> Result<oauth::Issued, Refusal> {
+fn same_portal(old: &Tokens, issued: Issued) -> Result<Issued, Refusal> {
     if old.member_id.is_empty() || issued.member_id.is_empty() || old.member_id == issued.member_id {
         return Ok(issued);
     }
@@ -79,7 +83,7 @@ fn same_portal(old: &Tokens, issued: oauth::Issued) -> Result<oauth::Issued, Ref
 
 /// The stored pair after a refresh. An address that may not be used is not worth losing the tokens for: the old one stays.
 /// Another host is followed only where the OAuth server says that it is the same Bitrix24.
-fn renewed(job: Job, portal: &Portal, old: &Tokens, issued: oauth::Issued) -> Tokens {
+fn renewed(job: Job, portal: &Portal, old: &Tokens, issued: Issued) -> Tokens {
     let keep = |new: String, old: &str| if new.is_empty() { old.to_owned() } else { new };
     let is_same = !old.member_id.is_empty() && old.member_id == issued.member_id;
     let mut tokens = Tokens {

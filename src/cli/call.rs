@@ -4,8 +4,9 @@ use super::arguments::{Arguments, Known, JSON};
 use super::call_many;
 use super::command::{Command, Failure, Outcome, Setup};
 use super::terminal::{self, say, NOT_WRITTEN};
+use crate::app::Job;
 use crate::call::payload::{Parameters, Payload};
-use crate::call::relay::{Call, Session};
+use crate::call::relay::{self, Call, Patience};
 use crate::config::Portal;
 use crate::values::answer::Answer;
 use crate::values::error::Error;
@@ -78,26 +79,30 @@ fn run(arguments: &Arguments) -> Outcome {
     if arguments.has(ALL.name) {
         return call_many::whole_list(&setup, portal, &method, &raw);
     }
-    let mut session = Session::new(setup.job(), Some(setup.config().limits.max_wait));
     let version = if arguments.has(V3.name) { Version::V3 } else { Version::V2 };
-    let answer = one_call(&mut session, portal, &method, version, parameters);
+    let answer = one_call(setup.job(), portal, &method, version, parameters);
     print_answer(answer, arguments.json(), &setup.log.request_id)
 }
 
 /// Bitrix24's answer, byte for byte.
 fn one_call(
-    session: &mut Session,
+    job: Job,
     portal: &Portal,
     method: &Method,
     version: Version,
     parameters: Parameters,
 ) -> Result<Vec<u8>, Error> {
-    let payload = Payload::Json(parameters);
-    let call = Call { version, method, query: "", payload, headers: vec![("Accept", "application/json")] };
-    match session.call(portal, &call, None)? {
-        (reply, None) => Ok(reply.body),
-        (_, Some(upstream)) => Err(Error::Bitrix24(upstream)),
-    }
+    let limits = &job.app.config.limits;
+    let call = Call {
+        version,
+        method,
+        query: "",
+        payload: Payload::Json(parameters),
+        headers: vec![("Accept", "application/json")],
+        max_response: limits.max_response,
+    };
+    let patience = Patience::Until(job.end.at_most(limits.max_wait));
+    Ok(relay::call(job, portal, &call, patience, None).result?.body)
 }
 
 /// Prints an answer, byte for byte, alone or in the envelope.

@@ -7,8 +7,7 @@ use super::terminal::{self, Progress, NOT_WRITTEN};
 use crate::call::bulk::calls::{execute, One};
 use crate::call::bulk::list::{self, Cursor};
 use crate::call::bulk::Steps;
-use crate::call::keys::{check_key, fingerprint, Journaled, Keys};
-use crate::call::relay::Session;
+use crate::call::keys::{check_key, fingerprint, Journaled, Key};
 use crate::config::Portal;
 use crate::serve::envelope;
 use crate::system::clock::Deadline;
@@ -23,18 +22,13 @@ const CALLS_A_KEY: usize = 500;
 /// Whose keys they are.
 const CLIENT: &str = "command line";
 
-fn session(setup: &Setup) -> Session<'_> {
-    Session::new(setup.job(), Some(setup.config().bitrix24.timeout))
-}
-
 /// Prints the rows as one JSON array. Where reading fails the array is not closed, so that a short list never looks whole.
 pub fn whole_list(setup: &Setup, portal: &Portal, method: &Method, raw_params: &str) -> Outcome {
     let (mut out, progress) = (terminal::output(), Progress::new());
     let (mut done, mut cursor) = (0, None::<Cursor>);
     out.write_all(b"[").context(NOT_WRITTEN)?;
     loop {
-        let mut session = session(setup);
-        let outcome = list::read(&mut Steps::new(&mut session, portal), method, raw_params, cursor)?;
+        let outcome = list::read(&mut Steps::new(setup.job(), portal), method, raw_params, cursor)?;
         let (rows, count) = outcome.rows();
         if done > 0 && count > 0 {
             out.write_all(b",").context(NOT_WRITTEN)?;
@@ -63,11 +57,10 @@ pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
     }
     let setup = Setup::find()?;
     let portal = setup.portal(&arguments.words[0])?;
-    let keys = Keys::of(&setup.app.store, CLIENT);
     let (progress, mut errors) = (Progress::new(), 0);
     for (i, part) in calls.chunks(CALLS_A_KEY).enumerate() {
         let done = i * CALLS_A_KEY;
-        let run = Run { setup: &setup, portal, keys: &keys, file: &bytes };
+        let run = Run { setup: &setup, portal, file: &bytes };
         errors += run
             .part(part, key.map(|key| format!("{key} {i}")), |count| progress.show(done + count, Some(calls.len())))?;
     }
@@ -91,7 +84,6 @@ fn array(text: &str) -> String {
 struct Run<'a> {
     setup: &'a Setup,
     portal: &'a Portal,
-    keys: &'a Keys,
     /// The content of the file: another one under the same key is refused.
     file: &'a [u8],
 }
@@ -104,9 +96,8 @@ impl Run<'_> {
             let mut journal = self.journal(key.as_deref(), calls.len())?;
             // Under a key the whole part is asked for again, and what is done comes from its journal.
             let skip = if journal.is_some() { 0 } else { printed };
-            let mut session = session(self.setup);
-            let mut steps = Steps::new(&mut session, self.portal);
-            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal, &self.setup.log)?;
+            let mut steps = Steps::new(self.setup.job(), self.portal);
+            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal)?;
             if skip + outcome.results.calls <= printed {
                 return Err(Failure::Wrong(anyhow!(
                     "no further call could be executed within the configuration's timeout: run it again with the same \
@@ -121,11 +112,11 @@ impl Run<'_> {
         Ok(errors)
     }
 
-    fn journal(&self, key: Option<&str>, calls: usize) -> Result<Option<Journaled<'_>>, Failure> {
-        let Some(key) = key else { return Ok(None) };
-        let deadline = Deadline::after(self.setup.config().limits.max_wait);
-        let identity = fingerprint(&[b"command line", self.file]);
-        Ok(Some(self.keys.claim_many(&self.portal.name, key, identity, calls, deadline)?))
+    fn journal(&self, key: Option<&str>, calls: usize) -> Result<Option<Journaled>, Failure> {
+        let Some(text) = key else { return Ok(None) };
+        let until = Deadline::after(self.setup.config().limits.max_wait);
+        let key = Key { client: CLIENT, text, request: fingerprint(&[b"command line", self.file]) };
+        Ok(Some(Journaled::open(self.setup.job(), self.portal, &key, calls, until)?))
     }
 }
 

@@ -10,9 +10,11 @@ use super::arguments::{Arguments, JSON};
 use super::command::{Command, Failure, Outcome, Setup};
 use super::owner;
 use super::terminal::say;
-use crate::call::relay::{call_with, stored_address, Session};
+use crate::call::outcome::Failed;
+use crate::call::relay::{call_with, profile, stored_address};
 use crate::config::{Application, Config, Portal};
-use crate::store::{Installation, Tokens};
+use crate::store::records::{Installation, Tokens};
+use crate::store::Replaced;
 use crate::system::clock::{unix_now, Deadline};
 use crate::values::error::Error;
 use crate::values::json::{number_of, number_or_text};
@@ -248,7 +250,7 @@ impl Import<'_> {
     }
 
     fn refuse_to_replace(&self, before: &Tokens, tokens: &Tokens) -> Result<(), Failure> {
-        let file = self.setup.config().token_folder.join(self.portal.name.token_file()).display().to_string();
+        let file = self.setup.app.store.place(&self.portal.name).full;
         if !before.member_id.is_empty() && !tokens.member_id.is_empty() && before.member_id != tokens.member_id {
             return Err(Failure::Wrong(anyhow!(
                 "the stored tokens of {} are of another Bitrix24 (member_id): nothing is imported. To replace them all \
@@ -307,29 +309,27 @@ impl Import<'_> {
         let deadline = Deadline::after(self.setup.config().limits.max_wait);
         let lock = self.setup.app.store.lock(&self.portal.name, deadline)?;
         let lock = lock.context("another process is renewing this portal's tokens: try again in a minute")?;
-        let unchanged = match lock.read()? {
-            Installation::NotInstalled => before.is_none(),
-            Installation::Installed(now) => before.is_some_and(|before| before.access_token == now.access_token),
-            Installation::Broken(why) => return Err(why.into()),
-        };
-        if !unchanged {
-            return Err(Failure::Wrong(anyhow!("other tokens were stored meanwhile: nothing is imported")));
+        let replaced = lock.reserve()?.replace(before.map(Tokens::fingerprint).as_deref(), tokens)?;
+        match replaced {
+            Replaced::Yes => Ok(()),
+            Replaced::OtherIsStored => {
+                Err(Failure::Wrong(anyhow!("other tokens were stored meanwhile: nothing is imported")))
+            }
         }
-        Ok(lock.reserve().and_then(|reserved| reserved.commit(tokens))?)
     }
 
     /// `profile` with the stored tokens, refreshed if need be. An answer that tells nothing of the tokens is an error.
     fn call_with_stored(&self) -> Result<Opinion, Failure> {
-        let mut session = Session::new(self.setup.job(), None);
-        match session.profile(self.portal) {
-            Ok((reply, None)) => {
+        match profile(self.setup.job(), self.portal) {
+            Ok(reply) => {
                 let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
                 Ok(Opinion::Work(number_of(&answer["result"]["ID"]).unwrap_or(0)))
             }
-            Ok((_, Some(upstream))) if upstream.status == 401 => Ok(Opinion::Refused(Error::Bitrix24(upstream).text())),
-            Err(Error::ReinstallRequired { why, .. }) => Ok(Opinion::Refused(why)),
-            Ok((_, Some(upstream))) => Err(Error::Bitrix24(upstream).into()),
-            Err(error) => Err(error.into()),
+            Err(Failed::Refused { upstream, .. }) if upstream.status == 401 => {
+                Ok(Opinion::Refused(Error::Bitrix24(upstream).text()))
+            }
+            Err(Failed::Error(Error::ReinstallRequired { why, .. })) => Ok(Opinion::Refused(why)),
+            Err(failed) => Err(Error::from(failed).into()),
         }
     }
 
@@ -337,12 +337,11 @@ impl Import<'_> {
     fn take_back(&self, tokens: &Tokens, before: Option<&Tokens>) -> Result<(), Failure> {
         let deadline = Deadline::after(self.setup.config().limits.max_wait);
         let Some(lock) = self.setup.app.store.lock(&self.portal.name, deadline)? else { return Ok(()) };
-        if matches!(lock.read()?, Installation::Installed(now) if now.access_token == tokens.access_token) {
-            match before {
-                Some(before) => lock.reserve().and_then(|reserved| reserved.commit(before))?,
-                None => lock.remove()?,
-            }
-        }
+        // What somebody stored meanwhile stays.
+        let _ = match before {
+            Some(before) => lock.reserve()?.replace(Some(&tokens.fingerprint()), before)?,
+            None => lock.set_aside(&tokens.fingerprint())?,
+        };
         Ok(())
     }
 }

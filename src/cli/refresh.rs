@@ -6,7 +6,7 @@ use super::terminal::say;
 use crate::app::Job;
 use crate::call::refresh::{refreshed, Why};
 use crate::config::Portal;
-use crate::store::{Installation, Tokens};
+use crate::store::records::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
 use serde::Serialize;
 use std::time::Duration;

@@ -10,7 +10,6 @@ mod find;
 use advice::shown;
 pub use find::{home_of, is_public, Surroundings};
 
-use crate::serve::access::Client;
 use crate::system::log::Level;
 use crate::values::method::Pattern;
 use crate::values::portal::{split_address, Endpoint, PortalName, Scheme, Webhook};
@@ -99,6 +98,22 @@ pub struct Portal {
 pub enum Way {
     OAuth(Arc<Application>),
     Webhook(Webhook),
+}
+
+/// A caller that the configuration names.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub name: String,
+    /// The one-client form `auth_token`: Basic authorization may come with any user name.
+    pub any_user: bool,
+    /// SHA-256 of the token. Digests of equal length are compared, so that time tells nothing about a token.
+    pub digest: [u8; 32],
+    /// `None` = every configured portal.
+    pub portals: Option<Vec<PortalName>>,
+    /// `None` = every method.
+    pub methods: Option<Vec<Pattern>>,
+    /// `None` = every address.
+    pub ips: Option<Vec<IpNet>>,
 }
 
 #[derive(Debug)]

@@ -34,7 +34,7 @@ fn ended(portal: &str) -> Result<Ending, Unstarted> {
     let name = PortalName::parse(portal).ok_or("this is not a portal's name")?;
     let portal = app.config.portal_of(&name).ok_or("this portal is not configured")?;
     let lock = app.store.adopt_lock(&name, standard_input().map_err(|error| error.to_string())?)?;
-    let ending = renew(app.job(&log, Deadline::after(PATIENCE)), portal, &lock).into();
+    let ending = renew(app.job(&log, Deadline::after(PATIENCE)), portal, &*lock).into();
     log_ending(&log, &name, &ending);
     Ok(ending)
 }

@@ -1,9 +1,10 @@
 //! What Bitrix24's server posts: the installation and removal of an application without interface, and other events.
 
 use super::{Installed, Installer, Problem};
-use crate::store::Installation;
-use crate::upstream::oauth::Grant;
+use crate::store::records::Installation;
+use crate::store::Replaced;
 use crate::values::form::Form;
+use crate::values::grant::Grant;
 use subtle::ConstantTimeEq;
 
 impl Installer<'_> {
@@ -33,12 +34,10 @@ impl Installer<'_> {
             return Err(Problem::StillWorks);
         }
         let lock = self.lock(portal, self.0.end.at_most(self.0.app.config.limits.max_wait))?;
-        match lock.read().map_err(Problem::Storage)? {
-            // Only what was found refused is removed, not what somebody installed meanwhile.
-            Installation::Installed(now) if now.refresh_token == tokens.refresh_token => {
-                lock.remove().map_err(Problem::Storage)
-            }
-            _ => Err(Problem::StillWorks),
+        // Only what was found refused is removed, not what somebody installed meanwhile.
+        match lock.set_aside(&tokens.fingerprint()).map_err(Problem::Storage)? {
+            Replaced::Yes => Ok(()),
+            Replaced::OtherIsStored => Err(Problem::StillWorks),
         }
     }
 }

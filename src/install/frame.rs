@@ -5,8 +5,8 @@
 //! the OAuth server gave us for the posted refresh token, of an administrator.
 
 use super::{Installed, Installer, Problem};
-use crate::upstream::oauth::Grant;
 use crate::values::form::Form;
+use crate::values::grant::Grant;
 
 /// What opening the application ended with.
 #[derive(Debug)]

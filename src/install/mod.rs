@@ -14,16 +14,19 @@ pub mod state;
 pub use problem::Problem;
 
 use crate::app::Job;
-use crate::call::limits::Limits;
+use crate::call::limits::Pace;
+use crate::call::outcome::Failed;
 use crate::call::refresh::{self, Why};
-use crate::call::relay::{call_with, Session};
+use crate::call::relay::{call_with, profile};
 use crate::config::{Application, Portal};
-use crate::store::{Installation, Lock, Tokens};
+use crate::store::records::{Installation, Tokens};
+use crate::store::{Lock, Replaced};
 use crate::system::clock::{unix_now, Deadline};
 use crate::system::log::Level;
 use crate::upstream::http::Failure;
-use crate::upstream::oauth::{self, Grant, Issued, Refusal};
+use crate::upstream::oauth;
 use crate::values::error::Error;
+use crate::values::grant::{Grant, Issued, Refusal};
 use crate::values::json::number_of;
 use crate::values::portal::{Endpoint, Refused, Scheme};
 use crate::values::secret::Secret;
@@ -97,14 +100,14 @@ impl Installer<'_> {
         if access_token.is_empty() {
             return Err(Problem::TokenRefused);
         }
-        Limits::new(&self.0.app.store, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
+        Pace::of(self.0.app, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
         self.person(portal, &self.presumed_endpoint(portal)?, access_token)
     }
 
     /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
     fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
         let http = self.0.app.http.portals().map_err(unreachable)?;
-        let limits = Limits::new(&self.0.app.store, portal);
+        let limits = Pace::of(self.0.app, portal);
         let wait_until = self.0.end.at_most(self.0.app.config.limits.max_wait);
         limits.count();
         let (reply, verdict) = loop {
@@ -152,7 +155,7 @@ impl Installer<'_> {
         }
         drop(lock.reserve().map_err(Problem::Storage)?);
         notes.attempts.push(now);
-        lock.set_notes(&notes).map_err(Problem::Storage)?;
+        lock.write_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
         oauth::request(&self.0.app.http, &self.0.app.config.bitrix24.oauth_server, application, grant, self.0.end)
             .map_err(|refusal| match refusal {
@@ -165,7 +168,7 @@ impl Installer<'_> {
             })
     }
 
-    fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Lock, Problem> {
+    fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Box<dyn Lock>, Problem> {
         self.0.app.store.lock(&portal.name, deadline).map_err(Problem::Storage)?.ok_or(Problem::Busy)
     }
 
@@ -193,8 +196,12 @@ impl Installer<'_> {
             Installation::Installed(old) => Some(old),
         };
         if old.as_ref().is_some_and(|old| !old.member_id.is_empty() && old.member_id != issued.member_id) {
-            return Err(Problem::Mismatch { portal: portal.name.to_string(), file: portal.name.token_file() });
+            return Err(Problem::Mismatch {
+                portal: portal.name.to_string(),
+                file: self.0.app.store.place(&portal.name).name,
+            });
         }
+        let replaced = old.as_ref().map(|old| old.fingerprint());
         let kept = old.map(|old| old.application_token).unwrap_or_default();
         let tokens = Tokens {
             member_id: issued.member_id,
@@ -212,7 +219,10 @@ impl Installer<'_> {
             refreshed_at: 0,
             renamed_from: String::new(),
         };
-        lock.reserve().and_then(|reserved| reserved.commit(&tokens)).map_err(Problem::Storage)?;
+        let room = lock.reserve().map_err(Problem::Storage)?;
+        if room.replace(replaced.as_deref(), &tokens).map_err(Problem::Storage)? == Replaced::OtherIsStored {
+            return Err(Problem::Busy);
+        }
         let installed = self.describe(portal, &tokens, user);
         self.0.log.line(
             if installed.missing.is_empty() { Level::Info } else { Level::Warn },
@@ -237,14 +247,15 @@ impl Installer<'_> {
 
     /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.
     fn stored_tokens_work(&self, portal: &Portal) -> Result<bool, Problem> {
-        let mut session = Session::new(self.0, None);
-        match session.profile(portal) {
-            Ok((_, None)) => Ok(true),
+        match profile(self.0, portal) {
+            Ok(_) => Ok(true),
             // 403: the one who installed may not use the application any more, has left for example.
-            Ok((_, Some(upstream))) if matches!(upstream.status, 401 | 403) => Ok(false),
-            Ok((_, Some(upstream))) => Err(Problem::Portal { why: format!("it answered {}", upstream.error) }),
-            Err(Error::NotInstalled { .. } | Error::ReinstallRequired { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(Failed::Refused { upstream, .. }) if matches!(upstream.status, 401 | 403) => Ok(false),
+            Err(Failed::Refused { upstream, .. }) => {
+                Err(Problem::Portal { why: format!("it answered {}", upstream.error) })
+            }
+            Err(Failed::Error(Error::NotInstalled { .. } | Error::ReinstallRequired { .. })) => Ok(false),
+            Err(Failed::Error(error)) => Err(error.into()),
         }
     }
 

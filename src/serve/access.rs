@@ -1,29 +1,14 @@
 //! Who may call: credentials, addresses, browsers, portals and methods. Decisions only, on values.
 
+use crate::config::Client;
 use crate::values::error::{Error, Result};
-use crate::values::method::{Method, Pattern};
+use crate::values::method::Method;
 use crate::values::portal::PortalName;
 use crate::values::secret::sha256;
 use base64::prelude::{Engine, BASE64_STANDARD};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use subtle::{Choice, ConstantTimeEq};
-
-/// A caller that the configuration names.
-#[derive(Clone, Debug)]
-pub struct Client {
-    pub name: String,
-    /// The one-client form `auth_token`: Basic authorization may come with any user name.
-    pub any_user: bool,
-    /// SHA-256 of the token. Digests of equal length are compared, so that time tells nothing about a token.
-    pub digest: [u8; 32],
-    /// `None` = every configured portal.
-    pub portals: Option<Vec<PortalName>>,
-    /// `None` = every method.
-    pub methods: Option<Vec<Pattern>>,
-    /// `None` = every address.
-    pub ips: Option<Vec<IpNet>>,
-}
 
 /// What a caller presents.
 #[derive(PartialEq, Eq)]
@@ -157,6 +142,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::method::Pattern;
     use proptest::prelude::*;
 
     fn client(name: &str, token: &str) -> Client {

@@ -1,9 +1,9 @@
 //! What would be sent to a portal, compared with an independent reading of it: the simulator's, by PHP's rules.
 
-use super::access::Client;
 use super::guard::must_be_checked;
 use super::webhook::Sent;
 use crate::call::payload::Payload;
+use crate::config::Client;
 use crate::values::method::{Method, Pattern};
 use crate::values::portal::Version;
 use proptest::prelude::*;

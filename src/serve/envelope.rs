@@ -1,8 +1,16 @@
 //! The request of 1C, `{"domain","method","params"}`, and the answer to it.
 
+use super::guard;
+use super::serving::{key_for_bitrix24, Serving, Trace};
+use crate::app::App;
 use crate::call::bulk::calls::One;
 use crate::call::bulk::list::Cursor;
-use crate::call::payload::Parameters;
+use crate::call::bulk::{self, Steps};
+use crate::call::keys::Journaled;
+use crate::call::payload::{Parameters, Payload};
+use crate::call::relay::{self, Call, Patience};
+use crate::config::{Client, Config, Portal};
+use crate::values::answer::Answer;
 use crate::values::error::{Error, Result};
 use crate::values::json;
 use crate::values::method::Method;
@@ -42,6 +50,109 @@ pub struct OneCall<'a> {
     /// `params` as written.
     pub raw_params: &'a str,
     pub parameters: Parameters<'a>,
+}
+
+/// Who calls whom.
+struct Destination<'a> {
+    app: &'a App,
+    client: &'a Client,
+    portal: &'a Portal,
+}
+
+impl Serving<'_> {
+    /// The request of an admitted client, answered in the envelope.
+    pub fn relayed(&self, app: &App, client: &Client, bytes: &[u8], trace: &mut Trace) -> Result<Answer> {
+        let envelope = Envelope::parse(bytes)?;
+        let portal = find_portal(&app.config, envelope.domain.as_deref())?;
+        trace.portal = Some(portal.name.to_string());
+        client.check_portal(&portal.name)?;
+        let to = Destination { app, client, portal };
+        match envelope.asked {
+            Asked::One(call) => self.one_call(&to, call, trace),
+            Asked::Many { calls, halt, raw } => self.many_calls(&to, &calls, halt, raw, trace),
+            Asked::All { method, raw_params, cursor } => self.whole_list(&to, &method, raw_params, cursor, trace),
+        }
+    }
+
+    fn one_call(&self, to: &Destination, mut asked: OneCall, trace: &mut Trace) -> Result<Answer> {
+        trace.method = Some(asked.method.as_str().to_owned());
+        to.client.check_method(&asked.method)?;
+        if guard::must_be_checked(to.client, &asked.method) {
+            asked.parameters = guard::checked(to.client, asked.version, asked.raw_params)?;
+        }
+        let identity: &[&[u8]] =
+            &[b"envelope", &[asked.version as u8], asked.method.as_str().as_bytes(), asked.raw_params.as_bytes()];
+        let (job, limits) = (self.job(to.app), &to.app.config.limits);
+        let key = self.key(to.client, identity)?;
+        let mut call = Call {
+            version: asked.version,
+            method: &asked.method,
+            query: "",
+            payload: Payload::Json(asked.parameters),
+            headers: vec![("Accept", "application/json")],
+            max_response: limits.max_response,
+        };
+        let sent_key = key_for_bitrix24(&to.app.config, key.as_ref(), call.version);
+        call.headers.extend(sent_key.as_deref().map(|key| ("Idempotency-Key", key)));
+        let patience = Patience::Until(job.end.at_most(limits.max_wait));
+        let reply = trace.noted(relay::call(job, to.portal, &call, patience, key.as_ref()))?;
+        let replayed = reply.is_replayed();
+        let answer = Answer::success(vec![reply.body]);
+        Ok(if replayed { answer.replayed() } else { answer })
+    }
+
+    /// `calls`: packed into batches, in order.
+    fn many_calls(&self, to: &Destination, calls: &[One], halt: bool, raw: &str, trace: &mut Trace) -> Result<Answer> {
+        trace.method = Some(format!("{} calls", calls.len()));
+        for call in calls {
+            to.client.check_method(&call.method)?;
+        }
+        let job = self.job(to.app);
+        let mut journal = match self.key(to.client, &[b"calls", &[u8::from(halt)], raw.as_bytes()])? {
+            None => None,
+            Some(key) => {
+                let until = job.end.at_most(to.app.config.limits.max_wait);
+                Some(Journaled::open(job, to.portal, &key, calls.len(), until)?)
+            }
+        };
+        let mut steps = Steps::new(job, to.portal);
+        let executed = bulk::calls::execute(&mut steps, calls, halt, &mut journal);
+        trace.repeated = steps.repeated;
+        let executed = executed?;
+        let replayed = executed.replayed;
+        let answer = Answer::success(executed.into_json());
+        Ok(if replayed { answer.replayed() } else { answer })
+    }
+
+    /// `all`: a list to its end.
+    fn whole_list(
+        &self,
+        to: &Destination,
+        method: &Method,
+        raw_params: &str,
+        cursor: Option<Cursor>,
+        trace: &mut Trace,
+    ) -> Result<Answer> {
+        trace.method = Some(method.as_str().to_owned());
+        to.client.check_method(method)?;
+        if self.idempotency_key()?.is_some() {
+            return Err(Error::InvalidRequest("an Idempotency-Key has no meaning where \"all\" only reads".into()));
+        }
+        let mut steps = Steps::new(self.job(to.app), to.portal);
+        let read = bulk::list::read(&mut steps, method, raw_params, cursor);
+        trace.repeated = steps.repeated;
+        Ok(Answer::success(read?.into_json()))
+    }
+}
+
+/// The portal that a caller names; where one is configured, it need not be named. A name that is not configured is
+/// not looked at any further.
+fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Portal> {
+    match (domain, config.portals.as_slice()) {
+        (Some(domain), _) => config.portal(domain).ok_or(Error::UnknownPortal),
+        (None, [only]) => Ok(only),
+        (None, _) => Err(Error::InvalidRequest("\"domain\" is missing: several portals are configured".into())),
+    }
 }
 
 /// The fields of a request, each at most once.

@@ -5,7 +5,7 @@
 //! the method, and a scheme, host or fragment is cut off; methods are lower-cased; commands over 50 are not run.
 
 use crate::call::payload::Parameters;
-use crate::serve::access::Client;
+use crate::config::Client;
 use crate::values::error::{Error, Result};
 use crate::values::form;
 use crate::values::json::{self, Member};

@@ -1,34 +1,32 @@
-//! A CGI request from beginning to end: *environment → route → access → body → portal → token → call → answer*.
+//! A request from beginning to end: *variables → route → access → body → portal → token → call → answer*. Uses install and
+//! what lies below it; does not know who brought the request.
 
-pub mod access;
+mod access;
 #[cfg(test)]
 mod as_php_reads;
-mod calling;
-pub mod cors;
+mod cors;
 pub mod envelope;
-pub mod guard;
+mod guard;
 mod installing;
 pub mod page;
-pub mod route;
+mod route;
+mod serving;
 pub mod status;
-pub mod webhook;
+mod webhook;
 
-use crate::app::{App, Job};
-use crate::config::{Config, Portal};
+use crate::app::App;
 use crate::install::browser::Query;
 use crate::install::Problem;
-use crate::serve::page::{Language, Page, Place};
-use crate::serve::route::Route;
-use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};
 use crate::upstream::http::Failure;
 use crate::values::answer::Answer;
 use crate::values::error::{Error, Result};
 use crate::values::form::Form;
-use crate::values::request::{Body, BodyError, Request, Variables};
-use access::{Browser, Client, Credentials};
+use crate::values::request::{Body, Request};
+use page::{Language, Page, Place};
+use route::Route;
 use serde_json::Value;
-use std::time::Instant;
+use serving::{Serving, Trace};
 
 /// Most that is read from somebody without credentials.
 pub const MAX_STRANGER_BODY: u64 = 64 << 10;
@@ -42,24 +40,6 @@ pub fn answer(loaded: std::result::Result<&App, &String>, request: &mut Request,
     // the answer on one socket, which is reset when it is closed with something unread.
     body.drain(loaded.map_or(16 << 20, |app| app.config.limits.max_body).saturating_mul(4));
     answer
-}
-
-/// What becomes known of a request on its way, for its line in the log.
-#[derive(Default)]
-struct Trace {
-    client: Option<String>,
-    portal: Option<String>,
-    method: Option<String>,
-    /// Bitrix24's own error code.
-    bitrix24: Option<String>,
-    repeated: Vec<&'static str>,
-}
-
-/// A request on its way.
-struct Serving<'a> {
-    variables: &'a Variables,
-    log: &'a Log,
-    started: Instant,
 }
 
 impl Serving<'_> {
@@ -152,14 +132,6 @@ impl Serving<'_> {
         Ok(status::answer(app, client, language))
     }
 
-    fn deadline(&self, config: &Config) -> Deadline {
-        Deadline::from(self.started, config.bitrix24.timeout)
-    }
-
-    fn job<'j>(&'j self, app: &'j App) -> Job<'j> {
-        app.job(self.log, self.deadline(&app.config))
-    }
-
     /// `POST /`: a client's call, or a form from Bitrix24.
     fn posted(&self, app: &App, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
         let config = &app.config;
@@ -169,41 +141,6 @@ impl Serving<'_> {
         let client = self.admitted(config, &credentials, true, trace)?;
         let bytes = self.read(config, body, config.limits.max_body)?;
         self.relayed(app, client, &bytes, trace)
-    }
-
-    fn read(&self, config: &Config, body: &mut Body, limit: u64) -> Result<Vec<u8>> {
-        body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))
-    }
-
-    fn credentials(&self) -> Option<Credentials> {
-        let value = |name| self.variables.bytes(name);
-        Credentials::from_headers(
-            &[value("HTTP_AUTHORIZATION"), value("REDIRECT_HTTP_AUTHORIZATION")],
-            value("HTTP_X_B24PROXY_TOKEN"),
-        )
-    }
-
-    /// The client, once its credentials, its address and the page that made a browser call are right. `by_header`: whether
-    /// the request carries credentials that a browser could have remembered.
-    fn admitted<'c>(
-        &self,
-        config: &'c Config,
-        credentials: &Credentials,
-        by_header: bool,
-        trace: &mut Trace,
-    ) -> Result<&'c Client> {
-        let client = access::authenticate(&config.clients, credentials)?;
-        trace.client = Some(client.name.clone());
-        access::check_address(&config.allowed_ips, client, self.variables.text("REMOTE_ADDR").unwrap_or(""))?;
-        if !by_header {
-            return Ok(client);
-        }
-        let browser = Browser {
-            origin: self.variables.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
-            sec_fetch_site: self.variables.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
-        };
-        access::check_origin(config.own_origin().as_deref(), &config.cors_origins, &browser)?;
-        Ok(client)
     }
 
     /// Without credentials only a short form is read: Bitrix24's events and the application opened in it.
@@ -255,23 +192,4 @@ impl Serving<'_> {
 
 fn unhealthy(reason: &str) -> Answer {
     Answer::json(503, format!(r#"{{"status":"unavailable","reason":"{reason}"}}"#))
-}
-
-/// The portal that a caller names; where one is configured, it need not be named. A name that is not configured is
-/// not looked at any further.
-fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Portal> {
-    match (domain, config.portals.as_slice()) {
-        (Some(domain), _) => config.portal(domain).ok_or(Error::UnknownPortal),
-        (None, [only]) => Ok(only),
-        (None, _) => Err(Error::InvalidRequest("\"domain\" is missing: several portals are configured".into())),
-    }
-}
-
-fn body_error(error: BodyError, limit: u64) -> Error {
-    match error {
-        BodyError::TooLarge => Error::BodyTooLarge { limit },
-        BodyError::Truncated => Error::InvalidRequest("the body ended before its announced length".into()),
-        BodyError::TimedOut => Error::InvalidRequest("the body did not arrive in time".into()),
-        BodyError::InvalidLength => Error::InvalidRequest("Content-Length is not a number".into()),
-    }
 }

@@ -1,10 +1,10 @@
 //! `GET /status`: each portal's installation, for a client and for whoever looks after it.
 
 use crate::app::App;
+use crate::config::Client;
 use crate::config::{Portal, Way};
-use crate::serve::access::Client;
 use crate::serve::page::{Language, Page, Place};
-use crate::store::Installation;
+use crate::store::records::Installation;
 use crate::system::clock::unix_now;
 use crate::values::answer::Answer;
 use serde::Serialize;

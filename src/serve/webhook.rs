@@ -5,21 +5,29 @@
 //! own `auth` is dropped. Answers pass through; this program's own errors take Bitrix24's shape, with statuses chosen for
 //! what existing clients do with them.
 
+use super::access::Credentials;
+use super::guard::{self, Commands};
+use super::route::WebhookPath;
+use super::serving::{key_for_bitrix24, Serving, Trace};
+use crate::app::App;
+use crate::call::outcome::Failed;
 use crate::call::payload::{Parameters, Payload};
-use crate::serve::access::Client;
-use crate::serve::guard::{self, Commands};
+use crate::call::relay::{self, Call, Patience};
+use crate::config::{Client, Config, Portal};
 use crate::upstream::http::Reply;
-use crate::values::answer::Answer;
+use crate::values::answer::{self, Answer};
 use crate::values::error::{Error, Executed, Result};
 use crate::values::form;
 use crate::values::json;
+use crate::values::method::Method;
 use crate::values::multipart::Multipart;
 use crate::values::portal::Version;
+use crate::values::request::Body;
 use serde_json::json;
 use std::time::Duration;
 
 /// The longest wait for the rate limit or a refresh: some clients give up after ten seconds.
-pub const MAX_WAIT: Duration = Duration::from_secs(8);
+const MAX_WAIT: Duration = Duration::from_secs(8);
 
 /// What a caller sent beside the path.
 pub struct Sent<'a> {
@@ -115,13 +123,80 @@ enum Kind {
     Other,
 }
 
+impl Serving<'_> {
+    /// A call to a webhook address, answered as Bitrix24 answers it.
+    pub fn webhook(&self, app: &App, path: &WebhookPath, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
+        let (config, limits) = (&app.config, &app.config.limits);
+        let credentials = Credentials::Token(path.token.clone().into_bytes());
+        let client = self.admitted(config, &credentials, self.credentials().is_some(), trace)?;
+        let bytes = self.read(config, body, limits.max_body)?;
+        let portal = portal_of(config, client, path.portal.as_deref())?;
+        trace.portal = Some(portal.name.to_string());
+        let method = Method::parse(&path.method)
+            .ok_or_else(|| Error::InvalidRequest("the address does not end in a method name".into()))?;
+        trace.method = Some(method.as_str().to_owned());
+        client.check_method(&method)?;
+        let sent = Sent {
+            query: self.variables.bytes("QUERY_STRING"),
+            content_type: self.variables.text("CONTENT_TYPE").unwrap_or(""),
+            body: &bytes,
+        };
+        let outgoing = match guard::must_be_checked(client, &method) {
+            true => sent.checked_batch(client, path.version)?,
+            false => sent.passed_on(path.version)?,
+        };
+        let identity: &[&[u8]] = &[
+            b"webhook",
+            &[path.version as u8],
+            method.as_str().as_bytes(),
+            &form::without_marks(sent.query),
+            sent.content_type.as_bytes(),
+            sent.body,
+        ];
+        let (job, key) = (self.job(app), self.key(client, identity)?);
+        let sent_key = key_for_bitrix24(config, key.as_ref(), path.version);
+        let call = Call {
+            version: path.version,
+            method: &method,
+            query: &outgoing.query,
+            payload: outgoing.payload,
+            headers: sent_key.as_deref().map(|key| ("Idempotency-Key", key)).into_iter().collect(),
+            max_response: limits.max_response,
+        };
+        let patience = Patience::Until(job.end.at_most(limits.max_wait.min(MAX_WAIT)));
+        match trace.noted(relay::call(job, portal, &call, patience, key.as_ref())) {
+            Ok(reply) => Ok(pass_through(reply)),
+            Err(Failed::Refused { reply, .. }) => Ok(pass_through(*reply)),
+            Err(Failed::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// The portal in a webhook's path, or else the only one that this client may use.
+fn portal_of<'c>(config: &'c Config, client: &Client, named: Option<&str>) -> Result<&'c Portal> {
+    if let Some(name) = named {
+        let portal = config.portal(name).ok_or(Error::UnknownPortal)?;
+        client.check_portal(&portal.name)?;
+        return Ok(portal);
+    }
+    let mut usable = config.portals.iter().filter(|portal| client.may_use(&portal.name));
+    match (usable.next(), usable.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Error::UnknownPortal),
+        (Some(_), Some(_)) => Err(Error::InvalidRequest(
+            "This client may use several portals: put the portal's name before /rest/, as in /acme.bitrix24.ru/rest/…"
+                .into(),
+        )),
+    }
+}
+
 /// Bitrix24's answer, status and body.
-pub fn pass_through(reply: Reply) -> Answer {
+fn pass_through(reply: Reply) -> Answer {
     let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (replayed, retry_after) = (header("Idempotent-Replayed"), header("Retry-After"));
     let mut answer = Answer {
         status: reply.status,
-        content_type: reply.content_type.unwrap_or_else(|| crate::values::answer::JSON.into()),
+        content_type: reply.content_type.unwrap_or_else(|| answer::JSON.into()),
         headers: Vec::new(),
         body: reply.body.into(),
     };

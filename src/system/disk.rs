@@ -5,14 +5,11 @@ use crate::system::user::{self, typed};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Why something on the disk cannot be used, for the administrator's log.
 pub type Reason = String;
 
 const MAKE_FOLDER: &str = "make the folder";
-/// How often a waiter looks whether the lock is free.
-pub const POLL: Duration = Duration::from_millis(10);
 
 /// Makes a folder that only its owner may look into, and those above it; one that is there stays as it is.
 pub fn create_private_folder(folder: &Path) -> Result<(), Reason> {

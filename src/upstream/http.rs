@@ -99,6 +99,19 @@ pub struct Reply {
     pub body: Vec<u8>,
 }
 
+impl Reply {
+    /// An answer from before, of the same request.
+    pub fn replayed(status: u16, content_type: String, body: Vec<u8>) -> Reply {
+        let mut headers = ureq::http::HeaderMap::new();
+        headers.insert("Idempotent-Replayed", ureq::http::HeaderValue::from_static("true"));
+        Reply { status, content_type: Some(content_type), headers, body }
+    }
+
+    pub fn is_replayed(&self) -> bool {
+        self.headers.contains_key("Idempotent-Replayed")
+    }
+}
+
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {

@@ -1,83 +1,14 @@
 //! Bitrix24's OAuth server (RFC 6749): codes and refresh tokens against pairs of tokens, by POST, with the client
 //! secret in the body and nowhere else.
 
+use super::http::{Failure, Http, Post};
 use crate::config::{Application, OauthServer};
 use crate::system::clock::{unix_now, Deadline};
-use crate::upstream::http::{Failure, Http, Post};
-use crate::values::secret::Secret;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use crate::values::grant::{read_answer, Grant, Issued, Refusal};
 
-/// Longest answer of the OAuth server that is read; real ones are below 2 KiB. A pair always fits the space that
-/// [`crate::store::Lock::reserve`] takes.
+/// Longest answer of the OAuth server that is read; real ones are below 2 KiB. A pair always fits the room that a storage
+/// reserves for one.
 const MAX_ANSWER: u64 = 32 << 10;
-/// Seconds that an access token lives, where the answer does not say.
-const LIFETIME: i64 = 3600;
-
-pub enum Grant<'a> {
-    AuthorizationCode(&'a str),
-    RefreshToken(&'a Secret),
-}
-
-/// A pair as the OAuth server gave it.
-#[derive(Debug)]
-pub struct Issued {
-    pub access_token: Secret,
-    pub refresh_token: Secret,
-    /// Unix seconds, by this machine's clock: time of receipt + `expires_in`.
-    pub expires_at: i64,
-    pub client_endpoint: String,
-    pub server_endpoint: String,
-    pub domain: String,
-    pub member_id: String,
-    pub scope: String,
-    pub user_id: u64,
-}
-
-/// Why the OAuth server gave no pair. Kept on disk for a few seconds so that other processes share it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Refusal {
-    /// The code or refresh token is spent, expired or revoked.
-    InvalidGrant { description: String },
-    /// `client_id` or `client_secret` is wrong, or the application was deleted.
-    InvalidClient { description: String },
-    /// The portal's plan does not include REST.
-    PaymentRequired { description: String },
-    /// The portal no longer exists.
-    PortalDeleted,
-    /// Another error of RFC 6749.
-    Other { error: String, description: String },
-    /// No usable answer: server down, HTML, timeout.
-    Unavailable { why: String },
-    /// This program's own side, for the log.
-    Configuration { why: String },
-}
-
-impl Refusal {
-    /// For a person; begins in lower case.
-    pub fn text(&self, host: &str) -> String {
-        let with = |what: &str, description: &str| match description {
-            "" => what.to_owned(),
-            _ => format!("{what} ({description})"),
-        };
-        match self {
-            Refusal::InvalidGrant { description } => with("the token is spent, expired or revoked", description),
-            Refusal::InvalidClient { description } => with(
-                "invalid_client: it does not know this application; check client_id and client_secret in proxy.toml, and \
-                 that the application still exists in Bitrix24",
-                description,
-            ),
-            Refusal::PaymentRequired { description } => {
-                with("PAYMENT_REQUIRED: the portal's plan does not include the REST API", description)
-            }
-            Refusal::PortalDeleted => "the portal has been deleted".into(),
-            Refusal::Other { error, description } => with(error, description),
-            Refusal::Unavailable { why } => format!("{host} {why}"),
-            Refusal::Configuration { .. } => "the configuration cannot be used".into(),
-        }
-    }
-}
 
 /// Asks for a pair. One request; the caller knows what it means if the answer is lost.
 pub fn request(
@@ -118,110 +49,5 @@ fn unavailable(failure: Failure) -> Refusal {
     match failure {
         Failure::Configuration(why) => Refusal::Configuration { why },
         failure => Refusal::Unavailable { why: failure.text() },
-    }
-}
-
-/// Reads the server's answer, received at `now`. Of a pair nothing but its two tokens is insisted on: the old one is spent.
-/// What the server says of an error must not repeat the secrets.
-fn read_answer(status: u16, body: &[u8], now: i64, secrets: &[&str]) -> Result<Issued, Refusal> {
-    let fields: Map<String, Value> = serde_json::from_slice(body)
-        .map_err(|_| Refusal::Unavailable { why: format!("did not answer with JSON (status {status})") })?;
-    let text = |name: &str| match fields.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => String::new(),
-    };
-    let error = text("error");
-    if !error.is_empty() {
-        return Err(refusal(&error, &text("error_description"), secrets));
-    }
-    let (access_token, refresh_token) = (Secret::new(text("access_token")), Secret::new(text("refresh_token")));
-    if status >= 400 || access_token.is_empty() || refresh_token.is_empty() {
-        return Err(Refusal::Unavailable { why: format!("answered without tokens (status {status})") });
-    }
-    let lifetime = text("expires_in").parse().ok().filter(|seconds| *seconds > 0).unwrap_or(LIFETIME);
-    Ok(Issued {
-        access_token,
-        refresh_token,
-        expires_at: now.saturating_add(lifetime),
-        client_endpoint: text("client_endpoint"),
-        server_endpoint: text("server_endpoint"),
-        domain: text("domain"),
-        member_id: text("member_id"),
-        scope: text("scope"),
-        user_id: text("user_id").parse().unwrap_or(0),
-    })
-}
-
-fn refusal(error: &str, description: &str, secrets: &[&str]) -> Refusal {
-    let shown = |text: &str, most: usize| {
-        let hidden = secrets.iter().filter(|secret| !secret.is_empty());
-        let text = hidden.fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
-        text.lines().next().unwrap_or("").chars().take(most).collect::<String>()
-    };
-    let description = shown(description, 200);
-    match error.to_ascii_lowercase().as_str() {
-        "invalid_grant" => Refusal::InvalidGrant { description },
-        "invalid_client" | "application_not_found" => Refusal::InvalidClient { description },
-        "payment_required" => Refusal::PaymentRequired { description },
-        "portal_deleted" => Refusal::PortalDeleted,
-        _ => Refusal::Other { error: shown(error, 64), description },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn failures_are_told_apart() {
-        let kind = |status, body: &str| read_answer(status, body.as_bytes(), 0, &[]).map(|_| ()).unwrap_err();
-        assert!(matches!(kind(400, r#"{"error":"invalid_grant"}"#), Refusal::InvalidGrant { .. }));
-        assert!(matches!(kind(401, r#"{"error":"invalid_client"}"#), Refusal::InvalidClient { .. }));
-        assert!(matches!(kind(402, r#"{"error":"PAYMENT_REQUIRED"}"#), Refusal::PaymentRequired { .. }));
-        assert!(matches!(kind(500, r#"{"error":"PORTAL_DELETED"}"#), Refusal::PortalDeleted));
-        assert!(matches!(kind(500, "<html>"), Refusal::Unavailable { .. }));
-        assert!(matches!(kind(200, "{}"), Refusal::Unavailable { .. }));
-        assert!(matches!(kind(200, r#"["a","b"]"#), Refusal::Unavailable { .. }));
-    }
-
-    #[test]
-    fn the_expiry_counts_from_receipt_by_our_clock() {
-        let body = br#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires":1,"user_id":"5"}"#;
-        let issued = read_answer(200, body, 1000, &[]).unwrap();
-        assert_eq!((issued.expires_at, issued.user_id), (4600, 5));
-    }
-
-    #[test]
-    fn a_pair_is_taken_whatever_stands_beside_it() {
-        let pair = r#""access_token":"a","refresh_token":"r","#;
-        for (beside, expires_at) in [
-            (r#""expires_in":"1800""#, 2800),
-            (r#""expires_in":null,"error":null"#, 4600),
-            (r#""expires_in":1e300,"error":"","error_description":[]"#, 4600),
-            (r#""scope":null,"user_id":-1,"domain":{},"member_id":7"#, 4600),
-        ] {
-            let issued = read_answer(200, format!("{{{pair}{beside}}}").as_bytes(), 1000, &[]).unwrap();
-            assert_eq!((issued.access_token.expose(), issued.refresh_token.expose()), ("a", "r"), "{beside}");
-            assert_eq!((issued.expires_at, issued.user_id), (expires_at, 0), "{beside}");
-        }
-    }
-
-    #[test]
-    fn what_is_said_of_an_error_repeats_no_secret() {
-        let body = br#"{"error":"no r-secret","error_description":"token r-secret of c-secret\nmore"}"#;
-        let Err(Refusal::Other { error, description }) = read_answer(400, body, 0, &["c-secret", "r-secret", ""])
-        else {
-            panic!()
-        };
-        assert_eq!((error.as_str(), description.as_str()), ("no ***", "token *** of ***"));
-    }
-
-    proptest! {
-        #[test]
-        fn no_answer_panics(status in 100u16..600, body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = read_answer(status, &body, 0, &[]);
-        }
     }
 }

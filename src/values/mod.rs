@@ -1,8 +1,10 @@
 //! What the program speaks of: values and decisions on them, without a file, a socket or a clock.
 
 pub mod answer;
+pub mod bucket;
 pub mod error;
 pub mod form;
+pub mod grant;
 pub mod json;
 pub mod method;
 pub mod multipart;

@@ -42,11 +42,6 @@ impl PortalName {
         &self.0
     }
 
-    /// The name of the file that holds the portal's tokens.
-    pub fn token_file(&self) -> String {
-        format!("{}.json", self.file_stem())
-    }
-
     /// The name of the portal's files in the token folder, without an ending.
     pub fn file_stem(&self) -> String {
         self.0.replace(':', "_")

@@ -2,6 +2,7 @@
 
 use super::{error_of, name, pack, BatchAnswer, Steps, MAX_COMMANDS};
 use crate::call::keys::Journaled;
+use crate::call::outcome::Failed;
 use crate::call::payload::Parameters;
 use crate::call::results::Piece;
 use crate::system::log::Log;
@@ -52,13 +53,8 @@ enum Done {
 }
 
 /// Executes the calls, going on behind `journal`'s kept results, and keeps each step's results there.
-pub fn execute(
-    steps: &mut Steps,
-    calls: &[One],
-    halt: bool,
-    journal: &mut Option<Journaled>,
-    log: &Log,
-) -> Result<Outcome> {
+pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Option<Journaled>) -> Result<Outcome> {
+    let log = steps.job().log;
     let mut results = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
     let kept = results.calls;
     // One whose answer was lost halts whoever wants to be halted.
@@ -115,26 +111,25 @@ fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: us
         Step::Batch(commands) => steps.batch(commands, halt, collected),
         Step::Single => match Parameters::from_json(calls[0].raw_params) {
             Ok(parameters) => steps.single(&calls[0].method, parameters, collected),
-            Err(why) => Err(Error::InvalidRequest(why)),
+            Err(why) => Err(Error::InvalidRequest(why).into()),
         },
     };
     let executed = |piece| Done::Executed { piece, last: false };
     let lost =
         |why: &str| Done::Executed { piece: Piece { halted: halt, ..Piece::lost(calls.len(), why) }, last: true };
     match (outcome, step) {
-        (Ok((reply, None)), Step::Batch(_)) => executed(batch_answered(&reply.body, calls.len(), halt)),
-        (Ok((reply, None)), Step::Single) => executed(single_answered(&reply.body)),
-        (Ok((_, Some(upstream))), _) if !upstream.is_definite() => lost(&Error::Bitrix24(upstream).text()),
-        (Ok((_, Some(upstream))), Step::Batch(_)) => Done::Refused(upstream),
-        (Ok((_, Some(upstream))), Step::Single) => {
+        (Ok(reply), Step::Batch(_)) => executed(batch_answered(&reply.body, calls.len(), halt)),
+        (Ok(reply), Step::Single) => executed(single_answered(&reply.body)),
+        (Err(failed), _) if failed.executed() == Some(Executed::Unknown) => lost(&Error::from(failed).text()),
+        (Err(Failed::Refused { upstream, .. }), Step::Batch(_)) => Done::Refused(upstream),
+        (Err(Failed::Refused { upstream, .. }), Step::Single) => {
             executed(Piece::all_failed(1, &upstream.error, &upstream.error_description, halt))
         }
         // As a command in a batch would be answered.
-        (Err(error @ Error::MethodBlocked { .. }), Step::Single) => {
+        (Err(Failed::Error(error @ Error::MethodBlocked { .. })), Step::Single) => {
             executed(Piece::all_failed(1, "OPERATION_TIME_LIMIT", &error.text(), halt))
         }
-        (Err(error), _) if error.executed() == Some(Executed::Unknown) => lost(&error.text()),
-        (Err(error), _) => Done::NotSent(error),
+        (Err(Failed::Error(error)), _) => Done::NotSent(error),
     }
 }
 

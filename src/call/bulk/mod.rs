@@ -7,12 +7,15 @@ pub mod calls;
 pub mod list;
 pub mod pack;
 
+use crate::app::Job;
+use crate::call::outcome::{Called, Failed};
 use crate::call::payload::{Parameters, Payload};
-use crate::call::relay::{Call, Session};
+use crate::call::relay::{self, Call, Patience};
 use crate::config::Portal;
+use crate::system::clock::Deadline;
 use crate::system::log::Level;
 use crate::upstream::http::Reply;
-use crate::values::error::{Result, Upstream};
+use crate::values::error::Upstream;
 use crate::values::json::{self, Member};
 use crate::values::method::Method;
 use crate::values::portal::Version;
@@ -25,9 +28,9 @@ pub const MAX_COMMANDS: usize = 50;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// The requests of one bulk request, and what they may still take.
-pub struct Steps<'s, 'a> {
-    session: &'s mut Session<'a>,
-    portal: &'s Portal,
+pub struct Steps<'a> {
+    job: Job<'a>,
+    portal: &'a Portal,
     max_response: u64,
     timeout: Duration,
     /// How long the last step took, and the longest, without what they waited for the limit.
@@ -36,14 +39,20 @@ pub struct Steps<'s, 'a> {
     /// Bytes of the largest answer.
     largest: usize,
     said: Instant,
+    /// What was done again, for the log.
+    pub repeated: Vec<&'static str>,
 }
 
-impl<'s, 'a> Steps<'s, 'a> {
-    pub fn new(session: &'s mut Session<'a>, portal: &'s Portal) -> Self {
-        let limits = &session.job.app.config.limits;
-        let (max_response, timeout) = (limits.max_response, session.job.app.config.bitrix24.timeout);
-        let (last, longest, largest) = (Duration::ZERO, Duration::ZERO, 0);
-        Steps { session, portal, max_response, timeout, last, longest, largest, said: Instant::now() }
+impl<'a> Steps<'a> {
+    pub fn new(job: Job<'a>, portal: &'a Portal) -> Self {
+        let config = &job.app.config;
+        let (max_response, timeout) = (config.limits.max_response, config.bitrix24.timeout);
+        let (last, longest, largest, repeated) = (Duration::ZERO, Duration::ZERO, 0, Vec::new());
+        Steps { job, portal, max_response, timeout, last, longest, largest, said: Instant::now(), repeated }
+    }
+
+    pub fn job(&self) -> Job<'a> {
+        self.job
     }
 
     /// What a step must find left of the time when it is sent, judged by the longest so far.
@@ -53,7 +62,7 @@ impl<'s, 'a> Steps<'s, 'a> {
 
     /// Whether another step can end in time.
     pub fn has_time(&self) -> bool {
-        self.session.job.end.remaining() > self.margin()
+        self.job.end.remaining() > self.margin()
     }
 
     /// Whether the answer of another step finds room beside `collected` bytes, judged by the largest so far.
@@ -73,29 +82,31 @@ impl<'s, 'a> Steps<'s, 'a> {
         method: &Method,
         parameters: Parameters,
         collected: usize,
-    ) -> Result<(Reply, Option<Upstream>)> {
+    ) -> std::result::Result<Reply, Failed> {
         let call = Call {
             version: Version::V2,
             method,
             query: "",
             payload: Payload::Json(parameters),
             headers: vec![("Accept", "application/json")],
+            max_response: self.max_response.saturating_sub(collected as u64).max(1),
         };
-        self.session.max_response = self.max_response.saturating_sub(collected as u64).max(1);
         // Sent with no time left, its answer would be lost.
-        self.session.max_wait = Some(self.session.job.end.remaining().saturating_sub(self.margin()));
-        let (started, waited) = (Instant::now(), self.session.waited);
-        let outcome = self.session.call(self.portal, &call, None);
-        self.last = started.elapsed().saturating_sub(self.session.waited - waited);
+        let patience = self.job.end.remaining().saturating_sub(self.margin());
+        let started = Instant::now();
+        let Called { result, mut trip } =
+            relay::call(self.job, self.portal, &call, Patience::Until(Deadline::after(patience)), None);
+        self.last = started.elapsed().saturating_sub(trip.waited);
         self.longest = self.longest.max(self.last);
-        if let Ok((reply, _)) = &outcome {
+        self.repeated.append(&mut trip.repeated);
+        if let Ok(reply) = &result {
             self.largest = self.largest.max(reply.body.len());
         }
-        outcome
+        result
     }
 
     /// A batch. The commands are named so that PHP never writes their map as a list.
-    pub fn batch(&mut self, commands: &[String], halt: bool, collected: usize) -> Result<(Reply, Option<Upstream>)> {
+    pub fn batch(&mut self, commands: &[String], halt: bool, collected: usize) -> std::result::Result<Reply, Failed> {
         let named: Vec<Member> =
             commands.iter().enumerate().map(|(i, command)| (name(i), json::quoted(command))).collect();
         let halt = u8::from(halt).to_string();
@@ -110,7 +121,7 @@ impl<'s, 'a> Steps<'s, 'a> {
         }
         self.said = Instant::now();
         let fields = [("portal", self.portal.name.as_str().into()), ("done", done.into()), ("all", all.into())];
-        self.session.job.log.line(Level::Info, "progress", &fields);
+        self.job.log.line(Level::Info, "progress", &fields);
     }
 }
 

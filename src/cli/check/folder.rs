@@ -2,7 +2,7 @@
 
 use super::line::Line;
 use crate::app::App;
-use crate::store::RESERVED;
+use crate::store::file::RESERVED;
 use crate::system::disk::{explain, open_or_create};
 use crate::system::user::{name_of, typed};
 use crate::values::secret::random_hex;

@@ -6,7 +6,7 @@ use crate::call::relay::stored_address;
 use crate::cli::command::Setup;
 use crate::config::{Portal, Way};
 use crate::install::Installer;
-use crate::store::Installation;
+use crate::store::records::Installation;
 use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Client, Failure, Obstacle, Reply};
 use crate::values::error::Executed;

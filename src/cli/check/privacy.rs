@@ -2,6 +2,7 @@
 
 use super::line::Line;
 use super::web::Site;
+use crate::store::file::Folder;
 use std::path::{Path, PathBuf};
 
 /// At which a configuration or token file is looked for: more would look like an attack to the host's firewall.
@@ -9,16 +10,18 @@ const MOST_PATHS: usize = 100;
 const CHECK: &str = "privacy";
 
 pub fn check(site: &Site) -> Vec<Line> {
-    let token_file = site.config.and_then(|config| config.portals.first()).map(|portal| portal.name.token_file());
+    let tokens =
+        site.config.and_then(|config| Some(Folder::new(&config.token_folder).tokens(&config.portals.first()?.name)));
+    let token_file = tokens.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
     let mut files: Vec<PathBuf> = Vec::new();
     if let Some(config) = site.config {
         files.extend(with_copies(&config.path));
-        files.extend(token_file.iter().map(|name| config.token_folder.join(name)));
+        files.extend(tokens.clone());
     }
     let files: Vec<PathBuf> = files.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
     let mut lines = Vec::new();
     let mut answered = 0;
-    for path in tempting(&site.address.path, token_file.as_deref(), &files) {
+    for path in tempting(&site.address.path, token_file, &files) {
         let url = site.address.at(&path);
         let Ok(seen) = site.get(&url) else { continue };
         answered += 1;

@@ -6,7 +6,8 @@ use crate::call::relay::stored_address;
 use crate::cli::refresh::renewed_at;
 use crate::config::{Config, Portal};
 use crate::serve::status::moment;
-use crate::store::{Installation, Tokens};
+use crate::store::file::Folder;
+use crate::store::records::{Installation, Tokens};
 use crate::system::clock::unix_now;
 
 const DAY: i64 = 86_400;
@@ -27,8 +28,8 @@ fn of_portal(app: &App, portal: &Portal) -> Vec<Line> {
     let Some(application) = portal.application() else {
         return vec![Line::ok(name, "used through an incoming webhook, without tokens")];
     };
-    let path = config.token_folder.join(portal.name.token_file());
-    let marks = std::fs::read(&path).ok().and_then(|bytes| marks_of_a_transfer(&bytes));
+    let path = Folder::new(&config.token_folder).tokens(&portal.name);
+    let marks = std::fs::read(path).ok().and_then(|bytes| marks_of_a_transfer(&bytes));
     let install = config.install_url(&portal.name).unwrap_or_else(|| format!("…/install?portal={name}"));
     let tokens = match store.read(&portal.name) {
         Ok(Installation::Installed(tokens)) => tokens,
@@ -123,11 +124,7 @@ fn marks_of_a_transfer(bytes: &[u8]) -> Option<&'static str> {
 
 /// Token files of portals that are not configured: perhaps a name is misspelt.
 fn strays(config: &Config) -> Option<Line> {
-    let known: Vec<String> = config.portals.iter().map(|portal| portal.name.token_file()).collect();
-    let entries = std::fs::read_dir(&config.token_folder).ok()?.flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.retain(|name| name.ends_with(".json") && !known.contains(name));
-    names.sort();
+    let names = Folder::new(&config.token_folder).strays(config.portals.iter().map(|portal| &portal.name));
     let first = names.first()?;
     Some(Line::warn(
         "token folder",

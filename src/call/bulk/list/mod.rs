@@ -9,7 +9,7 @@ pub use cursor::Cursor;
 
 use super::{name, BatchAnswer, Steps, MAX_COMMANDS};
 use crate::call::payload::Parameters;
-use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::values::error::{Error, Executed, Result};
 use crate::values::json::{self, Member};
 use crate::values::method::Method;
 use by_id::ById;
@@ -159,15 +159,15 @@ fn is_passing(error: &Error) -> bool {
         )
 }
 
-struct Reader<'r, 's, 'a> {
-    steps: &'r mut Steps<'s, 'a>,
+struct Reader<'r, 'a> {
+    steps: &'r mut Steps<'a>,
     method: &'r Method,
     rows: Rows,
     /// Pages of a batch.
     batch: usize,
 }
 
-impl Reader<'_, '_, '_> {
+impl Reader<'_, '_> {
     fn held(&self, way: &dyn Way) -> usize {
         self.rows.text.len() + way.held()
     }
@@ -180,7 +180,7 @@ impl Reader<'_, '_, '_> {
     fn page(&mut self, way: &mut dyn Way) -> Result<Next> {
         let parameters = Parameters::from_members(&way.alone());
         let held = self.held(way);
-        let body = answer_of(self.steps.single(self.method, parameters, held)?)?;
+        let body = self.steps.single(self.method, parameters, held)?.body;
         way.take(&Page::of_answer(&body)?, &mut self.rows)
     }
 
@@ -191,7 +191,7 @@ impl Reader<'_, '_, '_> {
             return self.page(way);
         };
         let held = self.held(way);
-        let body = answer_of(self.steps.batch(&commands, false, held)?)?;
+        let body = self.steps.batch(&commands, false, held)?.body;
         self.batch = match self.steps.last_took() {
             took if took > LONG_BATCH => (self.batch / 2).max(2),
             took if took > LONG_BATCH / 5 => self.batch,
@@ -237,13 +237,6 @@ impl<'a> Page<'a> {
 
 fn members(raw: &str) -> std::result::Result<Vec<Member>, serde_json::Error> {
     Ok(json::entries(raw)?.into_iter().map(|(key, raw)| (key.into_owned(), raw.get().to_owned())).collect())
-}
-
-fn answer_of((reply, upstream): (crate::upstream::http::Reply, Option<Upstream>)) -> Result<Vec<u8>> {
-    match upstream {
-        Some(upstream) => Err(Error::Bitrix24(upstream)),
-        None => Ok(reply.body),
-    }
 }
 
 /// The one list in a result, wherever the method puts it.

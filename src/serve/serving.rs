@@ -1,0 +1,118 @@
+//! A request on its way: what every route asks of it, and what becomes known of it for the log.
+
+use super::access::{self, Browser, Credentials};
+use crate::app::{App, Job};
+use crate::call::keys::{check_key, fingerprint, Key};
+use crate::call::outcome::{Called, Failed};
+use crate::config::{Client, Config};
+use crate::system::clock::Deadline;
+use crate::system::log::Log;
+use crate::upstream::http::Reply;
+use crate::values::error::{Error, Result};
+use crate::values::portal::Version;
+use crate::values::request::{Body, BodyError, Variables};
+use std::borrow::Cow;
+use std::time::Instant;
+
+pub struct Serving<'a> {
+    pub variables: &'a Variables,
+    pub log: &'a Log,
+    pub started: Instant,
+}
+
+/// What becomes known of a request on its way, for its line in the log.
+#[derive(Default)]
+pub struct Trace {
+    pub client: Option<String>,
+    pub portal: Option<String>,
+    pub method: Option<String>,
+    /// Bitrix24's own error code.
+    pub bitrix24: Option<String>,
+    pub repeated: Vec<&'static str>,
+}
+
+impl Trace {
+    /// What a call took and ended with.
+    pub fn noted(&mut self, Called { result, trip }: Called) -> std::result::Result<Reply, Failed> {
+        self.repeated = trip.repeated;
+        if let Err(Failed::Refused { upstream, .. }) = &result {
+            self.bitrix24 = Some(upstream.error.chars().take(64).collect());
+        }
+        result
+    }
+}
+
+/// The key as it is sent on: REST 2 ignores the header, and Bitrix24 sees one user behind all clients, so that it would take
+/// equal keys of theirs for one.
+pub fn key_for_bitrix24<'k>(config: &Config, key: Option<&Key<'k>>, version: Version) -> Option<Cow<'k, str>> {
+    let key = key.filter(|_| version == Version::V3)?;
+    Some(match config.clients.as_slice() {
+        [_] => key.text.into(),
+        _ => fingerprint(&[key.client.as_bytes(), key.text.as_bytes()]).into(),
+    })
+}
+
+impl Serving<'_> {
+    pub fn deadline(&self, config: &Config) -> Deadline {
+        Deadline::from(self.started, config.bitrix24.timeout)
+    }
+
+    pub fn job<'j>(&'j self, app: &'j App) -> Job<'j> {
+        app.job(self.log, self.deadline(&app.config))
+    }
+
+    pub fn read(&self, config: &Config, body: &mut Body, limit: u64) -> Result<Vec<u8>> {
+        body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))
+    }
+
+    pub fn credentials(&self) -> Option<Credentials> {
+        let value = |name| self.variables.bytes(name);
+        Credentials::from_headers(
+            &[value("HTTP_AUTHORIZATION"), value("REDIRECT_HTTP_AUTHORIZATION")],
+            value("HTTP_X_B24PROXY_TOKEN"),
+        )
+    }
+
+    /// The client, once its credentials, its address and the page that made a browser call are right. `by_header`: whether
+    /// the request carries credentials that a browser could have remembered.
+    pub fn admitted<'c>(
+        &self,
+        config: &'c Config,
+        credentials: &Credentials,
+        by_header: bool,
+        trace: &mut Trace,
+    ) -> Result<&'c Client> {
+        let client = access::authenticate(&config.clients, credentials)?;
+        trace.client = Some(client.name.clone());
+        access::check_address(&config.allowed_ips, client, self.variables.text("REMOTE_ADDR").unwrap_or(""))?;
+        if !by_header {
+            return Ok(client);
+        }
+        let browser = Browser {
+            origin: self.variables.os("HTTP_ORIGIN").map(|origin| origin.to_str().unwrap_or("null")),
+            sec_fetch_site: self.variables.os("HTTP_SEC_FETCH_SITE").map(|site| site.to_str().unwrap_or("")),
+        };
+        access::check_origin(config.own_origin().as_deref(), &config.cors_origins, &browser)?;
+        Ok(client)
+    }
+
+    /// The text of the idempotency key that the client sent.
+    pub fn idempotency_key(&self) -> Result<Option<&str>> {
+        self.variables.os("HTTP_IDEMPOTENCY_KEY").map(|value| check_key(value.as_encoded_bytes())).transpose()
+    }
+
+    /// The same as the key of this client's request, which these parts make what it is.
+    pub fn key<'k>(&'k self, client: &'k Client, request: &[&[u8]]) -> Result<Option<Key<'k>>> {
+        let text = self.idempotency_key()?;
+        Ok(text.map(|text| Key { client: &client.name, text, request: fingerprint(request) }))
+    }
+}
+
+fn body_error(error: BodyError, limit: u64) -> Error {
+    match error {
+        BodyError::TooLarge => Error::BodyTooLarge { limit },
+        BodyError::Truncated => Error::InvalidRequest("the body ended before its announced length".into()),
+        BodyError::TimedOut => Error::InvalidRequest("the body did not arrive in time".into()),
+        BodyError::InvalidLength => Error::InvalidRequest("Content-Length is not a number".into()),
+    }
+}

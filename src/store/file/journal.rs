@@ -1,0 +1,159 @@
+//! A key's journal on the disk: its records, how they are written, and how they are read again.
+//!
+//! A journal is a line of JSON for each record, followed by as many bytes of content as the line says. Records are only
+//! appended; an incomplete one does not count, and is taken back where it could not be written whole: what is appended behind
+//! it would be read as its content.
+
+use crate::store::records::Entry;
+use crate::store::KEY_LIFETIME;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+
+/// A line of a journal. Lengths are the bytes of content behind it; `None`: there was no room for it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+enum Record {
+    Begun {
+        /// Of the request.
+        fingerprint: String,
+        /// Unix seconds.
+        at: i64,
+    },
+    Done {
+        status: u16,
+        content_type: String,
+        length: Option<u64>,
+    },
+    Sending {
+        calls: usize,
+    },
+    NotSent,
+    Results {
+        calls: usize,
+        errors: usize,
+        halted: bool,
+        length: Option<u64>,
+    },
+}
+
+/// What a journal says to a request.
+pub enum Found {
+    /// Nothing that counts.
+    Nothing,
+    /// Begun longer ago than a key lives.
+    Expired,
+    /// Begun by another request.
+    OtherRequest,
+    Entries(Vec<Entry<'static>>),
+}
+
+/// Reads a journal, and where its last whole record ends.
+pub fn read(file: &mut File, request: &str, now: i64) -> std::io::Result<(Found, u64)> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = BufReader::new(file);
+    match next_record(&mut reader)? {
+        Some(Record::Begun { at, .. }) if !is_alive(at, now) => return Ok((Found::Expired, 0)),
+        Some(Record::Begun { fingerprint, .. }) if fingerprint != request => return Ok((Found::OtherRequest, 0)),
+        Some(Record::Begun { .. }) => {}
+        // Half a record, of a machine that lost its power.
+        _ => return Ok((Found::Nothing, 0)),
+    }
+    let (mut entries, mut end) = (vec![Entry::Begun], reader.stream_position()?);
+    while let Some(entry) = next_entry(&mut reader)? {
+        entries.push(entry);
+        end = reader.stream_position()?;
+    }
+    Ok((Found::Entries(entries), end))
+}
+
+/// The next whole entry, with its content; `None` at the end, and where one is incomplete.
+fn next_entry(reader: &mut impl BufRead) -> std::io::Result<Option<Entry<'static>>> {
+    let Some(record) = next_record(reader)? else { return Ok(None) };
+    let mut content = |length: Option<u64>| -> std::io::Result<Option<Option<Cow<'static, [u8]>>>> {
+        let Some(length) = length else { return Ok(Some(None)) };
+        let mut bytes = Vec::new();
+        reader.by_ref().take(length).read_to_end(&mut bytes)?;
+        Ok((bytes.len() as u64 == length).then_some(Some(Cow::Owned(bytes))))
+    };
+    Ok(match record {
+        Record::Begun { .. } => Some(Entry::Begun),
+        Record::Sending { calls } => Some(Entry::Sending { calls }),
+        Record::NotSent => Some(Entry::NotSent),
+        Record::Done { status, content_type, length } => {
+            content(length)?.map(|body| Entry::Done { status, content_type, body })
+        }
+        Record::Results { calls, errors, halted, length } => {
+            content(length)?.map(|body| Entry::Results { calls, errors, halted, body })
+        }
+    })
+}
+
+/// The next whole record; `None` at the end, and where a record is incomplete.
+fn next_record(reader: &mut impl BufRead) -> std::io::Result<Option<Record>> {
+    let mut line = Vec::new();
+    reader.by_ref().take(4096).read_until(b'\n', &mut line)?;
+    Ok(line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten())
+}
+
+/// When the call of a journal that still counts was begun, in Unix seconds.
+pub fn alive_since(file: &mut File, now: i64) -> Option<i64> {
+    file.seek(SeekFrom::Start(0)).ok()?;
+    match next_record(&mut BufReader::new(file)).ok()?? {
+        Record::Begun { at, .. } if is_alive(at, now) => Some(at),
+        _ => None,
+    }
+}
+
+/// Whether a call that was begun then still holds its key. A clock set back frees none.
+fn is_alive(at: i64, now: i64) -> bool {
+    now.saturating_sub(at) < KEY_LIFETIME
+}
+
+/// Writes an entry of this request, on disk when it returns: all of it or nothing. `with_body`: whether its body finds room.
+pub fn append(file: &mut File, entry: &Entry, request: &str, now: i64, with_body: bool) -> std::io::Result<()> {
+    let body = body_of(entry).filter(|_| with_body);
+    let length = body.map(|body| body.len() as u64);
+    let record = match entry {
+        Entry::Begun => Record::Begun { fingerprint: request.to_owned(), at: now },
+        Entry::Done { status, content_type, .. } => {
+            Record::Done { status: *status, content_type: content_type.clone(), length }
+        }
+        Entry::Sending { calls } => Record::Sending { calls: *calls },
+        Entry::NotSent => Record::NotSent,
+        Entry::Results { calls, errors, halted, .. } => {
+            Record::Results { calls: *calls, errors: *errors, halted: *halted, length }
+        }
+    };
+    let mut line = serde_json::to_vec(&record).expect("plain data serializes");
+    line.push(b'\n');
+    let end = file.seek(SeekFrom::End(0))?;
+    let content = body.unwrap_or_default();
+    let written = file.write_all(&line).and_then(|()| file.write_all(content)).and_then(|()| file.sync_data());
+    if written.is_err() {
+        let _ = file.set_len(end);
+    }
+    written
+}
+
+pub fn body_of<'e>(entry: &'e Entry) -> Option<&'e [u8]> {
+    match entry {
+        Entry::Done { body, .. } | Entry::Results { body, .. } => body.as_deref(),
+        Entry::Begun | Entry::Sending { .. } | Entry::NotSent => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_journal_panics(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = next_entry(&mut bytes.as_slice());
+            let _ = next_entry(&mut [b"{\"record\":\"not_sent\"}\n", bytes.as_slice()].concat().as_slice());
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The token folder: the storage that needs nothing but a disk.
+//!
+//! ```text
+//! tokens/acme.bitrix24.ru.json            the pair; read without a lock, always whole because it is replaced by rename
+//! tokens/acme.bitrix24.ru.json.new        the next pair while it is being written; its space is taken before it is needed
+//!                                         (whole when its writer is killed, it is put in place by whoever locks next)
+//! tokens/acme.bitrix24.ru.json.removed    a pair that was set aside
+//! tokens/acme.bitrix24.ru.lock            flock by whoever writes; holds the notes; never unlinked
+//! tokens/acme.bitrix24.ru.limits          the bucket, under a lock of its own that is held for a read and a write; a hint
+//! tokens/idempotency/CLIENT/usage         how much this client keeps; locked for a moment at each change
+//! tokens/idempotency/CLIENT/KEY.call      one key: a journal, locked by whoever has it open
+//! ```
+//!
+//! CLIENT and KEY are hashes: of the client's name, and of portal and key. On NFS, `flock` works where the server supports
+//! locks (Linux maps it to byte-range locks).
+
+mod journal;
+mod keys;
+mod lock;
+mod record;
+
+use super::records::{Installation, Notes, Tokens};
+use super::{Claim, Lock, Place, Quota, Store, QUOTA};
+use crate::system::clock::{unix_now_ms, Deadline};
+use crate::system::disk::{
+    create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, writable, Reason,
+};
+use crate::system::user::typed;
+use crate::values::bucket::{Bucket, Known, Step, Turn};
+use crate::values::portal::PortalName;
+use crate::values::secret::{hex, sha256};
+use fs2::FileExt;
+use keys::Keys;
+use lock::FileLock;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Space taken for the next pair. Pairs are below 2 KiB; the OAuth server's answer is bounded well below this.
+pub const RESERVED: usize = 64 << 10;
+
+/// One folder, and the one place that knows how it is laid out.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+    quota: Quota,
+}
+
+impl Folder {
+    pub fn new(path: &Path) -> Folder {
+        Folder::with_quota(path, QUOTA)
+    }
+
+    pub fn with_quota(path: &Path, quota: Quota) -> Folder {
+        Folder { path: path.to_owned(), quota }
+    }
+
+    /// The file of a portal's pair.
+    pub fn tokens(&self, portal: &PortalName) -> PathBuf {
+        self.of_portal(portal, "json")
+    }
+
+    /// Names of pairs in the folder that are of none of these portals.
+    pub fn strays<'p>(&self, portals: impl Iterator<Item = &'p PortalName>) -> Vec<String> {
+        let known: Vec<PathBuf> = portals.map(|portal| self.tokens(portal)).collect();
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let pairs = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+        let strays = pairs.filter(|path| !known.contains(path));
+        let mut names: Vec<String> = strays.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect();
+        names.sort();
+        names
+    }
+
+    fn of_portal(&self, portal: &PortalName, ending: &str) -> PathBuf {
+        self.path.join(format!("{}.{ending}", portal.file_stem()))
+    }
+
+    fn lock_file(&self, portal: &PortalName) -> PathBuf {
+        self.of_portal(portal, "lock")
+    }
+
+    fn keys(&self, client: &str) -> Keys {
+        let folder = self.path.join("idempotency").join(&hex(&sha256(client.as_bytes()))[..16]);
+        Keys::new(folder, self.quota)
+    }
+
+    fn held(&self, portal: &PortalName, file: File) -> FileLock {
+        FileLock::new(file, self.clone(), portal.clone())
+    }
+
+    /// A token file is as secret as the configuration, unless its folder keeps everybody out.
+    #[cfg(unix)]
+    fn refuse_readable_by_others(&self, file: &File, path: &Path) -> Result<(), Reason> {
+        use std::os::unix::fs::MetadataExt;
+        let open = |metadata: std::io::Result<std::fs::Metadata>, bits: u32| {
+            metadata.is_ok_and(|metadata| metadata.mode() & bits != 0)
+        };
+        if open(file.metadata(), 0o066) && open(self.path.metadata(), 0o077) {
+            return Err(format!(
+                "{path} can be read or written by others than its owner: chmod 700 {} && chmod 600 {path}",
+                typed(&self.path),
+                path = typed(path)
+            ));
+        }
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn refuse_readable_by_others(&self, _: &File, _: &Path) -> Result<(), Reason> {
+        Ok(())
+    }
+}
+
+impl Store for Folder {
+    fn read(&self, portal: &PortalName) -> Result<Installation, Reason> {
+        let path = self.tokens(portal);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Installation::NotInstalled),
+            Err(error) => return Err(explain(&error, "read", &path)),
+        };
+        self.refuse_readable_by_others(&file, &path)?;
+        let mut bytes = Vec::with_capacity(4096);
+        // A token file is small; whatever is larger is not one.
+        (&file).take(RESERVED as u64 + 1).read_to_end(&mut bytes).map_err(|e| explain(&e, "read", &path))?;
+        Ok(match parse(&bytes) {
+            Ok(tokens) => Installation::Installed(Box::new(tokens)),
+            Err(why) => Installation::Broken(format!(
+                "the token file {} is damaged ({why}). It is left as it is: restore it from a copy, or move it away and \
+                 install the application again",
+                path.display()
+            )),
+        })
+    }
+
+    fn notes(&self, portal: &PortalName) -> Notes {
+        File::open(self.lock_file(portal)).ok().and_then(|file| record::read(&file)).unwrap_or_default()
+    }
+
+    fn try_lock(&self, portal: &PortalName) -> Result<Option<Box<dyn Lock>>, Reason> {
+        let path = self.lock_file(portal);
+        let file = open_or_create_in_folder(&path)?;
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => {
+                let lock = self.held(portal, file);
+                lock.settle()?;
+                Ok(Some(Box::new(lock)))
+            }
+            Err(error) if is_contended(&error) => Ok(None),
+            Err(error) => Err(explain(&error, "lock", &path)),
+        }
+    }
+
+    fn adopt_lock(&self, portal: &PortalName, passed_on: File) -> Result<Box<dyn Lock>, Reason> {
+        let path = self.lock_file(portal);
+        if !crate::system::disk::same_file(&passed_on, &path) {
+            return Err(format!("what was handed over is not {}", path.display()));
+        }
+        FileExt::try_lock_exclusive(&passed_on).map_err(|e| explain(&e, "lock", &path))?;
+        Ok(Box::new(self.held(portal, passed_on)))
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Turn> {
+        let file = open_or_create(&self.of_portal(portal, "limits")).ok()?;
+        file.lock_exclusive().ok()?;
+        let mut known: Known = record::read(&file).filter(Known::is_sound).unwrap_or_default();
+        // By the time of the lock, so that places are in its order.
+        let turn = known.step(bucket, step, unix_now_ms());
+        record::write(&file, &known).ok()?;
+        Some(turn)
+    }
+
+    fn claim(
+        &self,
+        client: &str,
+        portal: &PortalName,
+        key: &str,
+        request: &str,
+        until: Deadline,
+    ) -> Result<Claim, Reason> {
+        self.keys(client).claim(portal, key, request, until)
+    }
+
+    fn check(&self) -> Result<(), Reason> {
+        create_private_folder(&self.path)?;
+        writable(&self.path)?;
+        match fs2::available_space(&self.path) {
+            Ok(free) if free < RESERVED as u64 => {
+                Err(format!("the disk of the token folder {} is full", self.path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn place(&self, portal: &PortalName) -> Place {
+        let path = self.tokens(portal);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Place { name, full: path.display().to_string() }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Tokens, String> {
+    match bytes.len() > RESERVED {
+        true => Err("it is too large".into()),
+        false => Tokens::parse(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::suite::{portal, tokens, Temporary};
+    use super::*;
+
+    fn temporary() -> (Temporary, Folder) {
+        let place = Temporary::new();
+        let folder = Folder::new(&place.path().join("tokens"));
+        (place, folder)
+    }
+
+    fn stored(store: &Folder) -> String {
+        let Ok(Installation::Installed(read)) = store.read(&portal()) else { panic!() };
+        read.access_token.expose().to_owned()
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_ended_by_whoever_locks_next() {
+        let (place, store) = temporary();
+        let lock = store.try_lock(&portal()).unwrap().unwrap();
+        let _ = lock.reserve().unwrap().replace(None, &tokens("one")).unwrap();
+        drop(lock);
+        let new = place.path().join("tokens/crm.example.org_8443.json.new");
+        std::fs::write(&new, serde_json::to_vec(&tokens("two")).unwrap()).unwrap();
+        drop(store.try_lock(&portal()).unwrap());
+        assert_eq!(stored(&store), "two");
+        std::fs::write(&new, b"{\"access_token\":   ").unwrap();
+        drop(store.try_lock(&portal()).unwrap());
+        assert_eq!((stored(&store).as_str(), new.exists()), ("two", false));
+    }
+
+    #[test]
+    fn only_the_pair_and_the_lock_are_left_in_the_folder() {
+        let (place, store) = temporary();
+        let lock = store.try_lock(&portal()).unwrap().unwrap();
+        let _ = lock.reserve().unwrap().replace(None, &tokens("one")).unwrap();
+        drop(lock.reserve().unwrap());
+        let names: Vec<_> =
+            std::fs::read_dir(place.path().join("tokens")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(store.strays([portal()].iter()), Vec::<String>::new());
+        assert_eq!(store.strays([].iter()), ["crm.example.org_8443.json"]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_shows_no_secret() {
+        let (place, store) = temporary();
+        std::fs::create_dir_all(place.path().join("tokens")).unwrap();
+        let path = place.path().join("tokens/crm.example.org_8443.json");
+        for (text, word) in [
+            ("", "empty"),
+            ("[]", "object"),
+            ("{\"access_token\":\"secret-value\"", "JSON"),
+            ("{\"access_token\":\"secret-value\"}", "client_endpoint"),
+            ("{\"access_token\":\"secret-value\",\"expires_at\":\"secret-value\"}", "type"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            #[cfg(unix)]
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            let Ok(Installation::Broken(why)) = store.read(&portal()) else { panic!("{text}") };
+            assert!(why.contains(word) && !why.contains("secret-value"), "{why}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The obligations of a storage, tested on every kind of it: a line in [`of_every_kind!`] for each.
+
+use super::file::Folder;
+use super::records::{Entry, Installation, LastRefresh, Notes, Tokens};
+use super::{Appended, Claim, Journal, Lock, Quota, Replaced, Store};
+use crate::system::clock::Deadline;
+use crate::values::bucket::{Bucket, Step, Turn};
+use crate::values::portal::PortalName;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// A folder that is removed when it is dropped.
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    pub fn new() -> Temporary {
+        Temporary(std::env::temp_dir().join(format!("b24proxy-store-{}", crate::values::secret::random_hex::<8>())))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn portal() -> PortalName {
+    PortalName::parse("crm.example.org:8443").unwrap()
+}
+
+/// A pair whose refresh token is its access token too.
+pub fn tokens(access: &str) -> Tokens {
+    serde_json::from_str(&format!(
+        r#"{{"member_id":"m","client_endpoint":"https://crm.example.org:8443/rest/","access_token":"{access}",
+           "refresh_token":"{access}","expires_at":1,"user_id":"7"}}"#
+    ))
+    .unwrap()
+}
+
+/// A storage of its own for one test.
+struct Fixture {
+    store: Box<dyn Store>,
+    /// What it lies in, removed at the end.
+    _place: Temporary,
+}
+
+const FEW: Quota = Quota { keys: 3, bytes: 600 };
+
+fn files() -> Fixture {
+    let place = Temporary::new();
+    Fixture { store: Box::new(Folder::with_quota(&place.path().join("tokens"), FEW)), _place: place }
+}
+
+/// Each sentence as a test of each kind of storage.
+macro_rules! of_every_kind {
+    ($($sentence:ident)*) => {
+        of_every_kind!(@ files $($sentence)*);
+    };
+    (@ $kind:ident $($sentence:ident)*) => {
+        mod $kind {
+            $(
+                #[test]
+                fn $sentence() {
+                    super::$sentence(&*super::$kind().store);
+                }
+            )*
+        }
+    };
+}
+
+of_every_kind! {
+    a_pair_is_stored_under_the_lock_and_read_without
+    one_at_a_time_has_the_lock_of_a_portal_and_whoever_waits_gets_it_or_gives_up
+    a_pair_is_replaced_only_while_the_expected_one_is_stored
+    a_pair_is_set_aside_only_while_it_is_the_expected_one
+    notes_are_replaced_whole_and_seen_by_the_next_holder
+    a_lock_is_passed_on_without_a_gap
+    the_bucket_is_shared_and_gives_each_its_place
+    an_answer_is_kept_and_another_request_told
+    a_key_is_open_at_one_place_only
+    a_dropped_key_is_left_as_it_stands_and_a_forgotten_one_is_free
+    keys_are_bounded_and_the_others_still_answer
+    a_body_that_finds_no_room_is_known_to_have_been_there
+    keys_of_clients_and_portals_are_apart
+    of_many_threads_that_open_one_key_one_begins
+}
+
+fn lock(store: &dyn Store) -> Box<dyn Lock> {
+    store.try_lock(&portal()).unwrap().expect("nobody holds it")
+}
+
+fn stored(store: &dyn Store) -> Option<String> {
+    match store.read(&portal()).unwrap() {
+        Installation::Installed(tokens) => Some(tokens.access_token.expose().to_owned()),
+        Installation::NotInstalled => None,
+        Installation::Broken(why) => panic!("{why}"),
+    }
+}
+
+fn put(lock: &dyn Lock, expected: Option<&str>, access: &str) -> Replaced {
+    let expected = expected.map(|access| tokens(access).fingerprint());
+    lock.reserve().unwrap().replace(expected.as_deref(), &tokens(access)).unwrap()
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_millis(30))
+}
+
+fn a_pair_is_stored_under_the_lock_and_read_without(store: &dyn Store) {
+    store.check().unwrap();
+    assert_eq!(stored(store), None);
+    let lock = lock(store);
+    assert_eq!(put(&*lock, None, "one"), Replaced::Yes);
+    assert_eq!(stored(store).as_deref(), Some("one"));
+    drop(lock.reserve().unwrap());
+    assert_eq!(stored(store).as_deref(), Some("one"), "room that was not used");
+    let Ok(Installation::Installed(read)) = lock.read() else { panic!() };
+    assert_eq!((read.access_token.expose(), read.user_id), ("one", 7));
+    assert!(store.place(&portal()).full.contains(&store.place(&portal()).name));
+}
+
+fn one_at_a_time_has_the_lock_of_a_portal_and_whoever_waits_gets_it_or_gives_up(store: &dyn Store) {
+    let held = lock(store);
+    assert!(store.try_lock(&portal()).unwrap().is_none());
+    assert!(store.lock(&portal(), soon()).unwrap().is_none());
+    let other = PortalName::parse("other.example.org").unwrap();
+    assert!(store.try_lock(&other).unwrap().is_some(), "another portal's");
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| store.lock(&portal(), Deadline::after(Duration::from_secs(5))).unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(30));
+        drop(held);
+        assert!(waiter.join().unwrap());
+    });
+}
+
+fn a_pair_is_replaced_only_while_the_expected_one_is_stored(store: &dyn Store) {
+    let lock = lock(store);
+    assert_eq!(put(&*lock, Some("one"), "two"), Replaced::OtherIsStored, "nothing is stored");
+    assert_eq!(put(&*lock, None, "one"), Replaced::Yes);
+    assert_eq!(put(&*lock, None, "two"), Replaced::OtherIsStored);
+    assert_eq!(put(&*lock, Some("zero"), "two"), Replaced::OtherIsStored);
+    assert_eq!(stored(store).as_deref(), Some("one"));
+    assert_eq!(put(&*lock, Some("one"), "two"), Replaced::Yes);
+    drop(lock);
+    drop(store.try_lock(&portal()).unwrap());
+    assert_eq!(stored(store).as_deref(), Some("two"), "nothing of the others is left to be put in place");
+}
+
+fn a_pair_is_set_aside_only_while_it_is_the_expected_one(store: &dyn Store) {
+    let lock = lock(store);
+    assert_eq!(lock.set_aside(&tokens("one").fingerprint()).unwrap(), Replaced::OtherIsStored);
+    assert_eq!(put(&*lock, None, "one"), Replaced::Yes);
+    assert_eq!(lock.set_aside(&tokens("two").fingerprint()).unwrap(), Replaced::OtherIsStored);
+    assert_eq!(stored(store).as_deref(), Some("one"));
+    assert_eq!(lock.set_aside(&tokens("one").fingerprint()).unwrap(), Replaced::Yes);
+    assert_eq!(stored(store), None);
+}
+
+fn notes_are_replaced_whole_and_seen_by_the_next_holder(store: &dyn Store) {
+    let first = lock(store);
+    assert_eq!(first.notes(), Notes::default());
+    let long = Notes { attempts: vec![1_000_000; 60], refresh: None };
+    first.write_notes(&long).unwrap();
+    assert_eq!(first.notes(), long);
+    let refresh = LastRefresh { spent: "s".into(), at: 5, failure: None, interrupted: true };
+    let short = Notes { attempts: vec![4], refresh: Some(refresh) };
+    first.write_notes(&short).unwrap();
+    drop(first);
+    assert_eq!(lock(store).notes(), short);
+    assert_eq!(store.notes(&portal()), short);
+}
+
+fn a_lock_is_passed_on_without_a_gap(store: &dyn Store) {
+    let passed_on = lock(store).pass_on();
+    assert!(store.try_lock(&portal()).unwrap().is_none(), "on its way");
+    let adopted = store.adopt_lock(&portal(), passed_on).unwrap();
+    assert!(store.try_lock(&portal()).unwrap().is_none(), "adopted");
+    drop(adopted);
+    let foreign = lock(store).pass_on();
+    let other = PortalName::parse("other.example.org").unwrap();
+    assert!(store.adopt_lock(&other, foreign).is_err(), "the lock of another portal");
+}
+
+fn the_bucket_is_shared_and_gives_each_its_place(store: &dyn Store) {
+    store.check().unwrap();
+    let bucket = Bucket { rate: 2.0, burst: 50.0 };
+    let at_once = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let step = Step::Take { method: "m", max_wait: Duration::from_secs(60), refused: false };
+                    match store.bucket(&portal(), bucket, step) {
+                        Some(Turn::In(wait)) if wait.is_zero() => drop(at_once.fetch_add(1, Ordering::Relaxed)),
+                        Some(Turn::In(_)) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+    });
+    // It drains while they take.
+    assert!((50..=52).contains(&at_once.load(Ordering::Relaxed)), "{at_once:?}");
+    assert_eq!(
+        store.bucket(&portal(), bucket, Step::Block { method: "m", until: None }),
+        Some(Turn::In(Duration::ZERO))
+    );
+    let step = Step::Take { method: "m", max_wait: Duration::from_secs(60), refused: false };
+    assert!(matches!(store.bucket(&portal(), bucket, step), Some(Turn::Blocked { .. })));
+}
+
+fn claim(store: &dyn Store, key: &str, request: &str) -> Claim {
+    store.claim("client", &portal(), key, request, soon()).unwrap()
+}
+
+fn opened(store: &dyn Store, key: &str) -> (Box<dyn Journal>, Vec<Entry<'static>>) {
+    match claim(store, key, "what") {
+        Claim::Opened(journal, entries) => (journal, entries),
+        Claim::OtherRequest => panic!("another request"),
+        Claim::Busy => panic!("busy"),
+    }
+}
+
+fn done(body: &str) -> Entry<'static> {
+    Entry::Done { status: 200, content_type: "a/b".into(), body: Some(Cow::Owned(body.as_bytes().to_vec())) }
+}
+
+fn an_answer_is_kept_and_another_request_told(store: &dyn Store) {
+    let (mut journal, entries) = opened(store, "k");
+    assert_eq!(entries, []);
+    let sent = [Entry::Begun, Entry::Sending { calls: 2 }, Entry::NotSent, done("{\"a\":\n1}"), done("")];
+    for entry in &sent {
+        assert_eq!(journal.append(entry), Ok(Appended::Kept));
+    }
+    drop(journal);
+    assert_eq!(opened(store, "k").1, sent);
+    assert!(matches!(claim(store, "k", "other"), Claim::OtherRequest));
+    assert_eq!(opened(store, "another key").1, []);
+}
+
+fn a_key_is_open_at_one_place_only(store: &dyn Store) {
+    let (mut journal, _) = opened(store, "k");
+    assert!(matches!(claim(store, "k", "what"), Claim::Busy), "before it begins");
+    journal.append(&Entry::Begun).unwrap();
+    assert!(matches!(claim(store, "k", "what"), Claim::Busy));
+    assert!(matches!(claim(store, "l", "what"), Claim::Opened(..)));
+    drop(journal);
+    assert!(matches!(claim(store, "k", "what"), Claim::Opened(..)));
+}
+
+fn a_dropped_key_is_left_as_it_stands_and_a_forgotten_one_is_free(store: &dyn Store) {
+    let (mut journal, _) = opened(store, "k");
+    journal.append(&Entry::Begun).unwrap();
+    drop(journal);
+    assert_eq!(opened(store, "k").1, [Entry::Begun]);
+    opened(store, "k").0.forget();
+    assert_eq!(opened(store, "k").1, []);
+    let (journal, _) = opened(store, "never begun");
+    drop(journal);
+    assert!(matches!(claim(store, "never begun", "other"), Claim::Opened(_, entries) if entries.is_empty()));
+}
+
+fn keys_are_bounded_and_the_others_still_answer(store: &dyn Store) {
+    for key in ["a", "b", "c"] {
+        let (mut journal, _) = opened(store, key);
+        journal.append(&Entry::Begun).unwrap();
+        journal.append(&done("{}")).unwrap();
+    }
+    let (mut journal, _) = opened(store, "d");
+    assert!(matches!(journal.append(&Entry::Begun), Ok(Appended::Full { retry_after: 86_000..=86_400 })));
+    drop(journal);
+    assert_eq!(opened(store, "d").1, [], "nothing was written");
+    assert_eq!(opened(store, "a").1, [Entry::Begun, done("{}")]);
+    opened(store, "b").0.forget();
+    assert_eq!(opened(store, "d").0.append(&Entry::Begun), Ok(Appended::Kept), "a place was given back");
+}
+
+fn a_body_that_finds_no_room_is_known_to_have_been_there(store: &dyn Store) {
+    let (mut journal, _) = opened(store, "k");
+    journal.append(&Entry::Begun).unwrap();
+    assert_eq!(journal.append(&done(&"x".repeat(601))), Ok(Appended::WithoutBody));
+    assert_eq!(journal.append(&done("y")), Ok(Appended::Kept));
+    drop(journal);
+    let without = Entry::Done { status: 200, content_type: "a/b".into(), body: None };
+    assert_eq!(opened(store, "k").1, [Entry::Begun, without, done("y")]);
+}
+
+fn keys_of_clients_and_portals_are_apart(store: &dyn Store) {
+    let other = PortalName::parse("other.example.org").unwrap();
+    let (mut journal, _) = opened(store, "k");
+    journal.append(&Entry::Begun).unwrap();
+    let free = |client: &str, portal: &PortalName| {
+        let claim = store.claim(client, portal, "k", "another request", soon()).unwrap();
+        matches!(claim, Claim::Opened(_, entries) if entries.is_empty())
+    };
+    assert!(free("another client", &portal()) && free("client", &other));
+}
+
+fn of_many_threads_that_open_one_key_one_begins(store: &dyn Store) {
+    let begun = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let until = Deadline::after(Duration::from_secs(10));
+                let claim = store.claim("client", &portal(), "k", "what", until).unwrap();
+                let Claim::Opened(mut journal, entries) = claim else { panic!("not opened") };
+                if entries.is_empty() {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    journal.append(&Entry::Begun).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(begun.load(Ordering::Relaxed), 1);
+}
