@@ -9,11 +9,11 @@ use crate::app::Job;
 use crate::config::{Config, Portal, Way};
 use crate::store::records::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
-use crate::upstream::http::{Client, Failure, Obstacle, Post, Reply};
+use crate::upstream::http::{Connections, Failure, Obstacle, Post, Reply};
 use crate::values::bucket::Turn;
 use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::method::Method;
-use crate::values::portal::{Endpoint, Refused, Version, Webhook};
+use crate::values::portal::{Endpoint, IncomingWebhook, Refused, Version};
 use crate::values::secret::Secret;
 use crate::values::verdict::{judge, Operating, Verdict};
 use std::time::Duration;
@@ -215,7 +215,12 @@ impl Relay<'_> {
         }
     }
 
-    fn send(&self, http: &Client, authorization: &Authorization, call: &Call) -> std::result::Result<Reply, Failure> {
+    fn send(
+        &self,
+        http: &Connections,
+        authorization: &Authorization,
+        call: &Call,
+    ) -> std::result::Result<Reply, Failure> {
         let token = authorization.tokens().map(|tokens| tokens.access_token.expose());
         let (content_type, parts) = call.payload.with_auth(token);
         let mut url = authorization.url(call.version, call.method.as_str());
@@ -252,7 +257,7 @@ fn error_of(failure: Failure, max_response: u64) -> Error {
 
 /// Calls a method without parameters, with a token that is not stored: the answer to the one attempt, whatever it is.
 pub fn call_with(
-    http: &Client,
+    http: &Connections,
     endpoint: &Endpoint,
     access_token: &Secret,
     method: &str,
@@ -303,7 +308,7 @@ fn moved_without_address(status: u16) -> Error {
 
 /// What a call is sent with.
 enum Authorization {
-    Webhook(Webhook),
+    Webhook(IncomingWebhook),
     OAuth { endpoint: Endpoint, tokens: Box<Tokens> },
 }
 

@@ -3,14 +3,14 @@
 use crate::values::spelling::nearest;
 
 /// An option that a command knows.
-pub struct Known {
+pub struct Flag {
     /// With its dashes.
     pub name: &'static str,
     /// What its value is called in help; `None`: it has none.
     pub value: Option<&'static str>,
 }
 
-pub const JSON: Known = Known { name: "--json", value: None };
+pub const JSON: Flag = Flag { name: "--json", value: None };
 
 #[derive(Debug, Default)]
 pub struct Arguments {
@@ -22,7 +22,7 @@ impl Arguments {
     /// `options`: those of this command. `least`, `most`: how many words. The error says what to type.
     pub fn parse(
         command: &str,
-        options: &[Known],
+        options: &[Flag],
         (least, most): (usize, usize),
         raw: &[String],
     ) -> Result<Arguments, String> {

@@ -1,6 +1,6 @@
 //! `b24proxy call PORTAL METHOD [JSON]`: one call, as 1C would make it.
 
-use super::arguments::{Arguments, Known, JSON};
+use super::arguments::{Arguments, Flag, JSON};
 use super::call_many;
 use super::command::{Command, Failure, Outcome, Setup};
 use super::terminal::{self, say, NOT_WRITTEN};
@@ -15,10 +15,10 @@ use crate::values::portal::Version;
 use anyhow::Context;
 use std::io::{Read, Write};
 
-const V3: Known = Known { name: "--v3", value: None };
-const ALL: Known = Known { name: "--all", value: None };
-const CALLS: Known = Known { name: "--calls", value: Some("FILE") };
-const KEY: Known = Known { name: "--key", value: Some("NAME") };
+const V3: Flag = Flag { name: "--v3", value: None };
+const ALL: Flag = Flag { name: "--all", value: None };
+const CALLS: Flag = Flag { name: "--calls", value: Some("FILE") };
+const KEY: Flag = Flag { name: "--key", value: Some("NAME") };
 
 pub const COMMAND: Command = Command {
     name: "call",

@@ -1,6 +1,6 @@
 //! What commands share: how one is described and ends, and what it works with.
 
-use super::arguments::{Arguments, Known};
+use super::arguments::{Arguments, Flag};
 use super::terminal;
 use crate::app::{App, Job};
 use crate::config::{Config, Portal, Surroundings};
@@ -24,7 +24,7 @@ pub struct Command {
     /// Least and most words beside options.
     pub words: (usize, usize),
     /// `--json` is understood by every command that has it here.
-    pub options: &'static [Known],
+    pub options: &'static [Flag],
     /// Whether it works on a site's files, and so, started by root, goes on as the site's user.
     pub on_files: bool,
     /// A file among its arguments that it reads; "-" is standard input.

@@ -1,6 +1,6 @@
 //! `b24proxy refresh`: for cron, so that refresh tokens do not die unused.
 
-use super::arguments::{Arguments, Known, JSON};
+use super::arguments::{Arguments, Flag, JSON};
 use super::command::{nothing, Command, Failure, Outcome, Setup};
 use super::terminal::say;
 use crate::app::Job;
@@ -11,7 +11,7 @@ use crate::system::clock::{unix_now, Deadline};
 use serde::Serialize;
 use std::time::Duration;
 
-const OLDER_THAN: Known = Known { name: "--older-than", value: Some("DAYS") };
+const OLDER_THAN: Flag = Flag { name: "--older-than", value: Some("DAYS") };
 /// Leaves five months for a cron job that fails to be noticed.
 const DEFAULT_DAYS: u32 = 30;
 /// Longer than the refresher's own patience with the OAuth server.

@@ -12,7 +12,7 @@ pub use find::{home_of, is_public, Surroundings};
 
 use crate::system::log::Level;
 use crate::values::method::Pattern;
-use crate::values::portal::{split_address, Endpoint, PortalName, Scheme, Webhook};
+use crate::values::portal::{split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
 use crate::values::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -97,7 +97,7 @@ pub struct Portal {
 #[derive(Debug)]
 pub enum Way {
     OAuth(Arc<Application>),
-    Webhook(Webhook),
+    Webhook(IncomingWebhook),
 }
 
 /// A caller that the configuration names.
@@ -324,9 +324,9 @@ fn portal(
         PortalName::parse(key).ok_or("must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")?;
     let own = application(section.client_id, section.client_secret)?;
     let way = match &section.webhook {
-        Some(address) => {
-            Way::Webhook(Webhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("webhook {why}"))?)
-        }
+        Some(address) => Way::Webhook(
+            IncomingWebhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("webhook {why}"))?,
+        ),
         None => Way::OAuth(
             own.map(Arc::new)
                 .or_else(|| shared.clone())

@@ -32,7 +32,7 @@ impl Installer<'_> {
     /// `GET /install?portal=NAME`: to the portal's authorization page, with a state and its cookie.
     pub fn begin(&self, query: &Query) -> Result<Answer, Problem> {
         let named = query.portal.as_deref().map(str::trim).filter(|name| !name.is_empty());
-        let domain = match (named, self.0.app.config.portals.as_slice()) {
+        let domain = match (named, self.job.app.config.portals.as_slice()) {
             (Some(name), _) => name,
             (None, [only]) if query.portal.is_some() => only.name.as_str(),
             (None, _) => return Err(Problem::NoPortalNamed),
@@ -44,7 +44,7 @@ impl Installer<'_> {
             .expect("pairs of texts serialize");
         let address = format!("{}://{}/oauth/authorize/?{query}", self.scheme(portal).as_str(), portal.name);
         Ok(Answer::redirect(address)
-            .with("Set-Cookie", cookie_header(&self.0.app.config, &cookie, state::LIFETIME))
+            .with("Set-Cookie", cookie_header(&self.job.app.config, &cookie, state::LIFETIME))
             .with("Referrer-Policy", "no-referrer"))
     }
 
@@ -65,7 +65,7 @@ impl Installer<'_> {
     }
 
     fn portal_of_state(&self, state: &str) -> Option<&Portal> {
-        self.0.app.config.portal_of(&PortalName::parse(&state::claimed_portal(state)?)?)
+        self.job.app.config.portal_of(&PortalName::parse(&state::claimed_portal(state)?)?)
     }
 }
 

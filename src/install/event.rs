@@ -20,7 +20,7 @@ impl Installer<'_> {
     /// `event=ONAPPUNINSTALL`: needs the stored `application_token`, and Bitrix24's refusal of the stored tokens.
     pub fn removed_by_event(&self, form: &Form) -> Result<(), Problem> {
         let (portal, _) = self.portal(form.text("auth[domain]"))?;
-        let tokens = match self.0.app.store.read(&portal.name).map_err(Problem::Storage)? {
+        let tokens = match self.job.app.store.read(&portal.name).map_err(Problem::Storage)? {
             Installation::Installed(tokens) => tokens,
             Installation::NotInstalled => return Err(Problem::NotInstalled),
             Installation::Broken(why) => return Err(Problem::Storage(why)),
@@ -33,7 +33,7 @@ impl Installer<'_> {
         if self.stored_tokens_work(portal)? || !self.refresh_is_refused(portal, &tokens)? {
             return Err(Problem::StillWorks);
         }
-        let lock = self.lock(portal, self.0.end.at_most(self.0.app.config.limits.max_wait))?;
+        let lock = self.lock(portal, self.job.end.at_most(self.job.app.config.limits.max_wait))?;
         // Only what was found refused is removed, not what somebody installed meanwhile.
         match lock.set_aside(&tokens.fingerprint()).map_err(Problem::Storage)? {
             Replaced::Yes => Ok(()),

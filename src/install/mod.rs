@@ -36,7 +36,9 @@ use crate::values::verdict::{judge, Verdict};
 const ATTEMPTS_A_MINUTE: usize = 6;
 
 /// What an installation works with.
-pub struct Installer<'a>(pub Job<'a>);
+pub struct Installer<'a> {
+    job: Job<'a>,
+}
 
 /// What an installation ended with, for its page.
 #[derive(Debug)]
@@ -65,34 +67,40 @@ impl Person {
     }
 }
 
+impl<'a> Installer<'a> {
+    pub fn new(job: Job<'a>) -> Installer<'a> {
+        Installer { job }
+    }
+}
+
 impl Installer<'_> {
     fn portal(&self, domain: &str) -> Result<(&Portal, &Application), Problem> {
-        let portal = self.0.app.config.portal(domain).ok_or(Problem::UnknownPortal)?;
+        let portal = self.job.app.config.portal(domain).ok_or(Problem::UnknownPortal)?;
         Ok((portal, portal.application().ok_or(Problem::Webhook)?))
     }
 
     /// A portal is reached by https, unless its stored address, or on a closed network the OAuth server's, is plain http.
     fn scheme(&self, portal: &Portal) -> Scheme {
-        if !self.0.app.config.bitrix24.allow_http {
+        if !self.job.app.config.bitrix24.allow_http {
             return Scheme::Https;
         }
-        match self.0.app.store.read(&portal.name) {
+        match self.job.app.store.read(&portal.name) {
             Ok(Installation::Installed(tokens)) if tokens.client_endpoint.starts_with("https:") => Scheme::Https,
             Ok(Installation::Installed(_)) => Scheme::Http,
-            _ => self.0.app.config.bitrix24.oauth_server.scheme(),
+            _ => self.job.app.config.bitrix24.oauth_server.scheme(),
         }
     }
 
     /// `https://acme.bitrix24.ru`, of a configured portal: where its frames come from.
     pub fn origin(&self, domain: &str) -> Option<String> {
-        let portal = self.0.app.config.portal(domain)?;
+        let portal = self.job.app.config.portal(domain)?;
         Some(format!("{}://{}", self.scheme(portal).as_str(), portal.name))
     }
 
     /// The address that the configuration alone gives a portal.
     fn presumed_endpoint(&self, portal: &Portal) -> Result<Endpoint, Problem> {
         let address = format!("{}://{}/rest/", self.scheme(portal).as_str(), portal.name);
-        portal.endpoint(&address, self.0.app.config.bitrix24.allow_http).map_err(|_| Problem::AddressRefused)
+        portal.endpoint(&address, self.job.app.config.bitrix24.allow_http).map_err(|_| Problem::AddressRefused)
     }
 
     /// Asks the portal whose token it is that a stranger shows.
@@ -100,18 +108,18 @@ impl Installer<'_> {
         if access_token.is_empty() {
             return Err(Problem::TokenRefused);
         }
-        Pace::of(self.0.app, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
+        Pace::of(self.job.app, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
         self.person(portal, &self.presumed_endpoint(portal)?, access_token)
     }
 
     /// Asks the portal whose token this is. A stranger's token ends here, before the OAuth server hears of it.
     fn person(&self, portal: &Portal, endpoint: &Endpoint, access_token: &Secret) -> Result<Person, Problem> {
-        let http = self.0.app.http.portals().map_err(unreachable)?;
-        let limits = Pace::of(self.0.app, portal);
-        let wait_until = self.0.end.at_most(self.0.app.config.limits.max_wait);
+        let http = self.job.app.http.portals().map_err(unreachable)?;
+        let limits = Pace::of(self.job.app, portal);
+        let wait_until = self.job.end.at_most(self.job.app.config.limits.max_wait);
         limits.count();
         let (reply, verdict) = loop {
-            let reply = call_with(http, endpoint, access_token, "profile", self.0.end).map_err(unreachable)?;
+            let reply = call_with(http, endpoint, access_token, "profile", self.job.end).map_err(unreachable)?;
             match judge(reply.status, &reply.body).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
                     std::thread::sleep(limits.gap().min(wait_until.remaining()));
@@ -141,7 +149,7 @@ impl Installer<'_> {
 
     /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.
     fn confirmed(&self, portal: &Portal, application: &Application, grant: &Grant) -> Result<Issued, Problem> {
-        let lock = self.lock(portal, self.0.end.at_most(self.0.app.config.limits.max_wait))?;
+        let lock = self.lock(portal, self.job.end.at_most(self.job.app.config.limits.max_wait))?;
         let now = unix_now();
         let mut notes = lock.notes();
         notes.attempts.retain(|at| (0..60).contains(&(now - at)));
@@ -157,19 +165,19 @@ impl Installer<'_> {
         notes.attempts.push(now);
         lock.write_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
-        oauth::request(&self.0.app.http, &self.0.app.config.bitrix24.oauth_server, application, grant, self.0.end)
+        oauth::request(&self.job.app.http, &self.job.app.config.bitrix24.oauth_server, application, grant, self.job.end)
             .map_err(|refusal| match refusal {
                 Refusal::InvalidGrant { .. } => match grant {
                     Grant::AuthorizationCode(_) => Problem::CodeSpent,
                     Grant::RefreshToken(_) => Problem::TokenRefused,
                 },
                 Refusal::Configuration { why } => Problem::Configuration(why),
-                refusal => Problem::Oauth { why: refusal.text(self.0.app.config.bitrix24.oauth_server.host()) },
+                refusal => Problem::Oauth { why: refusal.text(self.job.app.config.bitrix24.oauth_server.host()) },
             })
     }
 
     fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Box<dyn Lock>, Problem> {
-        self.0.app.store.lock(&portal.name, deadline).map_err(Problem::Storage)?.ok_or(Problem::Busy)
+        self.job.app.store.lock(&portal.name, deadline).map_err(Problem::Storage)?.ok_or(Problem::Busy)
     }
 
     /// Stores a pair that the OAuth server gave, once it is the configured portal's and an administrator's.
@@ -180,7 +188,7 @@ impl Installer<'_> {
         issued: Issued,
         application_token: Secret,
     ) -> Result<Installed, Problem> {
-        let allow_http = self.0.app.config.bitrix24.allow_http;
+        let allow_http = self.job.app.config.bitrix24.allow_http;
         let endpoint = portal.endpoint(&issued.client_endpoint, allow_http).map_err(|refused| match refused {
             Refused::OtherPortal(name) => {
                 Problem::OtherPortal { wanted: portal.name.to_string(), got: name.to_string() }
@@ -189,7 +197,7 @@ impl Installer<'_> {
         })?;
         let user = self.person(portal, &endpoint, &issued.access_token)?.if_administrator()?;
         // A pair in hand is worth waiting for another's refresh as long as the request may take.
-        let lock = self.lock(portal, self.0.end)?;
+        let lock = self.lock(portal, self.job.end)?;
         let old = match lock.read().map_err(Problem::Storage)? {
             Installation::Broken(why) => return Err(Problem::Storage(why)),
             Installation::NotInstalled => None,
@@ -198,7 +206,7 @@ impl Installer<'_> {
         if old.as_ref().is_some_and(|old| !old.member_id.is_empty() && old.member_id != issued.member_id) {
             return Err(Problem::Mismatch {
                 portal: portal.name.to_string(),
-                file: self.0.app.store.place(&portal.name).name,
+                file: self.job.app.store.place(&portal.name).name,
             });
         }
         let replaced = old.as_ref().map(|old| old.fingerprint());
@@ -224,7 +232,7 @@ impl Installer<'_> {
             return Err(Problem::Busy);
         }
         let installed = self.describe(portal, &tokens, user);
-        self.0.log.line(
+        self.job.log.line(
             if installed.missing.is_empty() { Level::Info } else { Level::Warn },
             "installed",
             &[
@@ -241,13 +249,13 @@ impl Installer<'_> {
         let rights: Vec<String> =
             tokens.scope.split(',').map(|s| s.trim().to_ascii_lowercase()).filter(|s| !s.is_empty()).collect();
         let missing =
-            self.0.app.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
+            self.job.app.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
         Installed { portal: portal.name.to_string(), user, rights, missing }
     }
 
     /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.
     fn stored_tokens_work(&self, portal: &Portal) -> Result<bool, Problem> {
-        match profile(self.0, portal) {
+        match profile(self.job, portal) {
             Ok(_) => Ok(true),
             // 403: the one who installed may not use the application any more, has left for example.
             Err(Failed::Refused { upstream, .. }) if matches!(upstream.status, 401 | 403) => Ok(false),
@@ -261,8 +269,8 @@ impl Installer<'_> {
 
     /// Whether a refresh of the stored tokens, asked for now, answers `invalid_grant`.
     fn refresh_is_refused(&self, portal: &Portal, tokens: &Tokens) -> Result<bool, Problem> {
-        let deadline = self.0.end.at_most(self.0.app.config.limits.max_wait);
-        match refresh::refreshed(self.0, portal, tokens, Why::Expired, deadline) {
+        let deadline = self.job.end.at_most(self.job.app.config.limits.max_wait);
+        match refresh::refreshed(self.job, portal, tokens, Why::Expired, deadline) {
             Ok(_) => Ok(false),
             Err(Error::ReinstallRequired { .. }) => Ok(true),
             Err(error) => Err(error.into()),

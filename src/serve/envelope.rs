@@ -16,7 +16,6 @@ use crate::values::json;
 use crate::values::method::Method;
 use crate::values::portal::Version;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 const FIELDS: [&str; 8] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor"];
 
@@ -156,7 +155,7 @@ fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Porta
 }
 
 /// The fields of a request, each at most once.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct Fields<'a>(Vec<json::Entry<'a>>);
 
 impl<'a> Envelope<'a> {
     /// Reads a request body. Errors name the field.
@@ -188,7 +187,7 @@ impl<'a> Fields<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get())
+        json::member(&self.0, name)
     }
 
     fn string(&self, name: &str) -> Result<Option<String>> {

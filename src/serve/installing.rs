@@ -14,7 +14,7 @@ use crate::values::form::Form;
 impl Serving<'_> {
     pub(super) fn install(&self, app: &App, query: &Query) -> Answer {
         let language = Language::of(self.variables, query.lang.as_deref());
-        match Installer(self.job(app)).begin(query) {
+        match Installer::new(self.job(app)).begin(query) {
             Ok(redirect) => redirect,
             Err(Problem::NoPortalNamed) if query.portal.is_none() => {
                 let action = app.config.bitrix24.redirect_uri.as_ref().map(|uri| format!("{uri}/install"));
@@ -26,7 +26,7 @@ impl Serving<'_> {
 
     pub(super) fn callback(&self, app: &App, query: &Query) -> Answer {
         let language = Language::of(self.variables, query.lang.as_deref());
-        match Installer(self.job(app)).finish(query, self.variables.text("HTTP_COOKIE")) {
+        match Installer::new(self.job(app)).finish(query, self.variables.text("HTTP_COOKIE")) {
             Ok(installed) => Page::installed(language, &installed, &app.config)
                 .answer(200, &Place::Tab)
                 .with("Set-Cookie", install::browser::forget_cookie(&app.config)),
@@ -57,7 +57,7 @@ impl Serving<'_> {
     pub(super) fn event(&self, app: &App, form: &Form) -> Result<Answer> {
         let event: String =
             form.text("event").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
-        let installer = Installer(self.job(app));
+        let installer = Installer::new(self.job(app));
         let outcome = match event.to_ascii_uppercase().as_str() {
             "ONAPPINSTALL" => installer.installed_by_event(form).map(|_| ()),
             "ONAPPUNINSTALL" => installer.removed_by_event(form),
@@ -77,7 +77,7 @@ impl Serving<'_> {
         let query = Form::parse(self.variables.bytes("QUERY_STRING"));
         let lang = Some(query.text("LANG")).filter(|lang| !lang.is_empty());
         let language = Language::of(self.variables, lang);
-        let installer = Installer(self.job(app));
+        let installer = Installer::new(self.job(app));
         let domain = query.text("DOMAIN");
         let place = installer.origin(domain).map_or(Place::Tab, Place::Frame);
         match installer.opened(domain, form) {

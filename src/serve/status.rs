@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+enum Condition {
     Webhook,
     NotInstalled,
     Installed,
@@ -24,7 +24,7 @@ enum State {
 #[derive(Serialize)]
 pub struct PortalStatus {
     portal: String,
-    state: State,
+    state: Condition,
     /// Why it is broken. A client is not told; `b24proxy status` says it to the administrator.
     #[serde(skip)]
     pub reason: Option<String>,
@@ -33,7 +33,7 @@ pub struct PortalStatus {
     #[serde(flatten)]
     tokens: Option<TokenStatus>,
     last_refresh_error: Option<LastError>,
-    limits: Limits,
+    limits: Allowance,
 }
 
 #[derive(Serialize)]
@@ -54,7 +54,7 @@ struct LastError {
 }
 
 #[derive(Serialize)]
-struct Limits {
+struct Allowance {
     requests_per_second: f64,
     burst: f64,
 }
@@ -83,7 +83,7 @@ impl PortalStatus {
 
     /// Whether calls to this portal can succeed, as far as the files tell.
     pub fn is_well(&self) -> bool {
-        matches!(self.state, State::Webhook | State::Installed) && self.last_refresh_error.is_none()
+        matches!(self.state, Condition::Webhook | Condition::Installed) && self.last_refresh_error.is_none()
     }
 }
 
@@ -91,12 +91,12 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
     let App { config, store, .. } = app;
     let mut status = PortalStatus {
         portal: portal.name.to_string(),
-        state: State::Webhook,
+        state: Condition::Webhook,
         reason: None,
         install_url: None,
         tokens: None,
         last_refresh_error: None,
-        limits: Limits { requests_per_second: portal.requests_per_second, burst: portal.burst },
+        limits: Allowance { requests_per_second: portal.requests_per_second, burst: portal.burst },
     };
     if let Way::Webhook(_) = portal.way {
         return status;
@@ -106,9 +106,9 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
     status.state = match store.read(&portal.name) {
         Err(why) | Ok(Installation::Broken(why)) => {
             status.reason = Some(why);
-            State::Broken
+            Condition::Broken
         }
-        Ok(Installation::NotInstalled) => State::NotInstalled,
+        Ok(Installation::NotInstalled) => Condition::NotInstalled,
         Ok(Installation::Installed(tokens)) => {
             status.last_refresh_error = last.filter(|last| last.speaks_of(&tokens)).map(|last| LastError {
                 at: last.at / 1000,
@@ -126,7 +126,7 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
                 expires_at: tokens.expires_at,
                 expires_in: tokens.expires_at - unix_now(),
             });
-            State::Installed
+            Condition::Installed
         }
     };
     status
@@ -137,12 +137,14 @@ pub fn facts(language: Language, portal: &PortalStatus) -> Vec<(String, String)>
     let russian = language == Language::Russian;
     let word = |ru: &str, en: &str| if russian { ru.to_owned() } else { en.to_owned() };
     let state = match portal.state {
-        State::Webhook => word("вебхук", "webhook"),
-        State::NotInstalled => word("не установлено", "not installed"),
-        State::Installed => word("установлено", "installed"),
-        State::Broken => word("файл токенов повреждён или недоступен", "the token file is damaged or cannot be read"),
+        Condition::Webhook => word("вебхук", "webhook"),
+        Condition::NotInstalled => word("не установлено", "not installed"),
+        Condition::Installed => word("установлено", "installed"),
+        Condition::Broken => {
+            word("файл токенов повреждён или недоступен", "the token file is damaged or cannot be read")
+        }
     };
-    let mut facts = vec![(word("Состояние", "State"), state)];
+    let mut facts = vec![(word("Состояние", "Condition"), state)];
     if let Some(tokens) = &portal.tokens {
         let never = word("ещё не было", "never");
         let refreshed = if tokens.refreshed_at == 0 { never } else { moment(tokens.refreshed_at) };
@@ -158,7 +160,7 @@ pub fn facts(language: Language, portal: &PortalStatus) -> Vec<(String, String)>
     if let Some(error) = &portal.last_refresh_error {
         facts.push((word("Ошибка обновления", "Refresh error"), format!("{}: {}", moment(error.at), error.error)));
     }
-    if let (State::NotInstalled, Some(url)) = (&portal.state, &portal.install_url) {
+    if let (Condition::NotInstalled, Some(url)) = (&portal.state, &portal.install_url) {
         facts.push((word("Установить", "Install"), url.clone()));
     }
     let limits = &portal.limits;

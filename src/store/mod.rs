@@ -70,11 +70,11 @@ pub trait Store: Send + Sync {
     fn check(&self) -> Result<(), Reason>;
 
     /// Where a portal's pair is kept.
-    fn place(&self, portal: &PortalName) -> Place;
+    fn place(&self, portal: &PortalName) -> Whereabouts;
 }
 
 /// Where something is kept, for a person who moves it away.
-pub struct Place {
+pub struct Whereabouts {
     /// `acme.bitrix24.ru.json`, for a page.
     pub name: String,
     /// With its folder, for the administrator.

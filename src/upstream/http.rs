@@ -36,8 +36,8 @@ pub struct Http {
     ca_file: Option<PathBuf>,
     /// Whether the OAuth server is one of Bitrix24's own, for which `ca_file` does not count.
     oauth_is_bitrix24s: bool,
-    with_ca_file: OnceLock<Result<Client, Failure>>,
-    without: OnceLock<Result<Client, Failure>>,
+    with_ca_file: OnceLock<Result<Connections, Failure>>,
+    without: OnceLock<Result<Connections, Failure>>,
 }
 
 impl Http {
@@ -56,36 +56,36 @@ impl Http {
     }
 
     /// For portals, and this program's own public address: built-in roots, and those of `ca_file`.
-    pub fn portals(&self) -> Result<&Client, Failure> {
+    pub fn portals(&self) -> Result<&Connections, Failure> {
         match &self.ca_file {
             None => self.bare(),
-            Some(path) => client(&self.with_ca_file, self.connect_timeout, Some(path)),
+            Some(path) => made(&self.with_ca_file, self.connect_timeout, Some(path)),
         }
     }
 
     /// For the OAuth server: `ca_file` counts only where it is not one of Bitrix24's own.
-    pub fn oauth(&self) -> Result<&Client, Failure> {
+    pub fn oauth(&self) -> Result<&Connections, Failure> {
         match self.oauth_is_bitrix24s {
             true => self.bare(),
             false => self.portals(),
         }
     }
 
-    fn bare(&self) -> Result<&Client, Failure> {
-        client(&self.without, self.connect_timeout, None)
+    fn bare(&self) -> Result<&Connections, Failure> {
+        made(&self.without, self.connect_timeout, None)
     }
 }
 
-fn client<'c>(
-    made: &'c OnceLock<Result<Client, Failure>>,
+fn made<'c>(
+    once: &'c OnceLock<Result<Connections, Failure>>,
     connect_timeout: Duration,
     ca_file: Option<&Path>,
-) -> Result<&'c Client, Failure> {
-    made.get_or_init(|| Client::new(ca_file, connect_timeout)).as_ref().map_err(Failure::clone)
+) -> Result<&'c Connections, Failure> {
+    once.get_or_init(|| Connections::new(ca_file, connect_timeout)).as_ref().map_err(Failure::clone)
 }
 
 /// For hosts whose certificates the same roots vouch for.
-pub struct Client {
+pub struct Connections {
     agent: ureq::Agent,
     connect_timeout: Duration,
 }
@@ -164,8 +164,8 @@ pub struct Post<'a> {
     pub max_response: u64,
 }
 
-impl Client {
-    fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Client, Failure> {
+impl Connections {
+    fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Connections, Failure> {
         let tls = tls_config(roots(ca_file)?).map_err(|error| Failure::Configuration(format!("TLS: {error}")))?;
         let connector = ().chain(TcpConnector::default()).chain(Tls { config: Arc::new(tls) });
         let config = ureq::Agent::config_builder()
@@ -179,7 +179,7 @@ impl Client {
             .input_buffer_size(BUFFER)
             .build();
         let agent = ureq::Agent::with_parts(config, connector, DefaultResolver::default());
-        Ok(Client { agent, connect_timeout })
+        Ok(Connections { agent, connect_timeout })
     }
 
     pub fn post(&self, post: &Post) -> Result<Reply, Failure> {

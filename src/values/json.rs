@@ -82,8 +82,21 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
     Ok(at)
 }
 
-/// The entries of a JSON object in order, keys unescaped, values as they stand; a key given twice is there twice.
-pub fn entries(json: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
+/// A key, unescaped, and its value as it stands.
+pub type Entry<'a> = (Cow<'a, str>, &'a RawValue);
+
+/// The value of this name, as it stands; of a name given twice the last, as PHP reads it.
+pub fn member<'a>(entries: &[Entry<'a>], name: &str) -> Option<&'a str> {
+    entries.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get())
+}
+
+/// The same of an object that is still to be read; `None` also where it is none.
+pub fn field<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    member(&entries(object).ok()?, name)
+}
+
+/// The entries of a JSON object in order; a key given twice is there twice.
+pub fn entries(json: &str) -> Result<Vec<Entry<'_>>, serde_json::Error> {
     struct Entries;
     impl<'de> Visitor<'de> for Entries {
         type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
@@ -207,6 +220,13 @@ mod tests {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(refuse_what_php_cannot_read(&nested(511)).is_ok());
         assert!(refuse_what_php_cannot_read(&nested(512)).is_err());
+    }
+
+    #[test]
+    fn of_a_name_given_twice_the_last_counts() {
+        assert_eq!(field(r#"{"a":1,"\u0061":{"b":2},"b":3}"#, "a"), Some(r#"{"b":2}"#));
+        assert_eq!(field(r#"{"a":1}"#, "b"), None);
+        assert_eq!(field("[1]", "a"), None);
     }
 
     #[test]

@@ -168,14 +168,14 @@ impl Endpoint {
 
 /// An incoming webhook of a portal: `https://host/rest/{user}/{code}/`. The code is a secret.
 #[derive(Clone)]
-pub struct Webhook {
+pub struct IncomingWebhook {
     scheme: Scheme,
     name: PortalName,
     user_and_code: String,
 }
 
-impl Webhook {
-    pub fn parse(address: &str, portal: &PortalName, allow_http: bool) -> Result<Webhook, &'static str> {
+impl IncomingWebhook {
+    pub fn parse(address: &str, portal: &PortalName, allow_http: bool) -> Result<IncomingWebhook, &'static str> {
         let form = "must look like https://PORTAL/rest/1/CODE/";
         let (scheme, name, path) = split_address(address).ok_or(form)?;
         let tail = path.strip_prefix("/rest/").ok_or(form)?.trim_end_matches('/');
@@ -193,7 +193,7 @@ impl Webhook {
         if scheme == Scheme::Http && !allow_http {
             return Err("is plain http, which needs allow_http = true under [bitrix24]");
         }
-        Ok(Webhook { scheme, name, user_and_code: tail.to_owned() })
+        Ok(IncomingWebhook { scheme, name, user_and_code: tail.to_owned() })
     }
 
     /// The address of a method, with the secret code in it.
@@ -207,7 +207,7 @@ impl Webhook {
     }
 }
 
-impl fmt::Debug for Webhook {
+impl fmt::Debug for IncomingWebhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}/rest/***/", self.scheme.as_str(), self.name)
     }
@@ -272,12 +272,13 @@ mod tests {
 
     #[test]
     fn a_webhook_calls_rest_2_and_3() {
-        let webhook = Webhook::parse("https://acme.bitrix24.ru/rest/1/abc/", &name("acme.bitrix24.ru"), false).unwrap();
+        let webhook =
+            IncomingWebhook::parse("https://acme.bitrix24.ru/rest/1/abc/", &name("acme.bitrix24.ru"), false).unwrap();
         assert_eq!(format!("{webhook:?}"), "https://acme.bitrix24.ru/rest/***/");
         assert_eq!(webhook.url(Version::V2, "profile"), "https://acme.bitrix24.ru/rest/1/abc/profile");
         assert_eq!(webhook.url(Version::V3, "profile"), "https://acme.bitrix24.ru/rest/api/1/abc/profile");
-        assert!(Webhook::parse("https://other.ru/rest/1/abc/", &name("acme.bitrix24.ru"), false).is_err());
-        assert!(Webhook::parse("https://acme.bitrix24.ru/rest/", &name("acme.bitrix24.ru"), false).is_err());
+        assert!(IncomingWebhook::parse("https://other.ru/rest/1/abc/", &name("acme.bitrix24.ru"), false).is_err());
+        assert!(IncomingWebhook::parse("https://acme.bitrix24.ru/rest/", &name("acme.bitrix24.ru"), false).is_err());
     }
 
     proptest! {

@@ -38,7 +38,7 @@ pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
         let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
         return (Verdict::Unusable(format!("it is {what} (status {status})")), None);
     };
-    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let field = |name: &str| json::member(&fields, name);
     let operating = field("time").and_then(|raw| serde_json::from_str(raw).ok());
     let failed = status >= 400 || (field("error").is_some() && field("result").is_none());
     if !failed {
@@ -78,7 +78,7 @@ pub fn text_of(raw: &str) -> String {
 /// `{"code","message","validation":[…]}` of REST 3.0; what was not valid belongs to the description.
 fn version_3_error(raw: &str) -> (String, String) {
     let fields = json::entries(raw).unwrap_or_default();
-    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let field = |name: &str| json::member(&fields, name);
     let mut description = field("message").map(text_of).unwrap_or_default();
     if let Some(validation) = field("validation").filter(|validation| *validation != "[]") {
         description = format!("{description} {validation}").trim().to_owned();
@@ -100,6 +100,8 @@ mod tests {
         };
         assert_eq!(judge(200, br#"{"result":{"error":"x"},"time":{}}"#), Verdict::Success);
         assert_eq!(judge(200, br#"{"result":null,"error":""}"#), Verdict::Success);
+        // As PHP would have read it, the last of a name counts.
+        assert_eq!(error(400, r#"{"error":"FIRST","error":"LAST"}"#), ("LAST".into(), String::new()));
         assert_eq!(judge(302, b"<html>"), Verdict::Moved);
         assert!(matches!(judge(200, b"<html>"), Verdict::Unusable(_)));
         assert!(matches!(judge(200, b""), Verdict::Unusable(_)));

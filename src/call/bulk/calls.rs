@@ -23,7 +23,8 @@ enum Step {
     Single,
 }
 
-pub struct Outcome {
+/// What became of the calls.
+pub struct Results {
     pub results: Piece,
     /// The first call that was not executed, where time or size ran out or an answer was lost.
     pub next: Option<usize>,
@@ -31,7 +32,7 @@ pub struct Outcome {
     pub replayed: bool,
 }
 
-impl Outcome {
+impl Results {
     /// `{"results":[…],"errors":N,"next":I}`, in parts.
     pub fn into_json(self) -> Vec<Vec<u8>> {
         let next = self.next.map(|next| format!(",\"next\":{next}")).unwrap_or_default();
@@ -53,7 +54,7 @@ enum Done {
 }
 
 /// Executes the calls, going on behind `journal`'s kept results, and keeps each step's results there.
-pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Option<Journaled>) -> Result<Outcome> {
+pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Option<Journaled>) -> Result<Results> {
     let log = steps.job().log;
     let mut results = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
     let kept = results.calls;
@@ -97,7 +98,7 @@ pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Optio
     }
     let next = (results.calls < calls.len() && !results.halted).then_some(results.calls);
     let replayed = kept > 0 && results.calls == kept;
-    Ok(Outcome { results, next, replayed })
+    Ok(Results { results, next, replayed })
 }
 
 /// The wait for the limit or for a refresh would pass the time, or a connection did.
@@ -160,7 +161,7 @@ fn plan(calls: &[One]) -> (Step, usize) {
 
 fn single_answered(body: &[u8]) -> Piece {
     let entries = json::entries(std::str::from_utf8(body).unwrap_or("{}")).unwrap_or_default();
-    let part = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
+    let part = |name: &str| json::member(&entries, name);
     let mut piece = Piece::default();
     piece.push_result(part("result").unwrap_or("null"), part("total"), part("next"));
     piece

@@ -143,11 +143,8 @@ impl<'a> BatchAnswer<'a> {
     /// `None`: not the answer of a batch.
     pub fn parse(body: &'a [u8]) -> Option<BatchAnswer<'a>> {
         let text = std::str::from_utf8(body).ok()?;
-        let parts = json::entries(field(text, "result")?).ok()?;
-        let part = |name: &str| {
-            let found = parts.iter().rev().find(|(key, _)| key == name);
-            found.map(|(_, raw)| by_name(raw.get())).unwrap_or_default()
-        };
+        let parts = json::entries(json::field(text, "result")?).ok()?;
+        let part = |name: &str| json::member(&parts, name).map(by_name).unwrap_or_default();
         Some(BatchAnswer {
             results: part("result"),
             errors: part("result_error"),
@@ -164,12 +161,6 @@ fn by_name(raw: &str) -> HashMap<String, &str> {
 
 /// The error of a batch's command.
 pub fn error_of(raw: &str) -> Upstream {
-    let text = |name: &str| field(raw, name).map(crate::values::verdict::text_of).unwrap_or_default();
+    let text = |name: &str| json::field(raw, name).map(crate::values::verdict::text_of).unwrap_or_default();
     Upstream { status: 200, error: text("error"), error_description: text("error_description") }
-}
-
-/// A field of a JSON object as it stands; of a name given twice the last.
-pub fn field<'a>(object: &'a str, name: &str) -> Option<&'a str> {
-    let entries = json::entries(object).ok()?;
-    entries.into_iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get())
 }

@@ -13,7 +13,7 @@ mod program;
 mod tokens;
 mod web;
 
-use super::arguments::{Arguments, Known, JSON};
+use super::arguments::{Arguments, Flag, JSON};
 use super::command::{nothing, surroundings, Command, Failure, Outcome, Setup};
 use super::terminal::say;
 use crate::config::Config;
@@ -21,7 +21,7 @@ use crate::upstream::http::Http;
 use line::{Line, Status};
 use std::time::Duration;
 
-const URL: Known = Known { name: "--url", value: Some("ADDRESS") };
+const URL: Flag = Flag { name: "--url", value: Some("ADDRESS") };
 
 pub const COMMAND: Command = Command {
     name: "check",

@@ -8,7 +8,7 @@ use crate::config::{Portal, Way};
 use crate::install::Installer;
 use crate::store::records::Installation;
 use crate::system::clock::{unix_now, Deadline};
-use crate::upstream::http::{Client, Failure, Obstacle, Reply};
+use crate::upstream::http::{Connections, Failure, Obstacle, Reply};
 use crate::values::error::Executed;
 use crate::values::verdict::{judge, Verdict};
 use std::time::Duration;
@@ -102,7 +102,7 @@ fn parse_date(text: &str) -> Option<i64> {
 }
 
 /// `profile` without authorization: a Bitrix24 refuses it in its own words.
-fn reached(setup: &Setup, http: &Client, portal: &Portal) -> Line {
+fn reached(setup: &Setup, http: &Connections, portal: &Portal) -> Line {
     let check = format!("{}, from here", portal.name);
     let url = format!("{}/rest/profile", origin(setup, portal));
     match http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER) {
@@ -137,7 +137,7 @@ fn origin(setup: &Setup, portal: &Portal) -> String {
             return endpoint.origin();
         }
     }
-    Installer(setup.job()).origin(portal.name.as_str()).unwrap_or_else(|| format!("https://{}", portal.name))
+    Installer::new(setup.job()).origin(portal.name.as_str()).unwrap_or_else(|| format!("https://{}", portal.name))
 }
 
 /// Why there is no answer, each cause told apart.

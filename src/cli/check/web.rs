@@ -15,7 +15,7 @@ use super::network::not_reached;
 use crate::config::Config;
 use crate::serve::MAX_STRANGER_BODY;
 use crate::system::clock::Deadline;
-use crate::upstream::http::{Client, Failure, Http, Post, Reply};
+use crate::upstream::http::{Connections, Failure, Http, Post, Reply};
 use crate::values::error::Executed;
 use crate::values::portal::Scheme;
 use base64::prelude::{Engine, BASE64_STANDARD};
@@ -254,7 +254,7 @@ fn arrival(seen: &Seen, arrived: u16, lost: u16) -> Arrival {
 }
 
 pub struct Site<'a> {
-    http: &'a Client,
+    http: &'a Connections,
     pub address: &'a Address,
     pub config: Option<&'a Config>,
 }

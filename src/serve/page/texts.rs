@@ -1,6 +1,6 @@
 //! The words of the pages, in both languages side by side.
 
-use super::Language;
+use super::language::Language;
 use crate::config::Config;
 use crate::install::Problem;
 use crate::values::portal::split_address;

@@ -1,9 +1,10 @@
 //! A portal's lock: the open lock file, with the notes in it. A path to write to can be had only from here, so that
 //! unlocked writing cannot be written by accident.
 
-use super::{parse, record, Folder, RESERVED};
+use super::folder::{parse, Folder, RESERVED};
+use super::record;
 use crate::store::records::{Installation, Notes, Tokens};
-use crate::store::{Lock, Replaced, Room, Store};
+use crate::store::{Lock, Replaced, Room};
 use crate::system::disk::{explain, private, Reason};
 use crate::values::portal::PortalName;
 use std::fs::{File, OpenOptions};
@@ -63,7 +64,7 @@ impl FileLock {
 
 impl Lock for FileLock {
     fn read(&self) -> Result<Installation, Reason> {
-        self.folder.read(&self.portal)
+        self.folder.pair(&self.portal)
     }
 
     fn notes(&self) -> Notes {

@@ -14,124 +14,31 @@
 //! CLIENT and KEY are hashes: of the client's name, and of portal and key. On NFS, `flock` works where the server supports
 //! locks (Linux maps it to byte-range locks).
 
+mod folder;
 mod journal;
 mod keys;
 mod lock;
 mod record;
 
-use super::records::{Installation, Notes, Tokens};
-use super::{Claim, Lock, Place, Quota, Store, QUOTA};
+use super::records::{Installation, Notes};
+use super::{Claim, Lock, Store, Whereabouts};
 use crate::system::clock::{unix_now_ms, Deadline};
 use crate::system::disk::{
-    create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, writable, Reason,
+    create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, same_file, writable, Reason,
 };
-use crate::system::user::typed;
 use crate::values::bucket::{Bucket, Known, Step, Turn};
 use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
+pub use folder::{Folder, RESERVED};
 use fs2::FileExt;
 use keys::Keys;
 use lock::FileLock;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Space taken for the next pair. Pairs are below 2 KiB; the OAuth server's answer is bounded well below this.
-pub const RESERVED: usize = 64 << 10;
-
-/// One folder, and the one place that knows how it is laid out.
-#[derive(Clone, Debug)]
-pub struct Folder {
-    path: PathBuf,
-    quota: Quota,
-}
-
-impl Folder {
-    pub fn new(path: &Path) -> Folder {
-        Folder::with_quota(path, QUOTA)
-    }
-
-    pub fn with_quota(path: &Path, quota: Quota) -> Folder {
-        Folder { path: path.to_owned(), quota }
-    }
-
-    /// The file of a portal's pair.
-    pub fn tokens(&self, portal: &PortalName) -> PathBuf {
-        self.of_portal(portal, "json")
-    }
-
-    /// Names of pairs in the folder that are of none of these portals.
-    pub fn strays<'p>(&self, portals: impl Iterator<Item = &'p PortalName>) -> Vec<String> {
-        let known: Vec<PathBuf> = portals.map(|portal| self.tokens(portal)).collect();
-        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
-        let pairs = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
-        let strays = pairs.filter(|path| !known.contains(path));
-        let mut names: Vec<String> = strays.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect();
-        names.sort();
-        names
-    }
-
-    fn of_portal(&self, portal: &PortalName, ending: &str) -> PathBuf {
-        self.path.join(format!("{}.{ending}", portal.file_stem()))
-    }
-
-    fn lock_file(&self, portal: &PortalName) -> PathBuf {
-        self.of_portal(portal, "lock")
-    }
-
-    fn keys(&self, client: &str) -> Keys {
-        let folder = self.path.join("idempotency").join(&hex(&sha256(client.as_bytes()))[..16]);
-        Keys::new(folder, self.quota)
-    }
-
-    fn held(&self, portal: &PortalName, file: File) -> FileLock {
-        FileLock::new(file, self.clone(), portal.clone())
-    }
-
-    /// A token file is as secret as the configuration, unless its folder keeps everybody out.
-    #[cfg(unix)]
-    fn refuse_readable_by_others(&self, file: &File, path: &Path) -> Result<(), Reason> {
-        use std::os::unix::fs::MetadataExt;
-        let open = |metadata: std::io::Result<std::fs::Metadata>, bits: u32| {
-            metadata.is_ok_and(|metadata| metadata.mode() & bits != 0)
-        };
-        if open(file.metadata(), 0o066) && open(self.path.metadata(), 0o077) {
-            return Err(format!(
-                "{path} can be read or written by others than its owner: chmod 700 {} && chmod 600 {path}",
-                typed(&self.path),
-                path = typed(path)
-            ));
-        }
-        Ok(())
-    }
-
-    #[cfg(not(unix))]
-    fn refuse_readable_by_others(&self, _: &File, _: &Path) -> Result<(), Reason> {
-        Ok(())
-    }
-}
 
 impl Store for Folder {
     fn read(&self, portal: &PortalName) -> Result<Installation, Reason> {
-        let path = self.tokens(portal);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Installation::NotInstalled),
-            Err(error) => return Err(explain(&error, "read", &path)),
-        };
-        self.refuse_readable_by_others(&file, &path)?;
-        let mut bytes = Vec::with_capacity(4096);
-        // A token file is small; whatever is larger is not one.
-        (&file).take(RESERVED as u64 + 1).read_to_end(&mut bytes).map_err(|e| explain(&e, "read", &path))?;
-        Ok(match parse(&bytes) {
-            Ok(tokens) => Installation::Installed(Box::new(tokens)),
-            Err(why) => Installation::Broken(format!(
-                "the token file {} is damaged ({why}). It is left as it is: restore it from a copy, or move it away and \
-                 install the application again",
-                path.display()
-            )),
-        })
+        self.pair(portal)
     }
 
     fn notes(&self, portal: &PortalName) -> Notes {
@@ -143,7 +50,7 @@ impl Store for Folder {
         let file = open_or_create_in_folder(&path)?;
         match FileExt::try_lock_exclusive(&file) {
             Ok(()) => {
-                let lock = self.held(portal, file);
+                let lock = FileLock::new(file, self.clone(), portal.clone());
                 lock.settle()?;
                 Ok(Some(Box::new(lock)))
             }
@@ -154,11 +61,11 @@ impl Store for Folder {
 
     fn adopt_lock(&self, portal: &PortalName, passed_on: File) -> Result<Box<dyn Lock>, Reason> {
         let path = self.lock_file(portal);
-        if !crate::system::disk::same_file(&passed_on, &path) {
+        if !same_file(&passed_on, &path) {
             return Err(format!("what was handed over is not {}", path.display()));
         }
         FileExt::try_lock_exclusive(&passed_on).map_err(|e| explain(&e, "lock", &path))?;
-        Ok(Box::new(self.held(portal, passed_on)))
+        Ok(Box::new(FileLock::new(passed_on, self.clone(), portal.clone())))
     }
 
     fn grace(&self) -> Duration {
@@ -183,7 +90,9 @@ impl Store for Folder {
         request: &str,
         until: Deadline,
     ) -> Result<Claim, Reason> {
-        self.keys(client).claim(portal, key, request, until)
+        let hash = hex(&sha256(client.as_bytes()));
+        let folder = self.path.join("idempotency").join(&hash[..16]);
+        Keys::new(folder, self.quota).claim(portal, key, request, until)
     }
 
     fn check(&self) -> Result<(), Reason> {
@@ -197,17 +106,10 @@ impl Store for Folder {
         }
     }
 
-    fn place(&self, portal: &PortalName) -> Place {
+    fn place(&self, portal: &PortalName) -> Whereabouts {
         let path = self.tokens(portal);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Place { name, full: path.display().to_string() }
-    }
-}
-
-fn parse(bytes: &[u8]) -> Result<Tokens, String> {
-    match bytes.len() > RESERVED {
-        true => Err("it is too large".into()),
-        false => Tokens::parse(bytes),
+        Whereabouts { name, full: path.display().to_string() }
     }
 }
 

@@ -5,7 +5,8 @@
 //! page behind a short one is discarded. The way is taken only for methods that are known to allow it, and requests that do
 //! not bring an order, a start or a filter on ID of their own.
 
-use super::{not_a_list, Cursor, Next, Page, Rows, Way, PAGE};
+use super::cursor::Cursor;
+use super::paging::{id_of, members, not_a_list, Next, Paging, RowPage, Rows, PAGE};
 use crate::call::bulk::{name, pack};
 use crate::values::error::Result;
 use crate::values::json::{self, Member};
@@ -73,7 +74,7 @@ impl ById {
     }
 }
 
-impl Way for ById {
+impl Paging for ById {
     fn alone(&mut self) -> Vec<Member> {
         // The first one counts the rows, too.
         self.page(Some(&self.last.to_string()), if self.fresh { "0" } else { "-1" })
@@ -91,8 +92,8 @@ impl Way for ById {
         Some(std::iter::once(first).chain(chained).collect())
     }
 
-    fn take(&mut self, page: &Page, rows: &mut Rows) -> Result<Next> {
-        let ids: Option<Vec<u64>> = page.rows.iter().map(|row| super::id_of(row, self.family.id)).collect();
+    fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
+        let ids: Option<Vec<u64>> = page.rows.iter().map(|row| id_of(row, self.family.id)).collect();
         let another_size = page.next.is_some() && page.rows.len() != PAGE;
         if self.fresh && (ids.is_none() || another_size) {
             return Ok(Next::Unfit);
@@ -135,7 +136,7 @@ fn without_paging(params: &[Member], family: Family) -> Option<(Vec<Member>, Vec
             "filter" | "select" if key.bytes().any(|b| b.is_ascii_uppercase()) => return None,
             "filter" if raw == "[]" => {}
             "filter" => {
-                let own = super::members(raw).ok()?;
+                let own = members(raw).ok()?;
                 // Beside `"logic":"OR"` our condition would be one of several; a nested one may speak of the ID too.
                 let unfit = |(name, value): &Member| {
                     let bare = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -180,13 +181,13 @@ mod tests {
     fn taken(way: &mut ById, ids: impl IntoIterator<Item = u64>, next: Option<u64>) -> Result<Next> {
         let row = |id: u64| RawValue::from_string(format!("{{\"ID\":\"{id}\"}}")).unwrap();
         let rows: Vec<_> = ids.into_iter().map(row).collect();
-        let page = Page { rows: rows.iter().map(|row| &**row).collect(), next, total: None };
+        let page = RowPage { rows: rows.iter().map(|row| &**row).collect(), next, total: None };
         way.take(&page, &mut Rows::default())
     }
 
     #[test]
     fn this_way_is_taken_only_where_it_is_certainly_right() {
-        let fast = |params: &str| without_paging(&super::super::members(params).unwrap(), DEALS).is_some();
+        let fast = |params: &str| without_paging(&members(params).unwrap(), DEALS).is_some();
         assert!(fast("{}"));
         assert!(fast(r#"{"filter":{">=DATE":"x","STAGE":["a"]},"select":["TITLE"]}"#));
         assert!(fast(r#"{"filter":[],"select":[]}"#));

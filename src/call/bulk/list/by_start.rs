@@ -4,7 +4,8 @@
 //! that the one before ended with: rows on it that were not seen yet have moved there. A page whose `total` is smaller than
 //! that of the page before is read again in this manner. IDs tell rows apart; without them there is no such protection.
 
-use super::{id_of, not_a_list, Cursor, Next, Page, Rows, Way, PAGE};
+use super::cursor::Cursor;
+use super::paging::{id_of, not_a_list, Next, Paging, RowPage, Rows, PAGE};
 use crate::call::bulk::pack;
 use crate::values::error::{Error, Result};
 use crate::values::json::{self, Member};
@@ -103,7 +104,7 @@ impl ByStart {
     }
 
     /// What follows the page at `start`. `new`: it had rows that were not known.
-    fn after(&mut self, page: &Page, start: u64, new: bool) -> Result<Next> {
+    fn after(&mut self, page: &RowPage, start: u64, new: bool) -> Result<Next> {
         let rows = page.rows.len() as u64;
         let next = match (page.next, page.total) {
             (Some(next), _) if next > start => next,
@@ -122,7 +123,7 @@ impl ByStart {
     }
 }
 
-impl Way for ByStart {
+impl Paging for ByStart {
     fn alone(&mut self) -> Vec<Member> {
         let start = if self.retreat { self.before() } else { self.next };
         self.asked = VecDeque::from([start]);
@@ -138,7 +139,7 @@ impl Way for ByStart {
         self.asked.iter().map(|start| pack::command(method, &json::object(&self.page(*start)))).collect()
     }
 
-    fn take(&mut self, page: &Page, rows: &mut Rows) -> Result<Next> {
+    fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
         let start = self.asked.pop_front().expect("no page comes that was not asked for");
         let again = start < self.next;
         let shrank = matches!((self.total, page.total), (Some(before), Some(now)) if now < before);
