@@ -1,5 +1,5 @@
 //! What outlives a request: configuration, storage, connections and the log's sink, made once and shared by all who serve.
-//! Uses what lies below it: upstream, store, config, values and system.
+//! Uses upstream, store, config, values and system.
 
 use crate::config::{Config, Surroundings};
 use crate::store::file::Folder;

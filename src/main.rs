@@ -1,8 +1,13 @@
-//! b24proxy: one CGI executable between 1C:Enterprise and Bitrix24.
+//! b24proxy: one executable between 1C:Enterprise and Bitrix24.
 //!
-//! The way of a request, in [`serve`]: *environment → route → access → body → portal → token →
-//! call → answer*. What decides is a function of values; what reads, writes, locks or calls stands at the edges:
-//! [`edge`], [`config`], [`store`], [`upstream`] and [`system`].
+//! Started for a request, to refresh tokens, or on the command line: decided here, once. The way of a request is in
+//! [`serve`]: *variables → route → access → body → portal → token → call → answer*. A room names those below it alone:
+//!
+//! ```text
+//! main → edge, cli → serve → install → call → app → upstream, store → config → values → system
+//! ```
+//!
+//! Uses edge and cli.
 #![forbid(unsafe_code)]
 
 mod app;

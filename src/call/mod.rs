@@ -1,4 +1,5 @@
-//! Calls to a portal: one of them, with its tokens, its idempotency key and its turn under the limit, and many of them.
+//! Calls to a portal: one of them ([`relay`]), with its tokens, its idempotency key and its turn under the limit, and many of
+//! them ([`bulk`]). Uses app and what lies below it.
 
 pub mod bulk;
 pub mod keys;

@@ -1,4 +1,5 @@
-//! The command line: a table of subcommands, one file each. See [`help`] for what they say of themselves.
+//! The command line: a table of subcommands, one file each; [`command`] is what they share, [`terminal`] their edge. Uses
+//! serve and what lies below it; does not know edge.
 
 mod arguments;
 mod call;

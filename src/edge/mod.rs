@@ -1,5 +1,5 @@
 //! Where the program meets the process that it runs in: environment, standard streams, panic hook and exit are touched here
-//! alone (and by the command line's `cli::terminal`). Uses serve, and what lies below it; does not know cli.
+//! alone (and by the command line's `cli::terminal`). Uses serve and what lies below it; does not know cli.
 
 pub mod cgi;
 pub mod refresher;

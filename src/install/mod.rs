@@ -1,4 +1,4 @@
-//! Installation: how a portal's tokens come to be stored, and how they are removed.
+//! Installation: how a portal's tokens come to be stored, and how they are removed. Uses call and what lies below it.
 //!
 //! Four ways in, one verification. [`browser`]: `/install` and the way back with a code. [`frame`]: the application opened
 //! in Bitrix24. [`event`]: what Bitrix24's server posts. Whatever they bring, a pair is stored only when the OAuth server

@@ -1,4 +1,4 @@
-//! The machine: its clock, disk, log and users.
+//! The machine: its clock, disk, log and users. Uses nothing of the program.
 
 pub mod clock;
 pub mod disk;

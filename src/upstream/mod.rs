@@ -1,4 +1,5 @@
-//! HTTP to portals and to the OAuth server.
+//! HTTP to portals and to the OAuth server: connections, TLS, deadlines, and whether anything was sent. Uses config, values
+//! and system.
 
 pub mod http;
 pub mod oauth;

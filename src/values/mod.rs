@@ -1,4 +1,4 @@
-//! What the program speaks of: values and decisions on them, without a file, a socket or a clock.
+//! What the program speaks of: values, and decisions on them, without a file or a socket. Uses system, for its clock.
 
 pub mod answer;
 pub mod bucket;

@@ -1,0 +1,3 @@
+//! The house itself: its rooms, and what it is built on.
+
+mod rooms;
