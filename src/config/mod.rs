@@ -1,6 +1,6 @@
 //! `proxy.toml`: what it may say, with every refusal naming what mends it. Uses values and system.
 //!
-//! [`find`] looks for the file and judges its permissions, [`file`] is its shape, [`advice`] what to write where it has
+//! [`find`] looks for the file and judges its permissions, [`mod@file`] is its shape, [`advice`] what to write where it has
 //! another one, and this file turns that shape into values that the rest of the program can trust.
 
 mod advice;
