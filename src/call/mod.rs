@@ -2,12 +2,10 @@
 //! them ([`bulk`]). Uses app and what lies below it.
 
 pub mod bulk;
-pub mod keys;
+pub mod idempotency;
 pub mod limits;
 pub mod outcome;
 pub mod payload;
 pub mod refresh;
-pub mod refresher;
 pub mod relay;
-pub mod renewal;
 pub mod results;

@@ -1,10 +1,10 @@
 //! One REST call to a portal: with its tokens, refreshed when needed, repeated only where it provably was not executed.
 
-use super::keys::{self, Held, Key};
+use super::idempotency::{self, Held, Key};
 use super::limits::{Pace, OPERATING_LIMIT};
 use super::outcome::{Called, Failed, Trip};
 use super::payload::{Parameters, Payload};
-use super::refresh::{self, Why};
+use super::refresh::once::{self, Why};
 use crate::app::Job;
 use crate::config::{Config, Portal, Way};
 use crate::store::records::{Installation, Tokens};
@@ -44,7 +44,7 @@ pub enum Patience {
 /// Executes a call, once for its key.
 pub fn call(job: Job, portal: &Portal, call: &Call, patience: Patience, key: Option<&Key>) -> Called {
     let mut relay = Relay { job, portal, patience, trip: Trip::default() };
-    let result = keys::once(job, portal, key, relay.until(), |held| relay.call(call, held));
+    let result = idempotency::once(job, portal, key, relay.until(), |held| relay.call(call, held));
     Called { result, trip: relay.trip }
 }
 
@@ -148,7 +148,7 @@ impl Relay<'_> {
             }
             Installation::Broken(why) => return Err(Error::Storage(why)),
         };
-        if refresh::is_due(&tokens, unix_now()) {
+        if once::is_due(&tokens, unix_now()) {
             // Tokens of an address that may not be used are not worth a refresh.
             self.check_address(&tokens)?;
             return self.refresh(&tokens, Why::Due);
@@ -162,7 +162,7 @@ impl Relay<'_> {
             Why::Expired => "expired_token",
             Why::Moved => "moved",
         });
-        let tokens = refresh::refreshed(self.job, self.portal, stale, why, self.until())?;
+        let tokens = once::refreshed(self.job, self.portal, stale, why, self.until())?;
         self.with_tokens(tokens)
     }
 

@@ -7,9 +7,9 @@ use super::terminal::{self, Progress, NOT_WRITTEN};
 use crate::call::bulk::calls::{execute, One};
 use crate::call::bulk::list::{self, Cursor};
 use crate::call::bulk::Steps;
-use crate::call::keys::{check_key, fingerprint, Journaled, Key};
+use crate::call::idempotency::{check_key, fingerprint, Journaled, Key};
 use crate::config::Portal;
-use crate::serve::envelope;
+use crate::serve::request_of_1c;
 use crate::system::clock::Deadline;
 use crate::values::json;
 use crate::values::method::Method;
@@ -51,7 +51,7 @@ pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
         .and_then(|mut opened| opened.read_to_end(&mut bytes))
         .with_context(|| format!("{file} cannot be read"))?;
     let text = array(json::text(&bytes)?);
-    let calls = envelope::calls(&text).map_err(|error| format!("{file}: {}", error.text()))?;
+    let calls = request_of_1c::calls(&text).map_err(|error| format!("{file}: {}", error.text()))?;
     if let Some(key) = key {
         check_key(key.as_bytes()).map_err(|_| Failure::Usage("--key is 1 to 255 printable ASCII characters".into()))?;
     }

@@ -52,7 +52,7 @@ fn dispatch(words: &[String]) -> Outcome {
     };
     match name {
         "help" | "--help" | "-h" => return help(rest),
-        crate::call::refresher::COMMAND => {
+        crate::call::refresh::process::COMMAND => {
             return Err(Failure::Usage("refresher is not for people; see refresh".into()));
         }
         _ => {}

@@ -4,7 +4,7 @@ use super::arguments::{Arguments, Flag, JSON};
 use super::command::{nothing, Command, Failure, Outcome, Setup};
 use super::terminal::say;
 use crate::app::Job;
-use crate::call::refresh::{refreshed, Why};
+use crate::call::refresh::once::{refreshed, Why};
 use crate::config::Portal;
 use crate::store::records::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
@@ -15,7 +15,7 @@ const OLDER_THAN: Flag = Flag { name: "--older-than", value: Some("DAYS") };
 /// Leaves five months for a cron job that fails to be noticed.
 const DEFAULT_DAYS: u32 = 30;
 /// Longer than the refresher's own patience with the OAuth server.
-const PATIENCE: Duration = Duration::from_secs(crate::call::renewal::PATIENCE.as_secs() + 10);
+const PATIENCE: Duration = Duration::from_secs(crate::call::refresh::spend::PATIENCE.as_secs() + 10);
 
 pub const COMMAND: Command = Command {
     name: "refresh",

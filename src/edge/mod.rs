@@ -4,7 +4,7 @@
 pub mod cgi;
 pub mod refresher;
 
-use crate::call::refresher::COMMAND;
+use crate::call::refresh::process::COMMAND;
 
 /// What this process was started for.
 pub enum Purpose {

@@ -1,9 +1,9 @@
-//! The process that refreshes a portal's tokens: `b24proxy refresher PORTAL`, started by [`crate::call::refresher`] with the
+//! The process that refreshes a portal's tokens: `b24proxy refresher PORTAL`, started by [`crate::call::refresh::process`] with the
 //! portal's locked file as standard input. It tells how it ended on standard output; its starter may be gone by then.
 
 use crate::app::App;
-use crate::call::refresher::Ending;
-use crate::call::renewal::{renew, PATIENCE};
+use crate::call::refresh::process::Ending;
+use crate::call::refresh::spend::{renew, PATIENCE};
 use crate::config::Surroundings;
 use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};

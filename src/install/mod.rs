@@ -16,7 +16,7 @@ pub use problem::Problem;
 use crate::app::Job;
 use crate::call::limits::Pace;
 use crate::call::outcome::Failed;
-use crate::call::refresh::{self, Why};
+use crate::call::refresh::once::{refreshed, Why};
 use crate::call::relay::{call_with, profile};
 use crate::config::{Application, Portal};
 use crate::store::records::{Installation, Tokens};
@@ -270,7 +270,7 @@ impl Installer<'_> {
     /// Whether a refresh of the stored tokens, asked for now, answers `invalid_grant`.
     fn refresh_is_refused(&self, portal: &Portal, tokens: &Tokens) -> Result<bool, Problem> {
         let deadline = self.job.end.at_most(self.job.app.config.limits.max_wait);
-        match refresh::refreshed(self.job, portal, tokens, Why::Expired, deadline) {
+        match refreshed(self.job, portal, tokens, Why::Expired, deadline) {
             Ok(_) => Ok(false),
             Err(Error::ReinstallRequired { .. }) => Ok(true),
             Err(error) => Err(error.into()),

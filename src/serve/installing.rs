@@ -1,6 +1,6 @@
 //! What a portal's administrator meets, and Bitrix24's server: installation and events.
 
-use super::serving::Serving;
+use super::context::Serving;
 use crate::app::App;
 use crate::config::Config;
 use crate::install::browser::Query;

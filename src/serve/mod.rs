@@ -2,16 +2,16 @@
 //! what lies below it; does not know who brought the request.
 
 mod access;
-#[cfg(test)]
-mod as_php_reads;
+mod context;
 mod cors;
-pub mod envelope;
 mod guard;
 mod installing;
 pub mod page;
+pub mod request_of_1c;
 mod route;
-mod serving;
 pub mod status;
+#[cfg(test)]
+mod test_as_php_reads;
 mod webhook;
 
 use crate::app::App;
@@ -23,10 +23,10 @@ use crate::values::answer::Answer;
 use crate::values::error::{Error, Result};
 use crate::values::form::Form;
 use crate::values::request::{Body, Request};
+use context::{Serving, Trace};
 use page::{Language, Page, Place};
 use route::Route;
 use serde_json::Value;
-use serving::{Serving, Trace};
 
 /// Most that is read from somebody without credentials.
 pub const MAX_STRANGER_BODY: u64 = 64 << 10;

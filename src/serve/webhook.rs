@@ -6,9 +6,9 @@
 //! what existing clients do with them.
 
 use super::access::Credentials;
+use super::context::{key_for_bitrix24, Serving, Trace};
 use super::guard::{self, Commands};
 use super::route::WebhookPath;
-use super::serving::{key_for_bitrix24, Serving, Trace};
 use crate::app::App;
 use crate::call::outcome::Failed;
 use crate::call::payload::{Parameters, Payload};

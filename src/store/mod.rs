@@ -6,7 +6,7 @@
 pub mod file;
 pub mod records;
 #[cfg(test)]
-mod suite;
+mod test_suite;
 
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;

@@ -26,6 +26,7 @@ const BLOCKS: &[Known] = &[
     ("README.ru.md", r#"{"domain":"acme","calls":["#, calls),
     ("deploy/1c/README.ru.md", "Подключение = Битрикс24Прокси.НовоеПодключение(", use_of_the_module),
     ("deploy/1c/README.ru.md", "Если ЗначениеЗаполнено(Запись.Идентификатор) Тогда", use_of_the_module),
+    ("CONTRIBUTING.md", "  main.rs ", rooms),
     ("tests/bench/README.md", "tests/bench/run.sh", shell),
     ("tests/bench/README.md", "tests/bench/run.sh --hold ", shell),
 ];
@@ -234,4 +235,15 @@ fn parsed(block: &Block) -> Module {
     let module = Module::parse(block.text.clone());
     assert_eq!(module.errors(), [0; 0], "{}: lines that do not parse", block.at());
     module
+}
+
+/// The picture of `src` shows what is there, and nothing else.
+fn rooms(block: &Block) {
+    let there = std::fs::read_dir(crate::repository().join("src")).expect("src");
+    let there = there.map(|entry| entry.expect("src").file_name().into_string().expect("UTF-8"));
+    let there: BTreeSet<String> = there.map(|name| name.trim_end_matches(".rs").to_owned()).collect();
+    let words = block.text.lines().flat_map(|line| line.split("   ")).flat_map(str::split_whitespace);
+    let drawn = words.filter_map(|word| word.strip_suffix('/').or_else(|| word.strip_suffix(".rs")));
+    let drawn: BTreeSet<String> = drawn.filter(|name| !["file", "bulk"].contains(name)).map(str::to_owned).collect();
+    assert_eq!(drawn, there);
 }

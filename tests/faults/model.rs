@@ -1,4 +1,4 @@
-//! The protocol at the heads of `src/call/refresh.rs` and `src/store/mod.rs`, checked in every interleaving of three requests and
+//! The protocol at the heads of `src/call/refresh/once.rs` and `src/store/mod.rs`, checked in every interleaving of three requests and
 //! their refreshers, each of which may be killed at every step. A step is what one system call makes visible to others.
 //!
 //! Tokens are numbers: the first pair is 1, each successful refresh gives the next. Times are left out: the one expired

@@ -307,6 +307,6 @@ fn the_reader_of_use_lines_finds_what_it_looks_for() {
         module("call::b", &[], "use super::Item;\n"),
     ];
     assert_eq!(circle(&arrows(&around)).map(|way| way.len()), Some(3));
-    assert!(arrows(&modules())["call::relay"].contains("call::keys"));
+    assert!(arrows(&modules())["call::relay"].contains("call::idempotency"));
     assert!(arrows(&modules()).values().map(BTreeSet::len).sum::<usize>() > 200);
 }

@@ -1,7 +1,7 @@
 //! `"calls"`: many calls in one request, packed into batches of 50, in order.
 
-use super::{error_of, name, pack, BatchAnswer, Steps, MAX_COMMANDS};
-use crate::call::keys::Journaled;
+use super::{command, error_of, name, BatchAnswer, Steps, MAX_COMMANDS};
+use crate::call::idempotency::Journaled;
 use crate::call::outcome::Failed;
 use crate::call::payload::Parameters;
 use crate::call::results::Piece;
@@ -151,7 +151,7 @@ fn not_sent(journal: &mut Option<Journaled>, log: &Log) {
 
 /// The next step: as many calls as a batch takes, or one that must go on its own.
 fn plan(calls: &[One]) -> (Step, usize) {
-    let packed = |call: &One| pack::command(&call.method.canonical(), call.raw_params);
+    let packed = |call: &One| command::of(&call.method.canonical(), call.raw_params);
     let commands: Vec<String> = calls.iter().take(MAX_COMMANDS).map_while(packed).collect();
     match commands.len() {
         0 => (Step::Single, 1),

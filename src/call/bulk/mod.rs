@@ -4,8 +4,8 @@
 //! goes on from there. Nothing is cut silently.
 
 pub mod calls;
+pub mod command;
 pub mod list;
-pub mod pack;
 
 use crate::app::Job;
 use crate::call::outcome::{Called, Failed};

@@ -78,7 +78,8 @@ impl Page {
     }
 
     pub fn installed(language: Language, installed: &Installed, config: &Config) -> Page {
-        let mut page = Page::new(language, "good", language.pick("b24proxy установлен", "b24proxy is installed"));
+        let words = texts::words(language);
+        let mut page = Page::new(language, "good", words.installed);
         page.paragraphs = vec![texts::installed(language).into()];
         page.warning = texts::rights_not_granted(language, &installed.missing);
         let user = match installed.user.name.as_str() {
@@ -88,14 +89,14 @@ impl Page {
         page.sections = vec![
             Section {
                 facts: vec![
-                    (language.pick("Портал", "Portal").into(), installed.portal.clone()),
-                    (language.pick("Администратор", "Administrator").into(), user),
-                    (language.pick("Права", "Rights").into(), installed.rights.join(", ")),
+                    (words.portal.into(), installed.portal.clone()),
+                    (words.administrator.into(), user),
+                    (words.rights.into(), installed.rights.join(", ")),
                 ],
                 ..Section::default()
             },
             Section {
-                title: language.pick("Запрос из 1С", "The request from 1C").into(),
+                title: words.request.into(),
                 code: texts::request_of_1c(language, config, &installed.portal),
                 ..Section::default()
             },
@@ -108,8 +109,7 @@ impl Page {
         let mut page = match opened {
             Opened::Installed(installed) => Page::installed(language, installed, config),
             Opened::WorksAlready => {
-                let title = language.pick("b24proxy уже установлен и работает", "b24proxy is installed and works");
-                let mut page = Page::new(language, "good", title);
+                let mut page = Page::new(language, "good", texts::words(language).works_already);
                 page.paragraphs = vec![texts::works_already(language).into()];
                 page
             }
@@ -136,12 +136,12 @@ impl Page {
     }
 
     fn begin_again(&self) -> &'static str {
-        self.language.pick("Начать заново", "Begin again")
+        texts::words(self.language).begin_again
     }
 
     /// A table for each portal.
     pub fn status(language: Language, portals: Vec<(String, Vec<(String, String)>)>) -> Page {
-        let mut page = Page::new(language, "", language.pick("Состояние b24proxy", "State of b24proxy"));
+        let mut page = Page::new(language, "", texts::words(language).status);
         page.sections =
             portals.into_iter().map(|(title, facts)| Section { title, facts, code: String::new() }).collect();
         page

@@ -37,6 +37,43 @@ pub fn start(language: Language) -> Start {
     )
 }
 
+/// Titles, labels and buttons.
+pub struct Words {
+    pub installed: &'static str,
+    pub works_already: &'static str,
+    pub status: &'static str,
+    pub portal: &'static str,
+    pub administrator: &'static str,
+    pub rights: &'static str,
+    pub request: &'static str,
+    pub begin_again: &'static str,
+}
+
+pub fn words(language: Language) -> Words {
+    language.pick(
+        Words {
+            installed: "b24proxy установлен",
+            works_already: "b24proxy уже установлен и работает",
+            status: "Состояние b24proxy",
+            portal: "Портал",
+            administrator: "Администратор",
+            rights: "Права",
+            request: "Запрос из 1С",
+            begin_again: "Начать заново",
+        },
+        Words {
+            installed: "b24proxy is installed",
+            works_already: "b24proxy is installed and works",
+            status: "State of b24proxy",
+            portal: "Portal",
+            administrator: "Administrator",
+            rights: "Rights",
+            request: "The request from 1C",
+            begin_again: "Begin again",
+        },
+    )
+}
+
 pub fn installed(language: Language) -> &'static str {
     language.pick(
         "Токены получены и сохранены. Эту страницу можно закрыть.",

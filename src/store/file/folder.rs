@@ -33,6 +33,11 @@ impl Folder {
         self.of_portal(portal, "json")
     }
 
+    /// The file in which the next pair is written.
+    pub fn next_tokens(&self, portal: &PortalName) -> PathBuf {
+        self.of_portal(portal, "json.new")
+    }
+
     /// Names of pairs in the folder that are of none of these portals.
     pub fn strays<'p>(&self, portals: impl Iterator<Item = &'p PortalName>) -> Vec<String> {
         let known: Vec<PathBuf> = portals.map(|portal| self.tokens(portal)).collect();
@@ -72,6 +77,16 @@ impl Folder {
                 path.display()
             )),
         })
+    }
+
+    /// Whether this pair (its fingerprint), or with `None` no pair, is what is stored.
+    pub fn holds(&self, portal: &PortalName, expected: Option<&str>) -> Result<bool, Reason> {
+        match (self.pair(portal)?, expected) {
+            (Installation::Installed(tokens), Some(expected)) => Ok(tokens.fingerprint() == expected),
+            (Installation::NotInstalled, expected) => Ok(expected.is_none()),
+            (Installation::Installed(_), None) => Ok(false),
+            (Installation::Broken(why), _) => Err(why),
+        }
     }
 
     /// A token file is as secret as the configuration, unless its folder keeps everybody out.

@@ -15,10 +15,11 @@
 //! locks (Linux maps it to byte-range locks).
 
 mod folder;
+mod idempotency;
+mod in_place;
 mod journal;
-mod keys;
 mod lock;
-mod record;
+mod replace;
 
 use super::records::{Installation, Notes};
 use super::{Claim, Lock, Store, Whereabouts};
@@ -31,7 +32,7 @@ use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
 pub use folder::{Folder, RESERVED};
 use fs2::FileExt;
-use keys::Keys;
+use idempotency::Keys;
 use lock::FileLock;
 use std::fs::File;
 use std::time::Duration;
@@ -42,7 +43,7 @@ impl Store for Folder {
     }
 
     fn notes(&self, portal: &PortalName) -> Notes {
-        File::open(self.lock_file(portal)).ok().and_then(|file| record::read(&file)).unwrap_or_default()
+        File::open(self.lock_file(portal)).ok().and_then(|file| in_place::read(&file)).unwrap_or_default()
     }
 
     fn try_lock(&self, portal: &PortalName) -> Result<Option<Box<dyn Lock>>, Reason> {
@@ -75,10 +76,10 @@ impl Store for Folder {
     fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Turn> {
         let file = open_or_create(&self.of_portal(portal, "limits")).ok()?;
         file.lock_exclusive().ok()?;
-        let mut known: Known = record::read(&file).filter(Known::is_sound).unwrap_or_default();
+        let mut known: Known = in_place::read(&file).filter(Known::is_sound).unwrap_or_default();
         // By the time of the lock, so that places are in its order.
         let turn = known.step(bucket, step, unix_now_ms());
-        record::write(&file, &known).ok()?;
+        in_place::write(&file, &known).ok()?;
         Some(turn)
     }
 
@@ -115,7 +116,7 @@ impl Store for Folder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::suite::{portal, tokens, Temporary};
+    use super::super::test_suite::{portal, tokens, Temporary};
     use super::*;
 
     fn temporary() -> (Temporary, Folder) {

@@ -7,7 +7,7 @@
 
 use super::cursor::Cursor;
 use super::paging::{id_of, members, not_a_list, Next, Paging, RowPage, Rows, PAGE};
-use crate::call::bulk::{name, pack};
+use crate::call::bulk::{command, name};
 use crate::values::error::Result;
 use crate::values::json::{self, Member};
 use crate::values::method::Method;
@@ -82,12 +82,12 @@ impl Paging for ById {
 
     /// Each page behind the last row of the one before.
     fn commands(&mut self, method: &str, most: usize) -> Option<Vec<String>> {
-        let first = pack::command(method, &json::object(&self.page(Some(&self.last.to_string()), "-1")))?;
-        let bare = pack::command(method, &json::object(&self.page(None, "-1")))?;
+        let first = command::of(method, &json::object(&self.page(Some(&self.last.to_string()), "-1")))?;
+        let bare = command::of(method, &json::object(&self.page(None, "-1")))?;
         let list = if self.family.rows.is_empty() { String::new() } else { format!("[{}]", self.family.rows) };
         let chained = (1..most).map(|i| {
             let last = format!("$result[{}]{list}[{}][{}]", name(i - 1), PAGE - 1, self.family.id);
-            pack::with_field(&bare, &format!("filter[>{}]", self.family.id), &last)
+            command::with_field(&bare, &format!("filter[>{}]", self.family.id), &last)
         });
         Some(std::iter::once(first).chain(chained).collect())
     }

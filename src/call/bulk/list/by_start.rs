@@ -6,7 +6,7 @@
 
 use super::cursor::Cursor;
 use super::paging::{id_of, not_a_list, Next, Paging, RowPage, Rows, PAGE};
-use crate::call::bulk::pack;
+use crate::call::bulk::command;
 use crate::values::error::{Error, Result};
 use crate::values::json::{self, Member};
 use serde_json::value::RawValue;
@@ -136,7 +136,7 @@ impl Paging for ByStart {
         let unsure = self.total.is_none() && self.next <= self.begin + self.stride;
         let count = if unsure { 2 } else { most as u64 };
         self.asked = (0..count).map(|i| from + i * self.stride).collect();
-        self.asked.iter().map(|start| pack::command(method, &json::object(&self.page(*start)))).collect()
+        self.asked.iter().map(|start| command::of(method, &json::object(&self.page(*start)))).collect()
     }
 
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {

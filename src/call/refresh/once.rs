@@ -16,12 +16,13 @@
 //! | note | meaning | who finds it under the lock |
 //! |---|---|---|
 //! | none, or of another pair | nothing is known of this pair | refreshes |
-//! | `begun` | a refresher was killed between asking and storing | refreshes once more; a refusal then says so |
+//! | `begun`, younger than [`grace`](crate::store::Store::grace) | a refresher may be at work | waits |
+//! | `begun`, older | a refresher was killed between asking and storing | refreshes once more; a refusal then says so |
 //! | `failed`, below 10 s old | the OAuth server refused | shares the failure |
 //! | `failed`, older | the same, long ago | refreshes |
 
-use super::refresher::Refresher;
-use super::renewal::log_renaming;
+use super::process::Refresher;
+use super::spend::log_renaming;
 use crate::app::Job;
 use crate::config::Portal;
 use crate::store::records::{Installation, LastRefresh, Tokens};

@@ -1,12 +1,12 @@
 //! The request of 1C, `{"domain","method","params"}`, and the answer to it.
 
+use super::context::{key_for_bitrix24, Serving, Trace};
 use super::guard;
-use super::serving::{key_for_bitrix24, Serving, Trace};
 use crate::app::App;
 use crate::call::bulk::calls::One;
 use crate::call::bulk::list::Cursor;
 use crate::call::bulk::{self, Steps};
-use crate::call::keys::Journaled;
+use crate::call::idempotency::Journaled;
 use crate::call::payload::{Parameters, Payload};
 use crate::call::relay::{self, Call, Patience};
 use crate::config::{Client, Config, Portal};
@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 
 const FIELDS: [&str; 8] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor"];
 
-pub struct Envelope<'a> {
+pub struct Posted<'a> {
     /// As the caller wrote it; `None` where it was left out.
     pub domain: Option<String>,
     pub asked: Asked<'a>,
@@ -61,12 +61,12 @@ struct Destination<'a> {
 impl Serving<'_> {
     /// The request of an admitted client, answered in the envelope.
     pub fn relayed(&self, app: &App, client: &Client, bytes: &[u8], trace: &mut Trace) -> Result<Answer> {
-        let envelope = Envelope::parse(bytes)?;
-        let portal = find_portal(&app.config, envelope.domain.as_deref())?;
+        let posted = Posted::parse(bytes)?;
+        let portal = find_portal(&app.config, posted.domain.as_deref())?;
         trace.portal = Some(portal.name.to_string());
         client.check_portal(&portal.name)?;
         let to = Destination { app, client, portal };
-        match envelope.asked {
+        match posted.asked {
             Asked::One(call) => self.one_call(&to, call, trace),
             Asked::Many { calls, halt, raw } => self.many_calls(&to, &calls, halt, raw, trace),
             Asked::All { method, raw_params, cursor } => self.whole_list(&to, &method, raw_params, cursor, trace),
@@ -157,12 +157,12 @@ fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Porta
 /// The fields of a request, each at most once.
 struct Fields<'a>(Vec<json::Entry<'a>>);
 
-impl<'a> Envelope<'a> {
+impl<'a> Posted<'a> {
     /// Reads a request body. Errors name the field.
-    pub fn parse(body: &'a [u8]) -> Result<Envelope<'a>> {
+    pub fn parse(body: &'a [u8]) -> Result<Posted<'a>> {
         let fields = Fields::parse(body)?;
         let domain = fields.string("domain")?;
-        Ok(Envelope { domain, asked: fields.asked()? })
+        Ok(Posted { domain, asked: fields.asked()? })
     }
 }
 
@@ -316,7 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn refused(body: &str) -> String {
-        match Envelope::parse(body.as_bytes()) {
+        match Posted::parse(body.as_bytes()) {
             Err(Error::InvalidRequest(why)) => why,
             Err(other) => panic!("{other:?}"),
             Ok(_) => panic!("accepted: {body}"),
@@ -325,17 +325,17 @@ mod tests {
 
     #[test]
     fn a_request_names_portal_method_and_parameters() {
-        let envelope = Envelope::parse("\u{feff}{\"domain\":\"acme\",\"method\":\"profile\"}".as_bytes()).unwrap();
-        assert_eq!(envelope.domain.as_deref(), Some("acme"));
-        let Asked::One(call) = envelope.asked else { panic!() };
+        let posted = Posted::parse("\u{feff}{\"domain\":\"acme\",\"method\":\"profile\"}".as_bytes()).unwrap();
+        assert_eq!(posted.domain.as_deref(), Some("acme"));
+        let Asked::One(call) = posted.asked else { panic!() };
         assert_eq!((call.version, call.raw_params), (Version::V2, "{}"));
-        let envelope = Envelope::parse(br#"{"method":"a","version":3}"#).unwrap();
-        assert!(matches!(envelope.asked, Asked::One(OneCall { version: Version::V3, .. })));
+        let posted = Posted::parse(br#"{"method":"a","version":3}"#).unwrap();
+        assert!(matches!(posted.asked, Asked::One(OneCall { version: Version::V3, .. })));
     }
 
     #[test]
     fn calls_and_all_are_told_from_one_call() {
-        let asked = |body: &'static str| Envelope::parse(body.as_bytes()).unwrap().asked;
+        let asked = |body: &'static str| Posted::parse(body.as_bytes()).unwrap().asked;
         assert!(matches!(asked(r#"{"calls":[{"method":"a"},{"method":"b","params":[1]}],"halt":true}"#),
             Asked::Many { calls, halt: true, .. } if calls.len() == 2));
         assert!(matches!(asked(r#"{"method":"a","all":true}"#), Asked::All { cursor: None, .. }));
@@ -381,7 +381,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Envelope::parse(&body);
+            let _ = Posted::parse(&body);
         }
     }
 }

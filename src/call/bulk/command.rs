@@ -14,7 +14,7 @@ const MAX_FIELDS: usize = 1000;
 const MAX_LEVELS: usize = 60;
 
 /// The command, or `None` where the parameters would not survive.
-pub fn command(method: &str, parameters: &str) -> Option<String> {
+pub fn of(method: &str, parameters: &str) -> Option<String> {
     let mut packer = Packer { query: String::new(), fields: 0 };
     packer.members("", parameters, 0)?;
     Some(if packer.query.is_empty() { method.to_owned() } else { format!("{method}?{}", packer.query) })
@@ -104,7 +104,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn packed(parameters: &str) -> Option<String> {
-        command("m", parameters)
+        of("m", parameters)
     }
 
     #[test]

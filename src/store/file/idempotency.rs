@@ -3,7 +3,7 @@
 //! Whoever has a key open holds its journal's `flock`. There is no daemon: a client's folder is swept when it is full, and
 //! once an hour by whoever comes first.
 
-use super::{journal, record};
+use super::{in_place, journal};
 use crate::store::records::Entry;
 use crate::store::{Appended, Claim, Journal, Quota, KEY_LIFETIME, POLL};
 use crate::system::clock::{unix_now, Deadline};
@@ -121,9 +121,9 @@ impl Keys {
         let path = self.folder.join("usage");
         let file = open_or_create_in_folder(&path)?;
         file.lock_exclusive().map_err(|e| explain(&e, "lock", &path))?;
-        let mut usage = record::read(&file).unwrap_or_else(|| self.sweep(unix_now()).0);
+        let mut usage = in_place::read(&file).unwrap_or_else(|| self.sweep(unix_now()).0);
         let result = change(&mut usage);
-        record::write(&file, &usage).map_err(|e| explain(&e, "write", &path))?;
+        in_place::write(&file, &usage).map_err(|e| explain(&e, "write", &path))?;
         Ok(result)
     }
 
@@ -208,7 +208,7 @@ impl Drop for OpenKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::suite::{portal, Temporary};
+    use crate::store::test_suite::{portal, Temporary};
     use crate::store::QUOTA;
     use std::time::Duration;
 

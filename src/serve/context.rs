@@ -2,7 +2,7 @@
 
 use super::access::{self, Browser, Credentials};
 use crate::app::{App, Job};
-use crate::call::keys::{check_key, fingerprint, Key};
+use crate::call::idempotency::{check_key, fingerprint, Key};
 use crate::call::outcome::{Called, Failed};
 use crate::config::{Client, Config};
 use crate::system::clock::Deadline;

@@ -1,6 +1,6 @@
 //! The process that refreshes, as the one that starts it sees it, and what the two tell each other.
 
-use super::renewal::NotRenewed;
+use super::spend::NotRenewed;
 use crate::config::Config;
 use crate::system::disk::own_executable;
 use crate::system::log::Log;
