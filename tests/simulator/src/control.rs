@@ -42,12 +42,13 @@ POST /issue_pair        {"user":1}: the OAuth server's answer
 POST /expire            access tokens
 POST /revoke            {"access":bool,"refresh":bool}; both by default
 POST /set               {"token_lifetime","scope","deleted","payment_required","old_auth_errors","member_id",
+                        "strips_authorization",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
                         "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
 POST /block_method      {"method","seconds"}
 POST /seed              {"kind":"crm.deal","count":120,"entityTypeId"}
 POST /rename            the portal moves; answers {"name"}
-POST /add_portal        {"host","https","own_key_pair","scope","member_id"}
+POST /add_portal        {"host","https","own_key_pair","scope","member_id","strips_authorization"}
 POST /stop, /start      {"listener":"oauth"|"portal"}: connections are refused, accepted again
 POST /event_form        {"event","user"}: {"form"}
 POST /frame_form        {"user"}: {"query","body","app_sid","access_token","refresh_token"}
@@ -229,6 +230,7 @@ fn simulator_wide(simulator: &Simulator, path: &str, body: &Value) -> Result<Opt
                     own_key_pair: body["own_key_pair"].as_bool().unwrap_or(false),
                     scope: text("scope"),
                     member_id: text("member_id"),
+                    strips_authorization: body["strips_authorization"].as_bool().unwrap_or(false),
                 })
                 .map_err(|e| e.to_string())?;
             Ok(Some(describe(&portal)))
@@ -333,6 +335,9 @@ fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
     }
     if let Some(old) = body["old_auth_errors"].as_bool() {
         portal.set_old_auth_errors(old);
+    }
+    if let Some(strips) = body["strips_authorization"].as_bool() {
+        portal.set_strips_authorization(strips);
     }
     if let Some(member_id) = body["member_id"].as_str() {
         portal.set_member_id(member_id);

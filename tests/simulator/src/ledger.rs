@@ -62,7 +62,14 @@ pub struct Call {
     pub version: u8,
     /// Lower-case, without `.json` and `.xml`.
     pub method: String,
+    /// What counted: the header before the parameters.
     pub auth: Auth,
+    /// Where that was found.
+    pub token_place: TokenPlace,
+    /// `Authorization` as the portal saw it: not where a web server in front swallows it (`Entry::header` has it as sent).
+    pub authorization: Option<String>,
+    /// `auth` and `access_token` among the parameters, also where the header counted.
+    pub auth_parameters: Vec<AuthParameter>,
     /// As the portal read them, without `auth`.
     pub params: Value,
     /// The method was run, successfully or not.
@@ -78,6 +85,46 @@ pub enum Auth {
     None,
     Token(String),
     Webhook { user: u32, code: String },
+}
+
+/// Where the portal found the credentials that counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TokenPlace {
+    Nowhere,
+    /// `Authorization: Bearer`
+    Header,
+    /// Among the parameters, in the address.
+    Query,
+    /// Among the parameters, in the body.
+    Body,
+    /// A webhook's code.
+    Path,
+}
+
+impl TokenPlace {
+    pub fn is_parameter(self) -> bool {
+        matches!(self, TokenPlace::Query | TokenPlace::Body)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            TokenPlace::Nowhere => "none",
+            TokenPlace::Header => "header",
+            TokenPlace::Query => "query",
+            TokenPlace::Body => "body",
+            TokenPlace::Path => "path",
+        }
+    }
+}
+
+/// An access token among the parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthParameter {
+    /// `auth` or `access_token`
+    pub name: String,
+    pub value: String,
+    /// Not in the query, or in both.
+    pub in_body: bool,
 }
 
 /// A command of a batch that was run.
@@ -151,7 +198,11 @@ impl Call {
         };
         json!({
             "kind": "call", "portal": self.portal, "version": self.version, "method": self.method,
-            "auth": auth, "params": self.params, "executed": self.executed, "replayed": self.replayed,
+            "auth": auth, "token_place": self.token_place.name(), "authorization": self.authorization,
+            "auth_parameters": self.auth_parameters.iter().map(|p| json!({
+                "name": p.name, "value": p.value, "in_body": p.in_body
+            })).collect::<Vec<_>>(),
+            "params": self.params, "executed": self.executed, "replayed": self.replayed,
             "commands": self.commands.iter().map(|c| json!({
                 "id": c.id, "method": c.method, "params": c.params, "error": c.error
             })).collect::<Vec<_>>(),

@@ -45,7 +45,7 @@ pub use batch::BatchReading;
 pub use client::HttpAnswer;
 pub use control::HELP as CONTROL_HELP;
 pub use faults::{Action, Fault, Target};
-pub use ledger::{Auth, Call, Command, Entry, Kind, Ledger};
+pub use ledger::{Auth, AuthParameter, Call, Command, Entry, Kind, Ledger, TokenPlace};
 pub use oauth::{KeyPair, TokenPair};
 pub use portal::{FrameForm, Portal};
 pub use simulator::{Options, PortalOptions, Simulator};

@@ -18,6 +18,7 @@ ready, and goes on until it is killed.
   --control-port N
   --host NAME                127.0.0.1 (default) or localhost: the first half of the portal's name
   --scope LIST               what the application is granted (crm,catalog,sale,task,user)
+  --strips-authorization     a web server in front of the portal swallows the header
   --client-id ID             the application's key pair; random by default
   --client-secret SECRET
   --redirect-uri URL         the application's redirect address
@@ -65,6 +66,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
         let mut value = || arguments.next().ok_or_else(|| format!("{name} needs a value"));
         let port = |text: String| text.parse::<u16>().map_err(|_| format!("{text} is not a port"));
         match name.as_str() {
+            "--strips-authorization" => options.portal.strips_authorization = true,
             "--http" => options.https = false,
             "--oauth-port" => options.oauth_port = port(value()?)?,
             "--portal-port" => options.portal.port = port(value()?)?,

@@ -3,20 +3,25 @@
 use crate::http::Request;
 use crate::php::{Array, Key, Php};
 
-/// The parameters of a REST 2 call: the query, the form over it, or, where there is no form, an
-/// `application/json` body over it. Invalid JSON is silently nothing.
+/// The parameters of a REST 2 call: the query, and the body over it.
 pub(crate) fn of_request(request: &Request) -> Array {
     let mut params = parse_query(request.query.as_bytes());
+    params.replace(of_body(request));
+    params
+}
+
+/// What a REST 2 call has in its body: the form, or, where there is no form, `application/json`. Invalid JSON is silently
+/// nothing.
+pub(crate) fn of_body(request: &Request) -> Array {
     if request.method != "POST" {
-        return params;
+        return Array::new();
     }
     let form = form(request);
     if form.is_empty() && is_json(request) {
-        params.replace(json_body(&request.body));
+        json_body(&request.body)
     } else {
-        params.replace(form);
+        form
     }
-    params
 }
 
 /// The form over `params`, as the OAuth server reads it (no JSON).

@@ -178,6 +178,11 @@ impl Portal {
         self.change(|p| p.old_auth_errors = old);
     }
 
+    /// A web server in front swallows `Authorization`: what carries its token there has none.
+    pub fn set_strips_authorization(&self, strips: bool) {
+        self.change(|p| p.strips_authorization = strips);
+    }
+
     /// Limits calls; without it they are unlimited. Bitrix24 has 2 a second and 50.
     pub fn set_bucket(&self, rate: f64, burst: f64) {
         let now = self.shared.clock.now();

@@ -4,7 +4,7 @@ use crate::batch;
 use crate::clock;
 use crate::faults::Moment;
 use crate::http::{Reply, Request};
-use crate::ledger::{Auth, Call, Kind};
+use crate::ledger::{Auth, AuthParameter, Call, Kind, TokenPlace};
 use crate::methods::{self, Answer, Caller, Failure, Outcome};
 use crate::oauth::Access;
 use crate::params;
@@ -47,12 +47,46 @@ impl Route {
     }
 }
 
-/// The access token, under either of its names, taken out of the parameters.
-fn take_auth(params: &mut Array) -> Option<String> {
-    let auth = params.remove("auth");
-    let access_token = params.remove("access_token");
-    let token = auth.or(access_token).map(|token| token.to_text());
-    token.filter(|token| !token.is_empty())
+/// What the access token is called among the parameters; the first counts.
+pub(crate) const TOKEN_NAMES: [&str; 2] = ["auth", "access_token"];
+
+/// What a request says of who calls.
+pub(crate) struct Credentials {
+    pub(crate) auth: Auth,
+    pub(crate) place: TokenPlace,
+    /// `Authorization` as the portal sees it.
+    pub(crate) header: Option<String>,
+    pub(crate) parameters: Vec<AuthParameter>,
+}
+
+impl Credentials {
+    /// The header counts before the parameters, whatever stands in either; `body` says which of the `params` came in it. The
+    /// token is taken out of the parameters.
+    fn take(webhook: Option<&(u32, String)>, header: Option<&str>, params: &mut Array, body: &Array) -> Credentials {
+        let given = |name: &str| {
+            let value = params.remove(name)?.to_text();
+            Some(AuthParameter { name: name.to_owned(), value, in_body: body.get(name).is_some() })
+        };
+        let parameters: Vec<AuthParameter> = TOKEN_NAMES.map(given).into_iter().flatten().collect();
+        let found = parameters.first().filter(|parameter| !parameter.value.is_empty());
+        let (auth, place) = match (webhook, header.and_then(bearer), found) {
+            (Some((user, code)), _, _) => (Auth::Webhook { user: *user, code: code.clone() }, TokenPlace::Path),
+            (None, Some(token), _) => (Auth::Token(token.to_owned()), TokenPlace::Header),
+            (None, None, Some(found)) => {
+                let place = if found.in_body { TokenPlace::Body } else { TokenPlace::Query };
+                (Auth::Token(found.value.clone()), place)
+            }
+            (None, None, None) => (Auth::None, TokenPlace::Nowhere),
+        };
+        Credentials { auth, place, header: header.map(str::to_owned), parameters }
+    }
+}
+
+/// `Bearer TOKEN`, in any case; other schemes are nobody's token.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(|c: char| c.is_ascii_whitespace())?;
+    let token = token.trim_start();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 /// Answers a call; `moved_to` is where the portal is now, if this is an address it has left.
@@ -64,18 +98,24 @@ pub(crate) fn answer(
     request: &Request,
     moved_to: Option<&str>,
 ) -> Reply {
-    let mut params = if route.version == 3 { rest3::params(request) } else { params::of_request(request) };
-    let token = take_auth(&mut params);
-    let auth = match (&route.webhook, token) {
-        (Some((user, code)), _) => Auth::Webhook { user: *user, code: code.clone() },
-        (None, Some(token)) => Auth::Token(token),
-        (None, None) => Auth::None,
+    let (mut params, body) = match route.version {
+        3 => (rest3::params(request), rest3::of_body(request)),
+        _ => (params::of_request(request), params::of_body(request)),
     };
+    let (name, strips) = {
+        let state = shared.state();
+        (state.portals[portal].name.clone(), state.portals[portal].strips_authorization)
+    };
+    let header = request.header("authorization").filter(|_| !strips);
+    let credentials = Credentials::take(route.webhook.as_ref(), header, &mut params, &body);
     let kind = Kind::Call(Call {
-        portal: shared.state().portals[portal].name.clone(),
+        portal: name,
         version: route.version,
         method: route.method.clone(),
-        auth: auth.clone(),
+        auth: credentials.auth.clone(),
+        token_place: credentials.place,
+        authorization: credentials.header.clone(),
+        auth_parameters: credentials.parameters.clone(),
         params: Php::Array(params.clone()).to_json(),
         executed: false,
         replayed: false,
@@ -90,7 +130,7 @@ pub(crate) fn answer(
             let moment = Moment::Call(portal, &route.method);
             shared.faults.around(&moment, &mut struck, || {
                 let started = shared.clock.now();
-                let entered = enter(shared, portal, &auth);
+                let entered = enter(shared, portal, &credentials.auth);
                 let job = Job { shared, portal, route, started, number };
                 match route.version {
                     3 => rest3::answer(&job, request, entered, &params),
@@ -211,6 +251,16 @@ pub(crate) fn time(shared: &Shared, portal: usize, method: &str, started: f64) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bearer_is_read_in_any_case_and_nothing_else_is() {
+        for header in ["Bearer abc", "bearer abc", "BEARER  abc"] {
+            assert_eq!(bearer(header), Some("abc"), "{header}");
+        }
+        for header in ["Basic abc", "Bearer", "Bearer ", "abc", "Bearerabc"] {
+            assert_eq!(bearer(header), None, "{header}");
+        }
+    }
 
     #[test]
     fn paths_lead_to_methods() {

@@ -6,7 +6,7 @@ use crate::ledger::Command;
 use crate::methods::{self, Caller, Failure};
 use crate::params;
 use crate::php::{Array, Php};
-use crate::rest::{old_error, Job};
+use crate::rest::{old_error, Job, TOKEN_NAMES};
 use crate::state::{Remembered, Shared};
 
 const DAY: f64 = 86_400.0;
@@ -60,14 +60,24 @@ impl Error3 {
     }
 }
 
-/// A JSON body; `auth` may stand in the query, beside a body that is a list.
+/// A JSON body; the access token may stand in the query, beside a body that is a list.
 pub(crate) fn params(request: &Request) -> Array {
-    let mut params = if params::is_json(request) { params::json_body(&request.body) } else { Array::new() };
+    let mut params = of_body(request);
     let query = params::parse_query(request.query.as_bytes());
-    if let (Some(auth), None) = (query.get("auth"), params.get("auth")) {
-        params.put("auth", auth.clone());
+    for name in TOKEN_NAMES {
+        if let (Some(token), None) = (query.get(name), params.get(name)) {
+            params.put(name, token.clone());
+        }
     }
     params
+}
+
+pub(crate) fn of_body(request: &Request) -> Array {
+    if params::is_json(request) {
+        params::json_body(&request.body)
+    } else {
+        Array::new()
+    }
 }
 
 /// Answers a call whose caller has been looked up.

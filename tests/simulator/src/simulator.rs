@@ -62,6 +62,8 @@ pub struct PortalOptions {
     pub scope: Option<String>,
     /// Random by default.
     pub member_id: Option<String>,
+    /// A web server in front swallows `Authorization`.
+    pub strips_authorization: bool,
 }
 
 impl Default for PortalOptions {
@@ -73,6 +75,7 @@ impl Default for PortalOptions {
             own_key_pair: false,
             scope: None,
             member_id: None,
+            strips_authorization: false,
         }
     }
 }
@@ -203,6 +206,7 @@ impl Simulator {
             if let Some(member_id) = options.member_id {
                 portal.member_id = member_id;
             }
+            portal.strips_authorization = options.strips_authorization;
             state.portals.push(portal);
             self.portal_at(state.portals.len() - 1)
         };

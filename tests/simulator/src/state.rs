@@ -95,6 +95,8 @@ pub(crate) struct PortalState {
     pub(crate) payment_required: bool,
     /// Authentication errors of REST 3.0 in the shape of REST 2.
     pub(crate) old_auth_errors: bool,
+    /// A web server in front swallows the header.
+    pub(crate) strips_authorization: bool,
     pub(crate) endpoint_override: Option<String>,
     pub(crate) bucket: Option<Bucket>,
     /// Methods above their operating limit, until when.
@@ -129,6 +131,7 @@ impl PortalState {
             deleted: false,
             payment_required: false,
             old_auth_errors: false,
+            strips_authorization: false,
             endpoint_override: None,
             bucket: None,
             blocked: HashMap::new(),

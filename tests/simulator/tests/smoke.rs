@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{json, Value};
-use simulator::{Action, Auth, Fault, Kind, Options, Portal, Simulator, Target};
+use simulator::{Action, Auth, Fault, Kind, Options, Portal, PortalOptions, Simulator, Target, TokenPlace};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
@@ -66,6 +66,20 @@ fn http() -> (Simulator, Portal) {
 fn post(portal: &Portal, target: &str, content_type: &str, body: &str) -> Answer {
     let host = portal.name();
     try_send(&host, &message("POST", &host, target, content_type, body)).expect("an answer")
+}
+
+/// With these lines of the head beside what `message` has.
+fn send_with(portal: &Portal, head: &[(&str, &str)], method: &str, target: &str, kind: &str, body: &str) -> Answer {
+    let host = portal.name();
+    let lines: String = head.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let message = message(method, &host, target, kind, body).replacen("\r\n", &format!("\r\n{lines}"), 1);
+    try_send(&host, &message).expect("an answer")
+}
+
+/// Path and query of an address.
+fn target_of(url: &str) -> &str {
+    let (_, rest) = url.split_once("//").expect("an address");
+    &rest[rest.find('/').expect("a path")..]
 }
 
 fn call(portal: &Portal, method: &str, params: Value) -> Answer {
@@ -172,6 +186,80 @@ fn calls_need_a_token_that_is_valid() {
 }
 
 #[test]
+fn the_token_is_read_from_the_header_before_the_parameters() {
+    let (sim, portal) = http();
+    let token = portal.issue_pair(1).access_token;
+    let bearer = format!("Bearer {token}");
+    let multipart = "multipart/form-data; boundary=X";
+    let part = |name: &str, value: &str| {
+        format!("--X\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n--X--\r\n")
+    };
+    // Method, address, content type, body without and with a token of its own.
+    let ways = [
+        ("GET", "/rest/profile", FORM, String::new(), String::new()),
+        ("POST", "/rest/profile", JSON, "{}".to_owned(), json!({ "auth": token }).to_string()),
+        ("POST", "/rest/profile", JSON, "{}".to_owned(), json!({ "access_token": token }).to_string()),
+        ("POST", "/rest/profile", FORM, "a=1".to_owned(), format!("auth={token}")),
+        ("POST", "/rest/profile", multipart, part("a", "1"), part("auth", &token)),
+        ("POST", "/rest/api/profile", JSON, "{}".to_owned(), json!({ "auth": token }).to_string()),
+    ];
+    for (method, target, kind, without, with) in &ways {
+        let answer = send_with(&portal, &[("Authorization", &bearer)], method, target, kind, without);
+        assert_eq!(answer.status, 200, "{method} {target} {kind}");
+        let entry = sim.ledger().entries.pop().expect("an entry");
+        let call = entry.call().expect("a call");
+        assert_eq!((call.auth.clone(), call.token_place), (Auth::Token(token.clone()), TokenPlace::Header));
+        assert_eq!(call.authorization.as_ref(), Some(&bearer));
+        assert!(call.auth_parameters.is_empty());
+        assert_eq!((entry.header("authorization"), entry.header("content-type")), (Some(&*bearer), Some(*kind)));
+        if *method == "POST" {
+            assert_eq!(post(&portal, target, kind, with).status, 200, "{with}");
+            let entry = sim.ledger().entries.pop().expect("an entry");
+            assert_eq!(entry.call().map(|c| c.token_place), Some(TokenPlace::Body), "{with}");
+        }
+    }
+    let query = format!("/rest/profile?auth={token}");
+    let place = || sim.ledger().entries.pop().and_then(|e| e.call().map(|c| c.token_place));
+    assert_eq!(post(&portal, &query, JSON, "{}").status, 200);
+    assert_eq!(place(), Some(TokenPlace::Query));
+    assert!(TokenPlace::Query.is_parameter());
+    let wrong = send_with(&portal, &[("authorization", "bearer wrong")], "GET", &query, FORM, "");
+    assert_eq!(wrong.error(), (401, "invalid_token".to_owned()), "the header counts");
+    let call = sim.ledger().entries.pop().and_then(|e| e.call().cloned()).expect("a call");
+    assert_eq!((call.token_place, call.auth_parameters[0].value.as_str()), (TokenPlace::Header, token.as_str()));
+    let basic = send_with(&portal, &[("Authorization", "Basic eDp5")], "GET", "/rest/profile", FORM, "");
+    assert_eq!(basic.error(), (401, "NO_AUTH_FOUND".to_owned()));
+    assert_eq!(place(), Some(TokenPlace::Nowhere));
+    let hook = format!("{}profile", portal.webhook_url());
+    assert_eq!(post(&portal, target_of(&hook), FORM, "").status, 200);
+    assert_eq!(place(), Some(TokenPlace::Path));
+}
+
+#[test]
+fn a_web_server_in_front_may_swallow_the_header() {
+    let (sim, portal) = http();
+    let token = portal.issue_pair(1).access_token;
+    let bearer = format!("Bearer {token}");
+    portal.set_strips_authorization(true);
+    let ask = |target: &str, body: &str| send_with(&portal, &[("Authorization", &bearer)], "POST", target, JSON, body);
+    let refused = ask("/rest/profile", "{}");
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.text(), r#"{"error":"NO_AUTH_FOUND","error_description":"Wrong authorization data"}"#);
+    let entry = sim.ledger().entries.pop().expect("an entry");
+    assert_eq!(entry.header("Authorization"), Some(&*bearer), "as it was sent");
+    let call = entry.call().expect("a call");
+    assert_eq!((&call.authorization, call.token_place), (&None, TokenPlace::Nowhere));
+    assert_eq!(ask("/rest/profile", &json!({ "auth": token }).to_string()).status, 200);
+    assert_eq!(ask("/rest/api/profile", "{}").status, 401);
+    portal.set_strips_authorization(false);
+    assert_eq!(ask("/rest/api/profile", "{}").status, 200);
+    let options = PortalOptions { strips_authorization: true, ..PortalOptions::default() };
+    let other = sim.add_portal(options);
+    let bearer = format!("Bearer {}", other.issue_pair(1).access_token);
+    assert_eq!(send_with(&other, &[("Authorization", &bearer)], "GET", "/rest/profile", FORM, "").status, 401);
+}
+
+#[test]
 fn echo_answers_what_was_read() {
     let (_sim, portal) = http();
     let body = json!({"z": null, "a": {"n": 1.5, "s": "a/б"}, "l": [1, true]});
@@ -180,7 +268,7 @@ fn echo_answers_what_was_read() {
         .text()
         .starts_with(r#"{"result":{"a":{"n":1.5,"s":"a\/\u0431"},"l":[1,true],"z":null},"time":{"start":"#));
     let webhook = portal.webhook_url();
-    let path = webhook.split_at(webhook.find("/rest").expect("a path")).1;
+    let path = target_of(&webhook);
     let answer = post(&portal, &format!("{path}sim.echo.xml?a[]=1"), FORM, "b=2");
     assert!(answer.head.contains("text/xml; charset=utf-8"));
     assert!(answer.text().contains("<a><item>1</item></a><b>2</b>"));
