@@ -42,13 +42,14 @@ POST /issue_pair        {"user":1}: the OAuth server's answer
 POST /expire            access tokens
 POST /revoke            {"access":bool,"refresh":bool}; both by default
 POST /set               {"token_lifetime","scope","deleted","payment_required","old_auth_errors","member_id",
-                        "strips_authorization",
+                        "strips_authorization","lenient_rest3_batch",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
                         "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
 POST /block_method      {"method","seconds"}
 POST /seed              {"kind":"crm.deal","count":120,"entityTypeId"}
 POST /rename            the portal moves; answers {"name"}
-POST /add_portal        {"host","https","own_key_pair","scope","member_id","strips_authorization"}
+POST /add_portal        {"host","https","own_key_pair","scope","member_id","strips_authorization",
+                        "lenient_rest3_batch"}
 POST /stop, /start      {"listener":"oauth"|"portal"}: connections are refused, accepted again
 POST /event_form        {"event","user"}: {"form"}
 POST /frame_form        {"user"}: {"query","body","app_sid","access_token","refresh_token"}
@@ -231,6 +232,7 @@ fn simulator_wide(simulator: &Simulator, path: &str, body: &Value) -> Result<Opt
                     scope: text("scope"),
                     member_id: text("member_id"),
                     strips_authorization: body["strips_authorization"].as_bool().unwrap_or(false),
+                    lenient_rest3_batch: body["lenient_rest3_batch"].as_bool().unwrap_or(true),
                 })
                 .map_err(|e| e.to_string())?;
             Ok(Some(describe(&portal)))
@@ -335,6 +337,9 @@ fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
     }
     if let Some(old) = body["old_auth_errors"].as_bool() {
         portal.set_old_auth_errors(old);
+    }
+    if let Some(lenient) = body["lenient_rest3_batch"].as_bool() {
+        portal.set_lenient_rest3_batch(lenient);
     }
     if let Some(strips) = body["strips_authorization"].as_bool() {
         portal.set_strips_authorization(strips);

@@ -19,6 +19,7 @@ ready, and goes on until it is killed.
   --host NAME                127.0.0.1 (default) or localhost: the first half of the portal's name
   --scope LIST               what the application is granted (crm,catalog,sale,task,user)
   --strips-authorization     a web server in front of the portal swallows the header
+  --strict-rest3-batch       a REST 3.0 batch carries nothing but commands, as with Bitrix24
   --client-id ID             the application's key pair; random by default
   --client-secret SECRET
   --redirect-uri URL         the application's redirect address
@@ -66,6 +67,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
         let mut value = || arguments.next().ok_or_else(|| format!("{name} needs a value"));
         let port = |text: String| text.parse::<u16>().map_err(|_| format!("{text} is not a port"));
         match name.as_str() {
+            "--strict-rest3-batch" => options.portal.lenient_rest3_batch = false,
             "--strips-authorization" => options.portal.strips_authorization = true,
             "--http" => options.https = false,
             "--oauth-port" => options.oauth_port = port(value()?)?,

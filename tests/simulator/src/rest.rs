@@ -131,7 +131,7 @@ pub(crate) fn answer(
             shared.faults.around(&moment, &mut struck, || {
                 let started = shared.clock.now();
                 let entered = enter(shared, portal, &credentials.auth);
-                let job = Job { shared, portal, route, started, number };
+                let job = Job { shared, portal, route, credentials: &credentials, started, number };
                 match route.version {
                     3 => rest3::answer(&job, request, entered, &params),
                     _ => job.rest2(entered, &params),
@@ -148,6 +148,7 @@ pub(crate) struct Job<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) portal: usize,
     pub(crate) route: &'a Route,
+    pub(crate) credentials: &'a Credentials,
     pub(crate) started: f64,
     /// Its entry in the ledger.
     pub(crate) number: u64,

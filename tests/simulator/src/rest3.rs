@@ -5,8 +5,8 @@ use crate::http::{Reply, Request};
 use crate::ledger::Command;
 use crate::methods::{self, Caller, Failure};
 use crate::params;
-use crate::php::{Array, Php};
-use crate::rest::{old_error, Job, TOKEN_NAMES};
+use crate::php::{Array, Key, Php};
+use crate::rest::{old_error, Credentials, Job, TOKEN_NAMES};
 use crate::state::{Remembered, Shared};
 
 const DAY: f64 = 86_400.0;
@@ -132,7 +132,7 @@ fn once(job: &Job<'_>, caller: &Caller, params: &Array, key: &str) -> Reply {
 fn execute(job: &Job<'_>, caller: &Caller, params: &Array) -> Reply {
     let mut ran = Vec::new();
     let result = match job.route.method.as_str() {
-        "batch" => batch(job.shared, caller, params, &mut ran),
+        "batch" => batch(job, caller, params, &mut ran),
         method => run(job.shared, caller, method, params),
     };
     let executed = !matches!(&result, Err(error) if error.refused);
@@ -149,24 +149,44 @@ fn execute(job: &Job<'_>, caller: &Caller, params: &Array) -> Reply {
     }
 }
 
+/// Every entry of the body is taken for a command: whatever else stands there, the access token too, refuses all of it.
+fn all_commands(params: &Array, credentials: &Credentials) -> Result<(), Error3> {
+    let wrong = |value: &Php| {
+        let message = format!("Unable to recognize select expression {}", value.encode());
+        Err(refuse(400, "BITRIX_REST_V3_EXCEPTION_INVALIDSELECTEXCEPTION", &message))
+    };
+    if let Some(token) = credentials.parameters.iter().find(|parameter| parameter.in_body) {
+        return wrong(&token.value.as_str().into());
+    }
+    let is_command = |value: &Php| {
+        let part = |name| value.as_array().and_then(|command| command.get(name));
+        matches!((part("method"), part("query")), (Some(Php::Str(_)), Some(Php::Array(_))))
+    };
+    params.values().find(|value| !is_command(value)).map_or(Ok(()), wrong)
+}
+
 /// `[{"method","query","as","parallel"},…]` or a map of such. The first error is the whole answer
 /// (what ran before it stays done).
-fn batch(shared: &Shared, caller: &Caller, params: &Array, ran: &mut Vec<Command>) -> Result3 {
+fn batch(job: &Job<'_>, caller: &Caller, params: &Array, ran: &mut Vec<Command>) -> Result3 {
+    let shared = job.shared;
+    if !shared.state().portals[job.portal].lenient_rest3_batch {
+        all_commands(params, job.credentials)?;
+    }
     if params.len() > MOST {
         return Err(refuse(400, "BATCH_TOO_LONG", "At most 50 commands"));
     }
     let mut commands = Vec::new();
     for (id, command) in params.iter() {
-        let method = command.as_array().and_then(|c| c.get("method"));
-        let Some(Php::Str(method)) = method else {
+        let part = |name| command.as_array().and_then(|command| command.get(name));
+        let Some(Php::Str(method)) = part("method") else {
             return Err(invalid(&id.to_string(), "A command needs a method"));
         };
-        let query = command.as_array().and_then(|c| c.get("query"));
-        let query = query.and_then(Php::as_array).cloned().unwrap_or_default();
-        commands.push((id, method.to_lowercase(), query));
+        let query = part("query").and_then(Php::as_array).cloned().unwrap_or_default();
+        let alias = part("as").map(|alias| Key::new(&alias.to_text()));
+        commands.push((id, method.to_lowercase(), query, alias));
     }
     let mut results = Array::new();
-    for (id, method, query) in commands {
+    for (id, method, query, alias) in commands {
         if method == "batch" {
             return Err(refuse(400, "BATCH_IN_BATCH", "batch within batch"));
         }
@@ -180,7 +200,7 @@ fn batch(shared: &Shared, caller: &Caller, params: &Array, ran: &mut Vec<Command
                 error: error.map(|e| e.code.clone()),
             });
         }
-        results.set(id.clone(), result?);
+        results.set(alias.unwrap_or_else(|| id.clone()), result?);
     }
     Ok(results.into())
 }

@@ -64,6 +64,8 @@ pub struct PortalOptions {
     pub member_id: Option<String>,
     /// A web server in front swallows `Authorization`.
     pub strips_authorization: bool,
+    /// A REST 3.0 batch may carry the access token beside its commands; `false` is as Bitrix24 has it.
+    pub lenient_rest3_batch: bool,
 }
 
 impl Default for PortalOptions {
@@ -76,6 +78,7 @@ impl Default for PortalOptions {
             scope: None,
             member_id: None,
             strips_authorization: false,
+            lenient_rest3_batch: true,
         }
     }
 }
@@ -207,6 +210,7 @@ impl Simulator {
                 portal.member_id = member_id;
             }
             portal.strips_authorization = options.strips_authorization;
+            portal.lenient_rest3_batch = options.lenient_rest3_batch;
             state.portals.push(portal);
             self.portal_at(state.portals.len() - 1)
         };

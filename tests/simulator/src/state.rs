@@ -95,6 +95,8 @@ pub(crate) struct PortalState {
     pub(crate) payment_required: bool,
     /// Authentication errors of REST 3.0 in the shape of REST 2.
     pub(crate) old_auth_errors: bool,
+    /// REST 3.0 passes over what stands beside the commands of a batch.
+    pub(crate) lenient_rest3_batch: bool,
     /// A web server in front swallows the header.
     pub(crate) strips_authorization: bool,
     pub(crate) endpoint_override: Option<String>,
@@ -131,6 +133,7 @@ impl PortalState {
             deleted: false,
             payment_required: false,
             old_auth_errors: false,
+            lenient_rest3_batch: true,
             strips_authorization: false,
             endpoint_override: None,
             bucket: None,

@@ -371,6 +371,44 @@ fn rest_3_remembers_idempotency_keys() {
 }
 
 #[test]
+fn a_rest_3_batch_is_commands_and_nothing_else() {
+    let (sim, portal) = http();
+    portal.seed("tasks.task", 2);
+    portal.set_lenient_rest3_batch(false);
+    let token = portal.issue_pair(1).access_token;
+    let bearer = format!("Bearer {token}");
+    let ask = |body: &Value| {
+        send_with(&portal, &[("Authorization", &bearer)], "POST", "/rest/api/batch", JSON, &body.to_string())
+    };
+    let command = |id: u32| json!({"method": "tasks.task.get", "query": {"id": id}});
+    let list =
+        ask(&json!([{"method": "tasks.task.get", "query": {"id": 2}, "as": "two", "parallel": true}, command(1)]));
+    assert_eq!(list.status, 200);
+    assert_eq!(list.json()["result"]["two"]["item"]["id"], 2);
+    assert_eq!(list.json()["result"]["1"]["item"]["id"], 1);
+    assert_eq!(ask(&json!({"0": command(1), "1": command(2)})).json()["result"][1]["item"]["id"], 2);
+    let before = sim.ledger().executed("tasks.task.get");
+    for beside in [
+        json!({"0": command(1), "auth": token}),
+        json!({"0": command(1), "access_token": token}),
+        json!({"0": command(1), "halt": 0}),
+        json!({"cmd": [command(1)]}),
+        json!([command(1), {"method": "profile"}]),
+        json!([command(1), {"query": {}}]),
+    ] {
+        let refused = ask(&beside);
+        assert_eq!(refused.status, 400, "{beside}");
+        let code = &refused.json()["error"]["code"];
+        assert_eq!(code, "BITRIX_REST_V3_EXCEPTION_INVALIDSELECTEXCEPTION", "{beside}");
+    }
+    assert_eq!(sim.ledger().executed("tasks.task.get"), before, "refused before the first command");
+    let in_body = json!({"0": command(1), "auth": token}).to_string();
+    assert_eq!(post(&portal, "/rest/api/batch", JSON, &in_body).status, 400);
+    portal.set_lenient_rest3_batch(true);
+    assert_eq!(post(&portal, "/rest/api/batch", JSON, &in_body).status, 200);
+}
+
+#[test]
 fn a_renamed_portal_sends_its_callers_on() {
     let (sim, portal) = http();
     let old = portal.name();
