@@ -42,7 +42,7 @@ POST /issue_pair        {"user":1}: the OAuth server's answer
 POST /expire            access tokens
 POST /revoke            {"access":bool,"refresh":bool}; both by default
 POST /set               {"token_lifetime","scope","deleted","payment_required","old_auth_errors","member_id",
-                        "strips_authorization","lenient_rest3_batch",
+                        "strips_authorization","lenient_rest3_batch","plain_slashes",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
                         "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
 POST /block_method      {"method","seconds"}
@@ -337,6 +337,9 @@ fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
     }
     if let Some(old) = body["old_auth_errors"].as_bool() {
         portal.set_old_auth_errors(old);
+    }
+    if let Some(plain) = body["plain_slashes"].as_bool() {
+        portal.set_plain_slashes(plain);
     }
     if let Some(lenient) = body["lenient_rest3_batch"].as_bool() {
         portal.set_lenient_rest3_batch(lenient);

@@ -178,6 +178,11 @@ impl Portal {
         self.change(|p| p.old_auth_errors = old);
     }
 
+    /// JSON answers have `/` as it is; PHP, and so Bitrix24, writes `\/`.
+    pub fn set_plain_slashes(&self, plain: bool) {
+        self.change(|p| p.plain_slashes = plain);
+    }
+
     /// REST 3.0 takes every entry of a batch's body for a command, so that an access token among them refuses all of it. The
     /// real portal is not lenient; this one is at first, for callers that have no other place for their token.
     pub fn set_lenient_rest3_batch(&self, lenient: bool) {

@@ -132,10 +132,11 @@ pub(crate) fn answer(
                 let started = shared.clock.now();
                 let entered = enter(shared, portal, &credentials.auth);
                 let job = Job { shared, portal, route, credentials: &credentials, started, number };
-                match route.version {
+                let reply = match route.version {
                     3 => rest3::answer(&job, request, entered, &params),
                     _ => job.rest2(entered, &params),
-                }
+                };
+                job.with_its_slashes(reply)
             })
         }
     };
@@ -189,6 +190,14 @@ impl Job<'_> {
         } else {
             Reply::json(status, Php::from(body).encode())
         }
+    }
+
+    /// Each `/` of PHP's JSON has a backslash of its own before it.
+    fn with_its_slashes(&self, mut reply: Reply) -> Reply {
+        if self.shared.state().portals[self.portal].plain_slashes {
+            reply.body = String::from_utf8_lossy(&reply.body).replace("\\/", "/").into_bytes();
+        }
+        reply
     }
 
     pub(crate) fn time(&self) -> Php {

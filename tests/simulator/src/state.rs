@@ -95,6 +95,8 @@ pub(crate) struct PortalState {
     pub(crate) payment_required: bool,
     /// Authentication errors of REST 3.0 in the shape of REST 2.
     pub(crate) old_auth_errors: bool,
+    /// JSON has `/` for PHP's `\/`.
+    pub(crate) plain_slashes: bool,
     /// REST 3.0 passes over what stands beside the commands of a batch.
     pub(crate) lenient_rest3_batch: bool,
     /// A web server in front swallows the header.
@@ -133,6 +135,7 @@ impl PortalState {
             deleted: false,
             payment_required: false,
             old_auth_errors: false,
+            plain_slashes: false,
             lenient_rest3_batch: true,
             strips_authorization: false,
             endpoint_override: None,

@@ -272,6 +272,9 @@ fn echo_answers_what_was_read() {
     let answer = post(&portal, &format!("{path}sim.echo.xml?a[]=1"), FORM, "b=2");
     assert!(answer.head.contains("text/xml; charset=utf-8"));
     assert!(answer.text().contains("<a><item>1</item></a><b>2</b>"));
+    portal.set_plain_slashes(true);
+    let answer = call(&portal, "sim.echo", json!({"s": "a/b", "t": "\\/"}));
+    assert!(answer.text().starts_with(r#"{"result":{"s":"a/b","t":"\\/"}"#), "{}", answer.text());
 }
 
 #[test]
