@@ -86,6 +86,11 @@ impl Reply {
         Reply { delivery: Delivery::Nothing, ..Reply::html(0, "") }
     }
 
+    /// Whether a client that has received it all has an answer.
+    pub(crate) fn is_complete(&self) -> bool {
+        !matches!(self.delivery, Delivery::Nothing | Delivery::Half | Delivery::Raw(_))
+    }
+
     pub(crate) fn with_header(mut self, name: &str, value: &str) -> Reply {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -93,14 +98,22 @@ impl Reply {
 }
 
 pub(crate) enum Received {
-    Request(Request),
+    /// A head; the body is still to be read.
+    Head(Request, Length),
     /// What came is not HTTP or too large: answer this status and close.
     Bad(u16),
     Closed,
 }
 
-/// Reads one request; `buffer` holds what was read beyond it.
-pub(crate) fn read_request(stream: &mut (impl Read + Write), buffer: &mut Vec<u8>) -> io::Result<Received> {
+/// How a request's body ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Length {
+    Bytes(u64),
+    Chunked,
+}
+
+/// Reads a request up to its body; `buffer` holds what was read beyond it.
+pub(crate) fn read_head(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Received> {
     let head_end = loop {
         if let Some(at) = find(buffer, b"\r\n\r\n") {
             break at;
@@ -114,32 +127,145 @@ pub(crate) fn read_request(stream: &mut (impl Read + Write), buffer: &mut Vec<u8
     };
     let head = String::from_utf8_lossy(&buffer[..head_end]).into_owned();
     buffer.drain(..head_end + 4);
-    let Some(mut request) = parse_head(&head) else {
+    let Some(request) = parse_head(&head) else {
         return Ok(Received::Bad(400));
     };
-    if request.header("expect").is_some_and(|v| v.eq_ignore_ascii_case("100-continue")) {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-        stream.flush()?;
-    }
     let chunked = request.header("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().contains("chunked"));
-    if chunked {
-        match read_chunked(stream, buffer)? {
-            Some(body) => request.body = body,
-            None => return Ok(Received::Bad(400)),
-        }
-    } else if let Some(length) = request.header("content-length") {
-        let Ok(length) = length.trim().parse::<usize>() else {
-            return Ok(Received::Bad(400));
+    let length = match request.header("content-length") {
+        _ if chunked => Length::Chunked,
+        None => Length::Bytes(0),
+        Some(length) => match length.trim().parse() {
+            Ok(length) => Length::Bytes(length),
+            Err(_) => return Ok(Received::Bad(400)),
+        },
+    };
+    Ok(Received::Head(request, length))
+}
+
+/// A request's body, read as it is asked for.
+pub(crate) struct Body<'a, S> {
+    stream: &'a mut S,
+    buffer: &'a mut Vec<u8>,
+    left: Left,
+    /// `100 Continue` is still to be said.
+    expected: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Left {
+    Bytes(u64),
+    /// Of a chunk, without the line's end behind it.
+    Chunk(u64),
+    NextChunk,
+    Nothing,
+}
+
+impl<'a, S: Read + Write> Body<'a, S> {
+    pub(crate) fn new(stream: &'a mut S, buffer: &'a mut Vec<u8>, request: &Request, length: Length) -> Body<'a, S> {
+        let left = match length {
+            Length::Bytes(0) => Left::Nothing,
+            Length::Bytes(length) => Left::Bytes(length),
+            Length::Chunked => Left::NextChunk,
         };
-        if length > MAX_BODY {
-            return Ok(Received::Bad(413));
+        let expected = request.header("expect").is_some_and(|v| v.eq_ignore_ascii_case("100-continue"));
+        Body { stream, buffer, left, expected }
+    }
+
+    pub(crate) fn is_read(&self) -> bool {
+        self.left == Left::Nothing
+    }
+
+    /// All of it, or the status that refuses it; `None` where the client has closed.
+    pub(crate) fn whole(&mut self) -> io::Result<Option<Result<Vec<u8>, u16>>> {
+        let too_large = |length: u64| length > MAX_BODY as u64;
+        if matches!(self.left, Left::Bytes(length) if too_large(length)) {
+            return Ok(Some(Err(413)));
         }
-        match take(stream, buffer, length)? {
-            Some(body) => request.body = body,
-            None => return Ok(Received::Closed),
+        let mut bytes = Vec::new();
+        match self.take(MAX_BODY as u64 + 1).read_to_end(&mut bytes) {
+            Ok(_) if too_large(bytes.len() as u64) => Ok(Some(Err(413))),
+            Ok(_) => Ok(Some(Ok(bytes))),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(Err(400))),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
         }
     }
-    Ok(Received::Request(request))
+
+    /// At most `limit` bytes, which are still to come.
+    fn some(&mut self, out: &mut [u8], limit: u64) -> io::Result<usize> {
+        let most = out.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
+        if self.buffer.is_empty() {
+            let read = self.stream.read(&mut out[..most])?;
+            return if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) };
+        }
+        let read = most.min(self.buffer.len());
+        out[..read].copy_from_slice(&self.buffer[..read]);
+        self.buffer.drain(..read);
+        Ok(read)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(at) = find(self.buffer, b"\r\n") {
+                let line = String::from_utf8_lossy(&self.buffer[..at]).into_owned();
+                self.buffer.drain(..at + 2);
+                return Ok(line);
+            }
+            if self.buffer.len() > MAX_HEAD {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            if fill(self.stream, self.buffer)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// What follows a chunk: the next one, or the trailers up to the empty line.
+    fn next_chunk(&mut self) -> io::Result<Left> {
+        let line = self.line()?;
+        let digits = line.split(';').next().unwrap_or_default().trim();
+        let size = u64::from_str_radix(digits, 16).map_err(|_| io::ErrorKind::InvalidData)?;
+        if size > 0 {
+            return Ok(Left::Chunk(size));
+        }
+        while !self.line()?.is_empty() {}
+        Ok(Left::Nothing)
+    }
+}
+
+impl<S: Read + Write> Read for Body<'_, S> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        if std::mem::take(&mut self.expected) && !self.is_read() {
+            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.stream.flush()?;
+        }
+        loop {
+            match self.left {
+                Left::Nothing => return Ok(0),
+                Left::Bytes(left) => {
+                    let read = self.some(out, left)?;
+                    let left = left - read as u64;
+                    self.left = if left == 0 { Left::Nothing } else { Left::Bytes(left) };
+                    return Ok(read);
+                }
+                Left::Chunk(0) => {
+                    if !self.line()?.is_empty() {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                    self.left = Left::NextChunk;
+                }
+                Left::Chunk(left) => {
+                    let read = self.some(out, left)?;
+                    self.left = Left::Chunk(left - read as u64);
+                    return Ok(read);
+                }
+                Left::NextChunk => self.left = self.next_chunk()?,
+            }
+        }
+    }
 }
 
 fn parse_head(head: &str) -> Option<Request> {
@@ -179,60 +305,6 @@ fn fill(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let read = stream.read(&mut piece)?;
     buffer.extend_from_slice(&piece[..read]);
     Ok(read)
-}
-
-fn take(stream: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> io::Result<Option<Vec<u8>>> {
-    while buffer.len() < length {
-        if fill(stream, buffer)? == 0 {
-            return Ok(None);
-        }
-    }
-    let rest = buffer.split_off(length);
-    Ok(Some(std::mem::replace(buffer, rest)))
-}
-
-fn read_line(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<String>> {
-    loop {
-        if let Some(at) = find(buffer, b"\r\n") {
-            let line = String::from_utf8_lossy(&buffer[..at]).into_owned();
-            buffer.drain(..at + 2);
-            return Ok(Some(line));
-        }
-        if buffer.len() > MAX_HEAD || fill(stream, buffer)? == 0 {
-            return Ok(None);
-        }
-    }
-}
-
-fn read_chunked(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
-    loop {
-        let Some(line) = read_line(stream, buffer)? else {
-            return Ok(None);
-        };
-        let digits = line.split(';').next().unwrap_or_default().trim();
-        let Ok(size) = usize::from_str_radix(digits, 16) else {
-            return Ok(None);
-        };
-        if size > MAX_BODY || body.len() + size > MAX_BODY {
-            return Ok(None);
-        }
-        if size == 0 {
-            break;
-        }
-        match take(stream, buffer, size + 2)? {
-            Some(chunk) => body.extend_from_slice(&chunk[..size]),
-            None => return Ok(None),
-        }
-    }
-    // Trailers, up to the empty line.
-    loop {
-        match read_line(stream, buffer)? {
-            Some(line) if line.is_empty() => return Ok(Some(body)),
-            Some(_) => {}
-            None => return Ok(None),
-        }
-    }
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
@@ -348,27 +420,39 @@ mod tests {
     use super::*;
     use std::io::Cursor;
 
-    fn read(text: &str) -> Received {
+    /// Status 0 is a client that has closed.
+    fn read(text: &str) -> Result<Request, u16> {
         let mut stream = Cursor::new(text.as_bytes().to_vec());
-        read_request(&mut stream, &mut Vec::new()).expect("a cursor does not fail")
+        let mut buffer = Vec::new();
+        match read_head(&mut stream, &mut buffer).expect("a cursor does not fail") {
+            Received::Bad(status) => Err(status),
+            Received::Closed => Err(0),
+            Received::Head(request, length) => {
+                let mut body = Body::new(&mut stream, &mut buffer, &request, length);
+                let body = body.whole().expect("a cursor does not fail").unwrap_or(Err(0))?;
+                Ok(Request { body, ..request })
+            }
+        }
     }
 
     #[test]
     fn chunked_bodies_are_put_together() {
-        let Received::Request(request) = read(
+        let request = read(
             "POST /rest//x/../profile?a=1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
              3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nT: v\r\n\r\n",
-        ) else {
-            panic!("a request")
-        };
+        )
+        .expect("a request");
         assert_eq!(request.body, b"abc0123456789");
         assert_eq!((request.path.as_str(), request.query.as_str()), ("/rest/profile", "a=1"));
     }
 
     #[test]
     fn what_is_too_large_or_not_http_is_refused() {
-        assert!(matches!(read("nonsense\r\n\r\n"), Received::Bad(400)));
-        assert!(matches!(read("POST / HTTP/1.1\r\nContent-Length: 104857601\r\n\r\n"), Received::Bad(413)));
-        assert!(matches!(read("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"), Received::Closed));
+        let refused = |text| read(text).expect_err("no request");
+        assert_eq!(refused("nonsense\r\n\r\n"), 400);
+        assert_eq!(refused("POST / HTTP/1.1\r\nContent-Length: 104857601\r\n\r\n"), 413);
+        assert_eq!(refused("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"), 0);
+        assert_eq!(refused("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"), 400);
+        assert_eq!(refused("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab"), 0);
     }
 }

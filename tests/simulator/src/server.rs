@@ -7,17 +7,25 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::http::{read_request, write_reply, Received, Reply, Request};
+use crate::http::{read_head, write_reply, Body, Received, Reply, Request};
 
 /// What answers on a listener.
 pub(crate) trait Service: Send + Sync + 'static {
     /// A connection was accepted; nothing has been read. May block. `false` closes it.
     fn connected(&self) -> bool;
     fn answer(&self, request: Request) -> Reply;
+    /// Whether the request is answered without its body being held in memory.
+    fn streams(&self, _request: &Request) -> bool {
+        false
+    }
+    /// Answers such a request; what it leaves of the body is not read.
+    fn answer_stream(&self, request: Request, _body: &mut dyn Read) -> Reply {
+        self.answer(request)
+    }
     /// Waits; `false` when the simulator is being shut down.
     fn pause(&self, duration: Duration) -> bool;
 }
@@ -148,42 +156,89 @@ impl Worker {
         if !self.service.connected() {
             return Ok(());
         }
-        match &self.tls {
-            None => self.requests(&mut &*stream).map(|_| ()),
+        let end = match &self.tls {
+            None => self.requests(&mut &*stream)?,
             Some(config) => {
                 let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
                 let mut tls = StreamOwned::new(connection, stream);
-                if self.requests(&mut tls)? {
+                let end = self.requests(&mut tls)?;
+                if end != End::Abrupt {
                     tls.conn.send_close_notify();
                     tls.flush()?;
                 }
-                Ok(())
+                end
             }
+        };
+        match end {
+            End::Unread => linger(stream),
+            _ => Ok(()),
         }
     }
 
-    /// `true` where the connection ended in good order.
-    fn requests(&self, stream: &mut (impl Read + Write)) -> io::Result<bool> {
+    fn requests(&self, stream: &mut (impl Read + Write)) -> io::Result<End> {
         let mut buffer = Vec::new();
         let pause = |duration| self.service.pause(duration);
         loop {
-            let request = match read_request(stream, &mut buffer)? {
-                Received::Request(request) => request,
+            let (mut request, length) = match read_head(stream, &mut buffer)? {
+                Received::Head(request, length) => (request, length),
                 Received::Bad(status) => {
-                    let reply = Reply::html(status, "<html><body>nginx</body></html>");
-                    write_reply(stream, &reply, false, true, &pause)?;
-                    return Ok(true);
+                    write_reply(stream, &bad(status), false, true, &pause)?;
+                    return Ok(End::Orderly);
                 }
-                Received::Closed => return Ok(true),
+                Received::Closed => return Ok(End::Orderly),
             };
             let close = request.wants_close();
             let head_only = request.method == "HEAD";
-            let reply = self.service.answer(request);
-            if !write_reply(stream, &reply, head_only, close, &pause)? {
-                return Ok(close);
+            let mut body = Body::new(stream, &mut buffer, &request, length);
+            let reply = if self.service.streams(&request) {
+                self.service.answer_stream(request, &mut body)
+            } else {
+                match body.whole()? {
+                    None => return Ok(End::Orderly),
+                    Some(Err(status)) => bad(status),
+                    Some(Ok(bytes)) => {
+                        request.body = bytes;
+                        self.service.answer(request)
+                    }
+                }
+            };
+            let unread = !body.is_read();
+            let goes_on = write_reply(stream, &reply, head_only, close || unread, &pause)?;
+            if goes_on {
+                continue;
             }
+            return Ok(match reply.is_complete() {
+                true if unread => End::Unread,
+                false if !close => End::Abrupt,
+                _ => End::Orderly,
+            });
         }
     }
+}
+
+/// How a connection ends.
+#[derive(PartialEq)]
+enum End {
+    Orderly,
+    /// In the middle of an answer, or without one.
+    Abrupt,
+    /// Answered before all of the body was read.
+    Unread,
+}
+
+fn bad(status: u16) -> Reply {
+    Reply::html(status, "<html><body>nginx</body></html>")
+}
+
+/// As nginx does: what the client still sends is read and thrown away for a while, because a connection that is closed over
+/// unread bytes is reset, and the answer may be lost with it.
+fn linger(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let until = Instant::now() + Duration::from_secs(5);
+    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let mut piece = [0; 16 * 1024];
+    while Instant::now() < until && stream.read(&mut piece)? > 0 {}
+    Ok(())
 }
 
 /// A lock is kept usable after a panic elsewhere: one failed test must not fail the others.
