@@ -13,6 +13,7 @@
 
 use super::outcome::Failed;
 use super::results::Piece;
+use super::secrets;
 use crate::app::Job;
 use crate::config::Portal;
 use crate::store::records::Entry;
@@ -68,7 +69,8 @@ pub fn once(
     let (mut held, entries) = open(job, portal, key, until)?;
     if held.begun {
         return match kept_answer(entries) {
-            Some(answer) => answer,
+            // It may have been kept by a version that hid less.
+            Some(answer) => answer.map(|reply| reply.without(&secrets::of_portal(job.app, portal))),
             None => Err(Error::OutcomeUnknown { too_large: false }.into()),
         };
     }
@@ -155,9 +157,10 @@ impl Journaled {
     /// Opens the key of a request with so many calls, with what it has done so far, to go on behind it.
     pub fn open(job: Job, portal: &Portal, key: &Key, calls: usize, until: Deadline) -> Result<Journaled> {
         let (held, entries) = open(job, portal, key, until)?;
-        let kept = results_in(entries, calls).map_err(|why| {
+        let mut kept = results_in(entries, calls).map_err(|why| {
             Error::Storage(format!("the idempotency key in {} cannot be used: {why}", held.journal.place()))
         })?;
+        kept.text = secrets::of_portal(job.app, portal).bytes(kept.text);
         Ok(Journaled { held, kept, sending: false })
     }
 

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::config::Portal;
 use crate::system::clock::unix_now_ms;
-use crate::values::bucket::{Bucket, Known, Step, Turn};
+use crate::values::bucket::{Bucket, Known, Step, Told, Turn};
 use std::time::Duration;
 
 /// Seconds of `operating` time that a method has in ten minutes.
@@ -26,26 +26,26 @@ impl<'a> Pace<'a> {
 
     /// Where the storage cannot be used, calls go on without a limit of ours: Bitrix24 has its own, and only what it has
     /// just told is heeded.
-    fn step(&self, step: Step) -> Turn {
-        let turn = self.app.store.bucket(&self.portal.name, self.bucket(), step);
-        turn.unwrap_or_else(|| Known::default().step(self.bucket(), step, unix_now_ms()))
+    fn step(&self, step: Step) -> Told {
+        let told = self.app.store.bucket(&self.portal.name, self.bucket(), step);
+        told.unwrap_or_else(|| Known::default().step(self.bucket(), step, unix_now_ms()))
     }
 
     /// Takes a place for a call of this method (its canonical name). `refused`: Bitrix24 has just answered this call with
     /// `QUERY_LIMIT_EXCEEDED`.
-    pub fn turn(&self, method: &str, max_wait: Duration, refused: bool) -> Turn {
+    pub fn turn(&self, method: &str, max_wait: Duration, refused: bool) -> Told {
         self.step(Step::Take { method, max_wait, refused })
     }
 
     /// A call of this program's own counts but never waits. One that Bitrix24 refused took no place and counts no more.
-    pub fn count(&self) {
-        self.step(Step::Count);
+    pub fn count(&self) -> Told {
+        self.step(Step::Count)
     }
 
     /// Somebody without credentials shows a token that is to be tried at the portal, which costs a call. `Err`: too many
     /// have lately, so that clients would be left without; in so many seconds.
     pub fn stranger(&self) -> Result<(), u64> {
-        match self.step(Step::Stranger) {
+        match self.step(Step::Stranger).turn {
             Turn::TooLate { retry_after } | Turn::Blocked { retry_after } => Err(retry_after),
             Turn::In(_) => Ok(()),
         }
@@ -54,6 +54,11 @@ impl<'a> Pace<'a> {
     /// The time in which a full bucket has room for one call again.
     pub fn gap(&self) -> Duration {
         Duration::try_from_secs_f64(1.0 / self.bucket().rate).unwrap_or(Duration::MAX)
+    }
+
+    /// The portal's web server keeps the `Authorization` header to itself; to be remembered by all.
+    pub fn swallows_header(&self) {
+        self.step(Step::Swallows);
     }
 
     /// Bitrix24 answered `OPERATION_TIME_LIMIT`, or said that this call used up the method's time. `until`: Unix seconds.

@@ -2,6 +2,7 @@
 //! them ([`bulk`]). Uses app and what lies below it.
 
 pub mod bulk;
+pub mod files;
 pub mod idempotency;
 pub mod limits;
 pub mod outcome;
@@ -9,3 +10,4 @@ pub mod payload;
 pub mod refresh;
 pub mod relay;
 pub mod results;
+pub mod secrets;

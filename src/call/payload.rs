@@ -1,7 +1,10 @@
-//! What a call carries: the caller's parameters, byte for byte, and our authorization.
+//! What a call carries: the caller's parameters, byte for byte; where the `Authorization` header is swallowed on the way, our
+//! authorization too.
 
 use crate::values::json;
+use crate::values::method::Method;
 use crate::values::multipart::Multipart;
+use crate::values::portal::Version;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -9,17 +12,37 @@ use std::borrow::Cow;
 #[derive(Clone, Debug)]
 pub enum Payload<'a> {
     Json(Parameters<'a>),
+    /// A bare list: REST 3.0's batch. It has no place for an authorization.
+    List(Cow<'a, str>),
     /// `application/x-www-form-urlencoded`
     Form(Vec<u8>),
     Multipart(Multipart<'a>),
 }
 
-impl Payload<'_> {
-    /// Content type, and the parts of the body one after another. PHP keeps the last of a name in a form, so that ours
-    /// counts; in JSON there is no other.
+impl<'a> Payload<'a> {
+    /// A call's parameters as a client of the envelope writes them: an object, or a list.
+    pub fn of_call(version: Version, method: &Method, raw: &'a str) -> std::result::Result<Payload<'a>, String> {
+        if version == Version::V3 && method.is_batch() {
+            if let Some(list) = Parameters::list(raw) {
+                return Ok(Payload::List(list?.into()));
+            }
+        }
+        Parameters::from_json(raw).map(Payload::Json)
+    }
+
+    /// Whether the token can go in the body.
+    pub fn has_place_for_auth(&self) -> bool {
+        !matches!(self, Payload::List(_))
+    }
+
+    /// Content type, and the parts of the body one after another. `access_token`: where it must go in the body. PHP keeps the
+    /// last of a name in a form, so that ours counts; in JSON there is no other.
     pub fn with_auth(&self, access_token: Option<&str>) -> (Cow<'static, str>, [Cow<'_, [u8]>; 3]) {
         match self {
             Payload::Json(parameters) => ("application/json".into(), parameters.with_auth(access_token)),
+            Payload::List(list) => {
+                ("application/json".into(), [Cow::Borrowed(list.as_bytes()), (&b""[..]).into(), (&b""[..]).into()])
+            }
             Payload::Form(fields) => {
                 let ampersand = if fields.is_empty() || fields.ends_with(b"&") { "" } else { "&" };
                 let auth = access_token.map(|token| {
@@ -38,11 +61,23 @@ impl Payload<'_> {
     }
 }
 
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
+
 /// A call's parameters: the inside of a JSON object, as the caller wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters<'a>(Cow<'a, str>);
 
 impl<'a> Parameters<'a> {
+    /// The list of a REST 3.0 batch, as it stands; `None`: it is no list.
+    pub fn list(raw: &str) -> Option<std::result::Result<&str, String>> {
+        let list = raw.trim_matches(SPACE);
+        list.starts_with('[').then(|| {
+            json::refuse_what_php_cannot_read(list)?;
+            let read: std::result::Result<Vec<&RawValue>, _> = serde_json::from_str(list);
+            read.map(|_| list).map_err(|error| format!("is not JSON: {}", json::describe(&error)))
+        })
+    }
+
     /// From `params`. An object is kept byte for byte; an array, for positional methods, becomes `{"0":…,"1":…}`.
     pub fn from_json(raw: &'a str) -> std::result::Result<Parameters<'a>, String> {
         let own = |key: &str| Err(format!("must not contain {key:?}: the proxy adds the authorization itself"));
@@ -59,7 +94,6 @@ impl<'a> Parameters<'a> {
         raw: &'a str,
         on_authorization: impl Fn(&str) -> std::result::Result<(), String>,
     ) -> std::result::Result<Parameters<'a>, String> {
-        const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
         json::refuse_what_php_cannot_read(raw)?;
         let trimmed = raw.trim_matches(SPACE);
         if let Some(inside) = trimmed.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {

@@ -5,6 +5,7 @@ use super::limits::{Pace, OPERATING_LIMIT};
 use super::outcome::{Called, Failed, Trip};
 use super::payload::{Parameters, Payload};
 use super::refresh::once::{self, Why};
+use super::secrets;
 use crate::app::Job;
 use crate::config::{Config, Portal, Way};
 use crate::store::records::{Installation, Tokens};
@@ -12,6 +13,7 @@ use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Connections, Failure, Obstacle, Post, Reply};
 use crate::values::bucket::Turn;
 use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::values::mask::Mask;
 use crate::values::method::Method;
 use crate::values::portal::{Endpoint, IncomingWebhook, Refused, Version};
 use crate::values::secret::Secret;
@@ -43,7 +45,7 @@ pub enum Patience {
 
 /// Executes a call, once for its key.
 pub fn call(job: Job, portal: &Portal, call: &Call, patience: Patience, key: Option<&Key>) -> Called {
-    let mut relay = Relay { job, portal, patience, trip: Trip::default() };
+    let mut relay = Relay::new(job, portal, patience);
     let result = idempotency::once(job, portal, key, relay.until(), |held| relay.call(call, held));
     Called { result, trip: relay.trip }
 }
@@ -62,15 +64,21 @@ pub fn profile(job: Job, portal: &Portal) -> std::result::Result<Reply, Failed> 
     call(job, portal, &profile, Patience::Own, None).result
 }
 
-/// A call on its way.
-struct Relay<'a> {
-    job: Job<'a>,
+/// A call or a file on its way.
+pub(super) struct Relay<'a> {
+    pub job: Job<'a>,
     portal: &'a Portal,
     patience: Patience,
+    /// What no answer may show.
+    pub hide: Mask,
     trip: Trip,
 }
 
-impl Relay<'_> {
+impl<'a> Relay<'a> {
+    pub fn new(job: Job<'a>, portal: &'a Portal, patience: Patience) -> Relay<'a> {
+        Relay { job, portal, patience, hide: secrets::configured(portal), trip: Trip::default() }
+    }
+
     fn until(&self) -> Deadline {
         match self.patience {
             Patience::Until(deadline) => deadline,
@@ -84,12 +92,15 @@ impl Relay<'_> {
         let mut authorization = self.authorization()?;
         let method = call.method.canonical();
         let (mut reconnected, mut renewed, mut moved, mut over_limit) = (false, false, false, false);
+        // Whether the header did not arrive at this call.
+        let mut swallowed = false;
         loop {
-            self.await_turn(&method, std::mem::take(&mut over_limit))?;
+            let known = self.await_turn(&method, std::mem::take(&mut over_limit))?;
+            let in_body = (swallowed || known) && call.payload.has_place_for_auth();
             if let Some(held) = held.as_deref_mut() {
                 held.begin()?;
             }
-            let reply = match self.send(http, &authorization, call) {
+            let reply = match self.send(http, &authorization, call, in_body) {
                 Ok(reply) => reply,
                 Err(Failure::NotSent { obstacle: Obstacle::Refused, .. }) if !reconnected => {
                     reconnected = true;
@@ -101,6 +112,9 @@ impl Relay<'_> {
             };
             let (verdict, operating) = judge(reply.status, &reply.body);
             self.note_operating(&method, &verdict, operating);
+            if in_body && swallowed && !is_unauthorized(&verdict) {
+                self.note_swallowed();
+            }
             let upstream = match verdict {
                 Verdict::Success => return Ok(reply),
                 Verdict::Error(upstream) => upstream,
@@ -122,6 +136,13 @@ impl Relay<'_> {
                 }
             };
             match (upstream.error.as_str(), authorization.tokens()) {
+                ("NO_AUTH_FOUND", Some(_)) if !in_body && !call.payload.has_place_for_auth() => {
+                    return Err(without_header(upstream).into());
+                }
+                ("NO_AUTH_FOUND", Some(_)) if !in_body => {
+                    swallowed = true;
+                    self.trip.repeated.push("NO_AUTH_FOUND");
+                }
                 ("expired_token", Some(tokens)) if !renewed => {
                     renewed = true;
                     authorization = self.refresh(&tokens.clone(), Why::Expired)?;
@@ -136,7 +157,7 @@ impl Relay<'_> {
     }
 
     /// The portal's tokens and address, refreshed if their lifetime is over.
-    fn authorization(&mut self) -> Result<Authorization> {
+    pub fn authorization(&mut self) -> Result<Authorization> {
         let (app, portal) = (self.job.app, self.portal);
         if let Way::Webhook(webhook) = &portal.way {
             return Ok(Authorization::Webhook(webhook.clone()));
@@ -156,7 +177,7 @@ impl Relay<'_> {
         self.with_tokens(tokens)
     }
 
-    fn refresh(&mut self, stale: &Tokens, why: Why) -> Result<Authorization> {
+    pub fn refresh(&mut self, stale: &Tokens, why: Why) -> Result<Authorization> {
         self.trip.repeated.push(match why {
             Why::Due => "refresh",
             Why::Expired => "expired_token",
@@ -166,7 +187,8 @@ impl Relay<'_> {
         self.with_tokens(tokens)
     }
 
-    fn with_tokens(&self, tokens: Tokens) -> Result<Authorization> {
+    fn with_tokens(&mut self, tokens: Tokens) -> Result<Authorization> {
+        secrets::add(&mut self.hide, &tokens);
         let endpoint = self.check_address(&tokens)?;
         Ok(Authorization::OAuth { endpoint, tokens: Box::new(tokens) })
     }
@@ -175,23 +197,28 @@ impl Relay<'_> {
         stored_address(&self.job.app.config, self.portal, tokens).map_err(Error::Storage)
     }
 
-    /// Waits for this call's turn under Bitrix24's limit. `over_limit`: Bitrix24 has just refused it there.
-    fn await_turn(&mut self, method: &str, over_limit: bool) -> Result<()> {
+    /// Waits for this call's turn under Bitrix24's limit. `over_limit`: Bitrix24 has just refused it there. The answer is
+    /// whether the portal is known to swallow the header.
+    pub fn await_turn(&mut self, method: &str, over_limit: bool) -> Result<bool> {
         let (pace, until) = (Pace::of(self.job.app, self.portal), self.until());
         if matches!(self.patience, Patience::Own) {
-            match over_limit {
-                true => std::thread::sleep(pace.gap().min(until.remaining())),
-                false => pace.count(),
-            }
-            return Ok(());
+            return Ok(match over_limit {
+                // It took no place and counts no more.
+                true => {
+                    std::thread::sleep(pace.gap().min(until.remaining()));
+                    false
+                }
+                false => pace.count().swallows_header,
+            });
         }
-        match pace.turn(method, until.remaining(), over_limit) {
+        let told = pace.turn(method, until.remaining(), over_limit);
+        match told.turn {
             Turn::In(wait) => {
                 if !wait.is_zero() {
                     std::thread::sleep(wait);
                     self.trip.waited += wait;
                 }
-                Ok(())
+                Ok(told.swallows_header)
             }
             Turn::TooLate { retry_after } => Err(Error::RateLimited {
                 why: "This portal's limit of requests is used up, and the wait would be too long. The call was not executed: \
@@ -215,14 +242,28 @@ impl Relay<'_> {
         }
     }
 
+    /// Remembered by all processes, so that the header is tried but once a day.
+    fn note_swallowed(&self) {
+        Pace::of(self.job.app, self.portal).swallows_header();
+        self.job.log.warn(&format!(
+            "the web server of {} keeps the Authorization header to itself: for a day the token goes in the body, so addresses \
+             of files will hold it (masked for clients) and expire with it",
+            self.portal.name
+        ));
+    }
+
     fn send(
         &self,
         http: &Connections,
         authorization: &Authorization,
         call: &Call,
+        in_body: bool,
     ) -> std::result::Result<Reply, Failure> {
         let token = authorization.tokens().map(|tokens| tokens.access_token.expose());
-        let (content_type, parts) = call.payload.with_auth(token);
+        let (content_type, parts) = call.payload.with_auth(token.filter(|_| in_body));
+        let bearer = token.filter(|_| !in_body).map(bearer);
+        let mut headers = call.headers.clone();
+        headers.extend(bearer.as_deref().map(|value| ("Authorization", value)));
         let mut url = authorization.url(call.version, call.method.as_str());
         if !call.query.is_empty() {
             url = format!("{url}?{}", call.query);
@@ -230,15 +271,16 @@ impl Relay<'_> {
         http.post(&Post {
             url: &url,
             content_type: &content_type,
-            headers: &call.headers,
+            headers: &headers,
             parts: &parts.each_ref().map(|part| part.as_ref()),
             deadline: self.job.end,
             max_response: call.max_response,
+            hide: &self.hide,
         })
     }
 }
 
-fn error_of(failure: Failure, max_response: u64) -> Error {
+pub(super) fn error_of(failure: Failure, max_response: u64) -> Error {
     match failure {
         Failure::NotSent { why, .. } => Error::Unreachable { why, executed: Executed::No },
         Failure::Timeout(executed) => Error::Timeout { executed },
@@ -255,23 +297,53 @@ fn error_of(failure: Failure, max_response: u64) -> Error {
     }
 }
 
-/// Calls a method without parameters, with a token that is not stored: the answer to the one attempt, whatever it is.
+/// `Authorization: Bearer TOKEN` (RFC 6750), which Bitrix24 reads before the parameters: the token then stands in no address
+/// of a file that it answers.
+pub(super) fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+fn is_unauthorized(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Error(upstream) if upstream.error == "NO_AUTH_FOUND")
+}
+
+fn without_header(upstream: Upstream) -> Error {
+    Error::BadAnswer {
+        why: "the portal's web server keeps the Authorization header to itself (NO_AUTH_FOUND), and a REST 3.0 batch that is a \
+              list has no other place for the token: call the methods one by one"
+            .into(),
+        executed: Executed::No,
+        upstream: Some(upstream),
+    }
+}
+
+/// Calls a method without parameters, with a token that is not stored: the answer to the one attempt, whatever it is. Where
+/// the header does not arrive, there is another one with the token in the body.
 pub fn call_with(
     http: &Connections,
     endpoint: &Endpoint,
     access_token: &Secret,
     method: &str,
     deadline: Deadline,
+    mut hide: Mask,
 ) -> std::result::Result<Reply, Failure> {
-    let body = serde_json::json!({ "auth": access_token.expose() }).to_string();
-    http.post(&Post {
-        url: &endpoint.url(Version::V2, method),
-        content_type: "application/json",
-        headers: &[],
-        parts: &[body.as_bytes()],
-        deadline,
-        max_response: 1 << 20,
-    })
+    hide.add(access_token);
+    let post = |headers: &[(&'static str, &str)], body: &str| {
+        http.post(&Post {
+            url: &endpoint.url(Version::V2, method),
+            content_type: "application/json",
+            headers,
+            parts: &[body.as_bytes()],
+            deadline,
+            max_response: 1 << 20,
+            hide: &hide,
+        })
+    };
+    let reply = post(&[("Authorization", &bearer(access_token.expose()))], "{}")?;
+    match is_unauthorized(&judge(reply.status, &reply.body).0) {
+        true => post(&[], &serde_json::json!({ "auth": access_token.expose() }).to_string()),
+        false => Ok(reply),
+    }
 }
 
 /// The stored address: the configured portal's, or one that the OAuth server gave when the portal was renamed.
@@ -307,7 +379,7 @@ fn moved_without_address(status: u16) -> Error {
 }
 
 /// What a call is sent with.
-enum Authorization {
+pub(super) enum Authorization {
     Webhook(IncomingWebhook),
     OAuth { endpoint: Endpoint, tokens: Box<Tokens> },
 }
@@ -321,7 +393,7 @@ impl Authorization {
         }
     }
 
-    fn tokens(&self) -> Option<&Tokens> {
+    pub fn tokens(&self) -> Option<&Tokens> {
         match self {
             Authorization::Webhook(_) => None,
             Authorization::OAuth { tokens, .. } => Some(tokens),

@@ -12,6 +12,7 @@ use super::owner;
 use super::terminal::say;
 use crate::call::outcome::Failed;
 use crate::call::relay::{call_with, profile, stored_address};
+use crate::call::secrets;
 use crate::config::{Application, Config, Portal};
 use crate::store::records::{Installation, Tokens};
 use crate::store::Replaced;
@@ -274,10 +275,12 @@ impl Import<'_> {
         let unreachable =
             |why: &str| format!("the tokens cannot be tried, nothing is imported: {} {why}", self.portal.name);
         let http = self.setup.app.http.portals().map_err(|failure| unreachable(&failure.text()))?;
+        let mut hide = secrets::of_portal(&self.setup.app, self.portal);
+        secrets::add(&mut hide, tokens);
         let mut answers = Vec::new();
         for method in ["app.info", "profile"] {
             let deadline = Deadline::after(self.setup.config().bitrix24.timeout);
-            let reply = call_with(http, &endpoint, &tokens.access_token, method, deadline)
+            let reply = call_with(http, &endpoint, &tokens.access_token, method, deadline, hide.clone())
                 .map_err(|failure| unreachable(&failure.text()))?;
             match judge(reply.status, &reply.body).0 {
                 Verdict::Success => {}

@@ -6,7 +6,7 @@ const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";
 
 /// A right line for each key, and the section that it stands in.
-const LINES: [(&str, &str); 33] = [
+const LINES: [(&str, &str); 34] = [
     ("[bitrix24]", "client_id = \"local.6667fc928a50a9.70414732\""),
     ("[bitrix24]", "client_secret = \"…\""),
     ("[bitrix24]", "redirect_uri = \"https://www.example.com/cgi-bin/b24proxy\""),
@@ -36,6 +36,7 @@ const LINES: [(&str, &str); 33] = [
     ("[storage]", "url = \"postgres://…\""),
     ("[limits]", "max_body = \"16 MiB\""),
     ("[limits]", "max_response = \"64 MiB\""),
+    ("[limits]", "max_file = \"2 GiB\""),
     ("[limits]", "max_wait = 20"),
     ("[log]", "file = \"b24proxy.log\""),
     ("[log]", "level = \"info\""),

@@ -115,12 +115,13 @@ pub struct Client {
 pub struct Limits {
     pub max_body: Size,
     pub max_response: Size,
+    pub max_file: Size,
     pub max_wait: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_body: Size(16 << 20), max_response: Size(64 << 20), max_wait: 20 }
+        Limits { max_body: Size(16 << 20), max_response: Size(64 << 20), max_file: Size(2 << 30), max_wait: 20 }
     }
 }
 

@@ -120,6 +120,8 @@ pub struct Client {
 pub struct Limits {
     pub max_body: u64,
     pub max_response: u64,
+    /// Bytes of a file on its way through.
+    pub max_file: u64,
     pub max_wait: Duration,
 }
 
@@ -230,6 +232,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, String> {
         limits: Limits {
             max_body: file.limits.max_body.0,
             max_response: file.limits.max_response.0,
+            max_file: file.limits.max_file.0,
             max_wait: seconds(file.limits.max_wait, "[limits] max_wait")?,
         },
         log: LogTo { file: (!file.log.file.is_empty()).then(|| folder.join(&file.log.file)), level: file.log.level },
@@ -537,6 +540,7 @@ mod tests {
         assert_eq!(config.token_folder, Path::new("/home/u/b24proxy/tokens"));
         assert_eq!(config.limits.max_body, 16 << 20);
         assert_eq!(config.limits.max_response, 64 << 20);
+        assert_eq!(config.limits.max_file, 2 << 30);
         assert_eq!(config.limits.max_wait, Duration::from_secs(20));
         assert_eq!(config.log.level, Level::Info);
         assert!(config.log.file.is_none());

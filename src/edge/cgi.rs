@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Up to here head and body leave in one write.
-const SMALL: u64 = 64 << 10;
+const SMALL: usize = 64 << 10;
 
 /// Set once there is a configuration, or none; for the panic hook too.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -134,16 +134,18 @@ fn parted(answer: Answer, head_only: bool, request_id: &str) -> (cgi::Response, 
             }
         }
     }
+    // What a file's length would be is worth knowing without it.
+    let is_file = matches!(answer.body, Content::Reader { .. });
+    let length = answer.body.length().filter(|_| !matches!(answer.status, 204 | 304) && (is_file || !head_only));
+    if let Some(length) = length {
+        response = response.header("Content-Length", length);
+    }
     // RFC 3875, section 4.3.2: no body in the answer to HEAD.
     let body = if head_only { Content::empty() } else { answer.body };
-    let length = body.length();
-    if !matches!(answer.status, 204 | 304) && !head_only {
-        if let Some(length) = length {
-            response = response.header("Content-Length", length);
-        }
-    }
     let (inside, behind) = match body {
-        Content::Parts(parts) if length.is_some_and(|length| length <= SMALL) => (parts.concat(), Content::empty()),
+        Content::Parts(parts) if parts.iter().map(|part| part.len()).sum::<usize>() <= SMALL => {
+            (parts.concat(), Content::empty())
+        }
         body => (Vec::new(), body),
     };
     (response.body(inside).unwrap_or_else(|_| cgi::empty_response(500)), behind)
@@ -186,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_large_body_and_one_that_is_still_to_be_read_are_written_behind_the_head() {
-        let large = vec![b'a'; SMALL as usize + 1];
+        let large = vec![b'a'; SMALL + 1];
         let reader = Content::Reader { reader: Box::new(std::io::Cursor::new(large.clone())), length: Some(3) };
         for (body, inside, announced) in [
             (Content::from("abc"), 3, Some("3")),

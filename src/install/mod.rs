@@ -18,6 +18,7 @@ use crate::call::limits::Pace;
 use crate::call::outcome::Failed;
 use crate::call::refresh::once::{refreshed, Why};
 use crate::call::relay::{call_with, profile};
+use crate::call::secrets;
 use crate::config::{Application, Portal};
 use crate::store::records::{Installation, Tokens};
 use crate::store::{Lock, Replaced};
@@ -119,7 +120,15 @@ impl Installer<'_> {
         let wait_until = self.job.end.at_most(self.job.app.config.limits.max_wait);
         limits.count();
         let (reply, verdict) = loop {
-            let reply = call_with(http, endpoint, access_token, "profile", self.job.end).map_err(unreachable)?;
+            let reply = call_with(
+                http,
+                endpoint,
+                access_token,
+                "profile",
+                self.job.end,
+                secrets::of_portal(self.job.app, portal),
+            )
+            .map_err(unreachable)?;
             match judge(reply.status, &reply.body).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
                     std::thread::sleep(limits.gap().min(wait_until.remaining()));

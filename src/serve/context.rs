@@ -35,6 +35,10 @@ impl Trace {
     /// What a call took and ended with.
     pub fn noted(&mut self, Called { result, trip }: Called) -> std::result::Result<Reply, Failed> {
         self.repeated = trip.repeated;
+        self.noted_failure(result)
+    }
+
+    pub fn noted_failure<T>(&mut self, result: std::result::Result<T, Failed>) -> std::result::Result<T, Failed> {
         if let Err(Failed::Refused { upstream, .. }) = &result {
             self.bitrix24 = Some(upstream.error.chars().take(64).collect());
         }
@@ -108,7 +112,7 @@ impl Serving<'_> {
     }
 }
 
-fn body_error(error: BodyError, limit: u64) -> Error {
+pub fn body_error(error: BodyError, limit: u64) -> Error {
     match error {
         BodyError::TooLarge => Error::BodyTooLarge { limit },
         BodyError::Truncated => Error::InvalidRequest("the body ended before its announced length".into()),

@@ -4,7 +4,7 @@
 //! Facts (the portal's own PHP): `cmd` and `halt` count in any case; a command is split as a URL, what stands before `?` is
 //! the method, and a scheme, host or fragment is cut off; methods are lower-cased; commands over 50 are not run.
 
-use crate::call::payload::Parameters;
+use crate::call::payload::{Parameters, Payload};
 use crate::config::Client;
 use crate::values::error::{Error, Result};
 use crate::values::form;
@@ -19,9 +19,9 @@ pub fn must_be_checked(client: &Client, method: &Method) -> bool {
 }
 
 /// Checks a batch's JSON parameters and gives those to send instead.
-pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Parameters<'static>> {
+pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Payload<'static>> {
     match version {
-        Version::V2 => Commands::from_json(parameters)?.checked(client),
+        Version::V2 => Commands::from_json(parameters)?.checked(client).map(Payload::Json),
         Version::V3 => checked_v3(client, parameters),
     }
 }
@@ -133,8 +133,9 @@ fn check_name(client: &Client, name: &str) -> Result<()> {
     client.check_method(&method)
 }
 
-/// REST 3.0: `{"0":{"method","query","as","parallel"},…}`, or the same as a list.
-fn checked_v3(client: &Client, parameters: &str) -> Result<Parameters<'static>> {
+/// REST 3.0: `{"0":{"method","query","as","parallel"},…}`, or the same as a list, which stays one.
+fn checked_v3(client: &Client, parameters: &str) -> Result<Payload<'static>> {
+    let is_list = parameters.trim_ascii_start().starts_with('[');
     let mut rebuilt: Vec<Member> = Vec::new();
     for (key, raw) in list_or_map(parameters)? {
         if form::is_authorization(key.as_bytes()) {
@@ -156,7 +157,11 @@ fn checked_v3(client: &Client, parameters: &str) -> Result<Parameters<'static>> 
         rebuilt.push((key, json::object(&command)));
     }
     refuse_double_names(&rebuilt)?;
-    Ok(Parameters::from_members(&rebuilt))
+    if is_list {
+        let commands: Vec<String> = rebuilt.into_iter().map(|(_, command)| command).collect();
+        return Ok(Payload::List(format!("[{}]", commands.join(",")).into()));
+    }
+    Ok(Payload::Json(Parameters::from_members(&rebuilt)))
 }
 
 fn list_or_map(raw: &str) -> Result<Vec<(String, &str)>> {
@@ -205,7 +210,7 @@ mod tests {
     }
 
     fn v2(parameters: &str) -> Result<String> {
-        checked(&client(), Version::V2, parameters).map(|parameters| parameters.as_str().to_owned())
+        Commands::from_json(parameters)?.checked(&client()).map(|parameters| parameters.as_str().to_owned())
     }
 
     #[test]
@@ -249,7 +254,8 @@ mod tests {
     fn the_list_of_rest_3_is_checked_too() {
         let v3 = |text: &str| checked(&client(), Version::V3, text);
         assert!(v3(r#"{"0":{"method":"crm.item.get","query":{"id":1},"as":"a"}}"#).is_ok());
-        assert_eq!(v3("\n [{\"method\":\"crm.a\"}]").unwrap().as_str(), r#""0":{"method":"crm.a"}"#);
+        let list = v3("\n [{\"method\":\"crm.a\"}]").unwrap();
+        assert!(matches!(list, Payload::List(list) if list == r#"[{"method":"crm.a"}]"#));
         for bad in [
             r#"{"0":{"method":"user.get"}}"#,
             r#"{"0":{"method":"crm.item.get","method":"user.get"}}"#,

@@ -4,10 +4,12 @@
 mod access;
 mod context;
 mod cors;
+mod files;
 mod guard;
 mod installing;
 pub mod page;
 pub mod request_of_1c;
+mod rewriting;
 mod route;
 pub mod status;
 #[cfg(test)]
@@ -102,6 +104,7 @@ impl Serving<'_> {
             Route::Install => Ok(self.install(app, &Query::of(self.variables))),
             Route::Callback => Ok(self.callback(app, &Query::of(self.variables))),
             Route::Status => self.status(app, trace),
+            Route::File => self.file(app, body, trace),
             Route::Root if method == "GET" => Err(Error::MethodNotSupported { allow: route.allow() }),
             Route::Root => self.posted(app, body, trace),
             Route::Webhook(path) => self.webhook(app, path, body, trace),

@@ -48,7 +48,7 @@ pub struct OneCall<'a> {
     pub version: Version,
     /// `params` as written.
     pub raw_params: &'a str,
-    pub parameters: Parameters<'a>,
+    pub payload: Payload<'a>,
 }
 
 /// Who calls whom.
@@ -77,7 +77,7 @@ impl Serving<'_> {
         trace.method = Some(asked.method.as_str().to_owned());
         to.client.check_method(&asked.method)?;
         if guard::must_be_checked(to.client, &asked.method) {
-            asked.parameters = guard::checked(to.client, asked.version, asked.raw_params)?;
+            asked.payload = guard::checked(to.client, asked.version, asked.raw_params)?;
         }
         let identity: &[&[u8]] =
             &[b"envelope", &[asked.version as u8], asked.method.as_str().as_bytes(), asked.raw_params.as_bytes()];
@@ -87,7 +87,7 @@ impl Serving<'_> {
             version: asked.version,
             method: &asked.method,
             query: "",
-            payload: Payload::Json(asked.parameters),
+            payload: asked.payload,
             headers: vec![("Accept", "application/json")],
             max_response: limits.max_response,
         };
@@ -146,7 +146,7 @@ impl Serving<'_> {
 
 /// The portal that a caller names; where one is configured, it need not be named. A name that is not configured is
 /// not looked at any further.
-fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Portal> {
+pub fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c Portal> {
     match (domain, config.portals.as_slice()) {
         (Some(domain), _) => config.portal(domain).ok_or(Error::UnknownPortal),
         (None, [only]) => Ok(only),
@@ -224,12 +224,13 @@ impl<'a> Fields<'a> {
         let name = self.get("method").ok_or_else(|| invalid("\"method\" is missing"))?;
         let method = method(&string(name, "method")?).map_err(|why| invalid(format!("\"method\" {why}")))?;
         let raw_params = self.get("params").unwrap_or("{}");
-        let parameters = Parameters::from_json(raw_params).map_err(|why| invalid(format!("\"params\" {why}")))?;
+        let payload =
+            Payload::of_call(version, &method, raw_params).map_err(|why| invalid(format!("\"params\" {why}")))?;
         let cursor = self.string("cursor")?;
         if !all {
             return match cursor {
                 Some(_) => Err(invalid("\"cursor\" belongs to \"all\"")),
-                None => Ok(Asked::One(OneCall { method, version, raw_params, parameters })),
+                None => Ok(Asked::One(OneCall { method, version, raw_params, payload })),
             };
         }
         refuse_version_3(version, "all")?;

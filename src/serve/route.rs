@@ -12,6 +12,7 @@ pub enum Route {
     Callback,
     Health,
     Status,
+    File,
     Webhook(WebhookPath),
     Unknown,
 }
@@ -21,8 +22,11 @@ pub enum Route {
 pub struct WebhookPath {
     pub portal: Option<String>,
     pub version: Version,
+    pub user: String,
     pub token: String,
     pub method: String,
+    /// A slash follows the method.
+    pub slash: bool,
 }
 
 impl std::fmt::Debug for WebhookPath {
@@ -44,8 +48,9 @@ impl Route {
             ["callback"] => Route::Callback,
             ["health"] => Route::Health,
             ["status"] => Route::Status,
-            ["rest", rest @ ..] => webhook(None, rest),
-            [portal, "rest", rest @ ..] => webhook(Some((*portal).to_owned()), rest),
+            ["file"] => Route::File,
+            ["rest", rest @ ..] => webhook(None, rest, path.ends_with('/')),
+            [portal, "rest", rest @ ..] => webhook(Some((*portal).to_owned()), rest, path.ends_with('/')),
             _ => Route::Unknown,
         }
     }
@@ -54,6 +59,7 @@ impl Route {
     pub fn allow(&self) -> &'static str {
         match self {
             Route::Root | Route::Webhook(_) => "GET, POST, OPTIONS",
+            Route::File => "GET, HEAD, POST, OPTIONS",
             Route::Install | Route::Callback | Route::Health | Route::Status | Route::Unknown => "GET, HEAD, OPTIONS",
         }
     }
@@ -63,14 +69,15 @@ impl Route {
     }
 }
 
-fn webhook(portal: Option<String>, segments: &[&str]) -> Route {
+fn webhook(portal: Option<String>, segments: &[&str], slash: bool) -> Route {
     let (version, segments) = match segments {
         ["api", rest @ ..] => (Version::V3, rest),
         rest => (Version::V2, rest),
     };
     match segments {
-        [_user, token, method] => {
-            Route::Webhook(WebhookPath { portal, version, token: (*token).to_owned(), method: (*method).to_owned() })
+        [user, token, method] => {
+            let [user, token, method] = [*user, *token, *method].map(str::to_owned);
+            Route::Webhook(WebhookPath { portal, version, user, token, method, slash })
         }
         _ => Route::Unknown,
     }

@@ -7,7 +7,9 @@
 
 use super::access::Credentials;
 use super::context::{key_for_bitrix24, Serving, Trace};
+use super::files::{origins, Moved};
 use super::guard::{self, Commands};
+use super::rewriting::rewritten;
 use super::route::WebhookPath;
 use crate::app::App;
 use crate::call::outcome::Failed;
@@ -17,11 +19,12 @@ use crate::config::{Client, Config, Portal};
 use crate::upstream::http::Reply;
 use crate::values::answer::{self, Answer};
 use crate::values::error::{Error, Executed, Result};
+use crate::values::file_address::{holds_token, FileAddress};
 use crate::values::form;
 use crate::values::json;
 use crate::values::method::Method;
 use crate::values::multipart::Multipart;
-use crate::values::portal::Version;
+use crate::values::portal::{split_address, Version};
 use crate::values::request::Body;
 use serde_json::json;
 use std::time::Duration;
@@ -46,12 +49,12 @@ pub struct Outgoing<'a> {
 
 impl<'a> Sent<'a> {
     /// Everything as it was sent, without the caller's authorization.
-    pub fn passed_on(&self, version: Version) -> Result<Outgoing<'a>> {
+    pub fn passed_on(&self, version: Version, method: &Method) -> Result<Outgoing<'a>> {
         let query = form::for_address(&form::without_authorization(self.query));
-        Ok(Outgoing { query, payload: self.payload(version)? })
+        Ok(Outgoing { query, payload: self.payload(version, method)? })
     }
 
-    fn payload(&self, version: Version) -> Result<Payload<'a>> {
+    fn payload(&self, version: Version, method: &Method) -> Result<Payload<'a>> {
         Ok(match self.kind() {
             // REST 3.0 finds `auth` in JSON only.
             Kind::Form | Kind::Multipart | Kind::Other if version == Version::V3 && self.body.is_empty() => {
@@ -62,7 +65,7 @@ impl<'a> Sent<'a> {
                     "REST 3.0 reads JSON only: send the parameters with Content-Type: application/json".into(),
                 ))
             }
-            Kind::Json => Payload::Json(self.json_parameters()?),
+            Kind::Json => self.json_payload(version, method)?,
             Kind::Form => Payload::Form(form::without_authorization(self.body)),
             Kind::Multipart => Payload::Multipart(self.multipart()?.without_authorization()),
             // PHP reads no parameters from any other type.
@@ -92,14 +95,21 @@ impl<'a> Sent<'a> {
         Ok(if text.trim().is_empty() { "{}" } else { text })
     }
 
-    fn json_parameters(&self) -> Result<Parameters<'a>> {
-        Parameters::of_webhook(self.json_text()?).map_err(|why| Error::InvalidRequest(format!("the body {why}")))
+    fn json_payload(&self, version: Version, method: &Method) -> Result<Payload<'a>> {
+        let (text, refused) = (self.json_text()?, |why| Error::InvalidRequest(format!("the body {why}")));
+        match Parameters::list(text).filter(|_| version == Version::V3 && method.is_batch()) {
+            Some(list) => Ok(Payload::List(list.map_err(refused)?.into())),
+            None => Parameters::of_webhook(text).map(Payload::Json).map_err(refused),
+        }
     }
 
     /// A batch of a client that may call only some methods: read from wherever `cmd` stands, checked, and built anew.
     pub fn checked_batch(&self, client: &Client, version: Version) -> Result<Outgoing<'a>> {
         let parameters = match version {
-            Version::V3 => guard::checked(client, version, self.json_text()?)?,
+            Version::V3 => {
+                let payload = guard::checked(client, version, self.json_text()?)?;
+                return Ok(Outgoing { query: String::new(), payload });
+            }
             Version::V2 => {
                 let fields = |bytes: &[u8]| Commands::from_fields(form::fields(bytes));
                 let mut found = fields(self.query)?;
@@ -129,6 +139,12 @@ impl Serving<'_> {
         let (config, limits) = (&app.config, &app.config.limits);
         let credentials = Credentials::Token(path.token.clone().into_bytes());
         let client = self.admitted(config, &credentials, self.credentials().is_some(), trace)?;
+        let query = self.variables.bytes("QUERY_STRING");
+        if holds_token(query) {
+            let portal = portal_of(config, client, path.portal.as_deref())?;
+            trace.portal = Some(portal.name.to_string());
+            return self.webhook_file(app, portal, path, body, trace);
+        }
         let bytes = self.read(config, body, limits.max_body)?;
         let portal = portal_of(config, client, path.portal.as_deref())?;
         trace.portal = Some(portal.name.to_string());
@@ -136,14 +152,10 @@ impl Serving<'_> {
             .ok_or_else(|| Error::InvalidRequest("the address does not end in a method name".into()))?;
         trace.method = Some(method.as_str().to_owned());
         client.check_method(&method)?;
-        let sent = Sent {
-            query: self.variables.bytes("QUERY_STRING"),
-            content_type: self.variables.text("CONTENT_TYPE").unwrap_or(""),
-            body: &bytes,
-        };
+        let sent = Sent { query, content_type: self.variables.text("CONTENT_TYPE").unwrap_or(""), body: &bytes };
         let outgoing = match guard::must_be_checked(client, &method) {
             true => sent.checked_batch(client, path.version)?,
-            false => sent.passed_on(path.version)?,
+            false => sent.passed_on(path.version, &method)?,
         };
         let identity: &[&[u8]] = &[
             b"webhook",
@@ -165,10 +177,56 @@ impl Serving<'_> {
         };
         let patience = Patience::Until(job.end.at_most(limits.max_wait.min(MAX_WAIT)));
         match trace.noted(relay::call(job, portal, &call, patience, key.as_ref())) {
-            Ok(reply) => Ok(pass_through(reply)),
+            Ok(reply) => Ok(pass_through(self.with_own_addresses(app, portal, path, reply))),
             Err(Failed::Refused { reply, .. }) => Ok(pass_through(*reply)),
             Err(Failed::Error(error)) => Err(error),
         }
+    }
+
+    /// The address of a file, which passes without the client's list of methods: it is signed.
+    fn webhook_file(
+        &self,
+        app: &App,
+        portal: &Portal,
+        path: &WebhookPath,
+        body: &mut Body,
+        trace: &mut Trace,
+    ) -> Result<Answer> {
+        let wrong = |why: &str| Error::InvalidRequest(format!("the address of a file {why}"));
+        if path.version == Version::V3 {
+            return Err(wrong("belongs below /rest/, not below /rest/api/"));
+        }
+        let query = self.variables.text("QUERY_STRING").unwrap_or("");
+        let address = FileAddress::of_parts(&path.method, path.slash, query).map_err(wrong)?;
+        match self.moved(app, portal, &address, body, trace) {
+            Ok(Moved::Down(download)) => Ok(self.downloaded(app, download)),
+            Ok(Moved::Up(reply)) => Ok(pass_through(reply)),
+            Err(Failed::Refused { reply, .. }) => Ok(pass_through(*reply)),
+            Err(Failed::Error(error)) => Err(error),
+        }
+    }
+
+    /// The answer, with the addresses of files in it leading through this client's own address.
+    fn with_own_addresses(&self, app: &App, portal: &Portal, path: &WebhookPath, mut reply: Reply) -> Reply {
+        let Some(own) = self.own_address(&app.config) else { return reply };
+        let portals_name = path.portal.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
+        let base = format!("{own}/{portals_name}rest/{}/{}/", path.user, path.token);
+        reply.body = rewritten(reply.body, &origins(app, portal), &base);
+        reply
+    }
+
+    /// Where this program is reached: as configured, or else as this request has reached it.
+    fn own_address(&self, config: &Config) -> Option<String> {
+        if let Some(address) = &config.bitrix24.redirect_uri {
+            return Some(address.clone());
+        }
+        let scheme = match self.variables.text("HTTPS") {
+            Some(value) if !value.is_empty() && !value.eq_ignore_ascii_case("off") => "https",
+            _ => "http",
+        };
+        let address =
+            format!("{scheme}://{}{}", self.variables.text("HTTP_HOST")?, self.variables.text("SCRIPT_NAME")?);
+        split_address(&address).is_some().then_some(address)
     }
 }
 
@@ -241,6 +299,10 @@ mod tests {
         Sent { query: query.as_bytes(), content_type, body: body.as_bytes() }
     }
 
+    fn method() -> Method {
+        Method::parse("crm.deal.add").unwrap()
+    }
+
     fn body(outgoing: &Outgoing) -> String {
         let (_, parts) = outgoing.payload.with_auth(Some("T"));
         parts.iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect()
@@ -248,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_get_becomes_a_post_with_the_query_unchanged_and_auth_in_the_body() {
-        let outgoing = sent("fields%5BNAME%5D=%D0%90&a=b&", "", "").passed_on(Version::V2).unwrap();
+        let outgoing = sent("fields%5BNAME%5D=%D0%90&a=b&", "", "").passed_on(Version::V2, &method()).unwrap();
         assert_eq!(outgoing.query, "fields%5BNAME%5D=%D0%90&a=b&");
         assert_eq!(body(&outgoing), "auth=T");
     }
@@ -256,29 +318,33 @@ mod tests {
     #[test]
     fn the_callers_auth_is_dropped_in_whatever_form_it_comes() {
         let form = "application/x-www-form-urlencoded";
-        let outgoing =
-            sent("auth=X&a=1&%61uth=Y&auth%5B%5D=Z", form, "b=2&+auth=X&auth[x]=Y").passed_on(Version::V2).unwrap();
+        let outgoing = sent("auth=X&a=1&%61uth=Y&auth%5B%5D=Z", form, "b=2&+auth=X&auth[x]=Y")
+            .passed_on(Version::V2, &method())
+            .unwrap();
         assert_eq!(outgoing.query, "a=1");
         assert_eq!(body(&outgoing), "b=2&auth=T");
         let outgoing = sent("", "application/json; charset=utf-8", r#"{"auth":"X","a":1.0,"\u0061uth":"Y"}"#)
-            .passed_on(Version::V2);
+            .passed_on(Version::V2, &method());
         assert_eq!(body(&outgoing.unwrap()), r#"{"auth":"T","a":1.0}"#);
     }
 
     #[test]
     fn a_json_list_becomes_a_map_and_broken_json_an_error() {
         assert_eq!(
-            body(&sent("", "application/json", "[1,{\"a\":null}]").passed_on(Version::V2).unwrap()),
+            body(&sent("", "application/json", "[1,{\"a\":null}]").passed_on(Version::V2, &method()).unwrap()),
             r#"{"auth":"T","0":1,"1":{"a":null}}"#
         );
-        assert_eq!(body(&sent("", "application/json", "").passed_on(Version::V2).unwrap()), r#"{"auth":"T"}"#);
-        assert!(sent("", "application/json", "{\"a\":").passed_on(Version::V2).is_err());
-        assert_eq!(body(&sent("", "text/plain", "{\"a\":1}").passed_on(Version::V2).unwrap()), "auth=T");
+        assert_eq!(
+            body(&sent("", "application/json", "").passed_on(Version::V2, &method()).unwrap()),
+            r#"{"auth":"T"}"#
+        );
+        assert!(sent("", "application/json", "{\"a\":").passed_on(Version::V2, &method()).is_err());
+        assert_eq!(body(&sent("", "text/plain", "{\"a\":1}").passed_on(Version::V2, &method()).unwrap()), "auth=T");
     }
 
     #[test]
     fn rest_3_gets_json_or_nothing() {
-        let v3 = |content_type, body| sent("a=1", content_type, body).passed_on(Version::V3);
+        let v3 = |content_type, body| sent("a=1", content_type, body).passed_on(Version::V3, &method());
         assert_eq!(body(&v3("", "").unwrap()), r#"{"auth":"T"}"#);
         assert_eq!(v3("application/x-www-form-urlencoded", "").unwrap().query, "a=1");
         assert!(v3("application/x-www-form-urlencoded", "a=1").is_err());

@@ -10,7 +10,7 @@ mod test_suite;
 
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
-use crate::values::bucket::{Bucket, Step, Turn};
+use crate::values::bucket::{Bucket, Step, Told};
 use crate::values::portal::PortalName;
 use records::{Entry, Installation, Notes, Tokens};
 use std::fs::File;
@@ -53,7 +53,7 @@ pub trait Store: Send + Sync {
 
     /// Changes what is known of a portal's bucket, read and written in one step, by the storage's own clock. `None`: it cannot
     /// be used now, which stops nobody.
-    fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Turn>;
+    fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Told>;
 
     /// Opens a client's idempotency key for this portal and reads what is there, waiting until the deadline while somebody
     /// else has it open. `request`: what the key's request is, by which another one is told.

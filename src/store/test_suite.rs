@@ -198,7 +198,7 @@ fn the_bucket_is_shared_and_gives_each_its_place(store: &dyn Store) {
                 all.wait();
                 for _ in 0..40 {
                     let step = Step::Take { method: "m", max_wait: Duration::from_secs(600), refused: false };
-                    match store.bucket(&portal(), bucket, step) {
+                    match store.bucket(&portal(), bucket, step).map(|told| told.turn) {
                         Some(Turn::In(wait)) if wait.is_zero() => drop(at_once.fetch_add(1, Ordering::Relaxed)),
                         Some(Turn::In(_)) => {}
                         other => panic!("{other:?}"),
@@ -209,12 +209,11 @@ fn the_bucket_is_shared_and_gives_each_its_place(store: &dyn Store) {
     });
     // It drains while they take.
     assert!((50..=54).contains(&at_once.load(Ordering::Relaxed)), "{at_once:?}");
-    assert_eq!(
-        store.bucket(&portal(), bucket, Step::Block { method: "m", until: None }),
-        Some(Turn::In(Duration::ZERO))
-    );
+    let told = |step| store.bucket(&portal(), bucket, step).expect("it can be used");
+    assert_eq!(told(Step::Block { method: "m", until: None }).turn, Turn::In(Duration::ZERO));
     let step = Step::Take { method: "m", max_wait: Duration::from_secs(60), refused: false };
-    assert!(matches!(store.bucket(&portal(), bucket, step), Some(Turn::Blocked { .. })));
+    assert!(matches!(told(step).turn, Turn::Blocked { .. }) && !told(step).swallows_header);
+    assert!(told(Step::Swallows).swallows_header && told(Step::Count).swallows_header);
 }
 
 fn claim(store: &dyn Store, key: &str, request: &str) -> Claim {

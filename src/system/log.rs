@@ -3,6 +3,7 @@
 //! line by accident because fields are plain strings and numbers.
 
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -95,7 +96,7 @@ impl Log {
         for (name, value) in fields {
             line.insert((*name).into(), value.clone());
         }
-        let mut text = Value::Object(line).to_string();
+        let mut text = printable(&Value::Object(line).to_string()).into_owned();
         text.push('\n');
         // One write a line keeps lines of several processes and threads apart. What the file does not take, of a full disk
         // the reason itself, goes to the error stream; a log that cannot be written stops nobody.
@@ -106,10 +107,29 @@ impl Log {
     }
 }
 
+/// The text without control characters, which a terminal or a log's reader could obey; each is a space instead.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        true => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().into(),
+        false => text.into(),
+    }
+}
+
 fn open(path: &Path) -> std::io::Result<File> {
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_become_spaces() {
+        assert_eq!(printable("a\x1b[31mb\u{9b}c\nd\x7f"), "a [31mb c d ");
+        assert!(matches!(printable("Стол — «ok»"), Cow::Borrowed(_)));
+    }
 }

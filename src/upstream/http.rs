@@ -4,9 +4,11 @@
 use crate::config::Bitrix24;
 use crate::system::clock::Deadline;
 use crate::values::error::Executed;
+use crate::values::mask::Mask;
 use rustls::client::Resumption;
 use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -107,6 +109,14 @@ impl Reply {
         Reply { status, content_type: Some(content_type), headers, body }
     }
 
+    /// Without these secrets. The one place through which every answer passes before anybody sees it.
+    pub fn without(mut self, secrets: &Mask) -> Reply {
+        self.body = secrets.bytes(self.body);
+        self.content_type = self.content_type.map(|text| secrets.text(&text).into_owned());
+        hide_in_headers(&mut self.headers, secrets);
+        self
+    }
+
     pub fn is_replayed(&self) -> bool {
         self.headers.contains_key("Idempotent-Replayed")
     }
@@ -141,6 +151,35 @@ impl Failure {
     }
 }
 
+/// A file on its way: what its answer says, and the bytes that are still to come.
+pub struct Download {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    /// As announced.
+    pub length: Option<u64>,
+    pub reader: Box<dyn Read + Send>,
+}
+
+fn hide_in_headers(headers: &mut ureq::http::HeaderMap, secrets: &Mask) {
+    for value in headers.values_mut() {
+        if let Cow::Owned(masked) = secrets.text(value.to_str().unwrap_or_default()) {
+            *value = ureq::http::HeaderValue::try_from(masked).unwrap_or(ureq::http::HeaderValue::from_static(""));
+        }
+    }
+}
+
+impl Download {
+    /// Without these secrets in its head; the file itself passes as it is.
+    pub fn without(mut self, secrets: &Mask) -> Download {
+        hide_in_headers(&mut self.headers, secrets);
+        self
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
 /// What stood in the way of a connection, for whoever tells a person what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
@@ -162,6 +201,8 @@ pub struct Post<'a> {
     pub parts: &'a [&'a [u8]],
     pub deadline: Deadline,
     pub max_response: u64,
+    /// What the answer must not show.
+    pub hide: &'a Mask,
 }
 
 impl Connections {
@@ -217,7 +258,64 @@ impl Connections {
         if reply.body.len() as u64 > post.max_response {
             return Err(Failure::TooLarge);
         }
-        Ok(reply)
+        Ok(reply.without(post.hide))
+    }
+
+    /// Asks for a file, which is read while it is passed on. `pause`: how long to wait for the first byte, and for each after
+    /// a pause.
+    pub fn open(&self, url: &str, headers: &[(&'static str, &str)], pause: Duration) -> Result<Download, Failure> {
+        SENT.set(false);
+        let mut request = self.agent.get(url).header("Connection", "close");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let connect = self.connect_timeout.min(pause);
+        let response = request
+            .config()
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .timeout_recv_response(Some(pause))
+            .timeout_per_read(Some(pause))
+            .timeout_per_write(Some(pause))
+            .build()
+            .call()
+            .map_err(|error| failure(&error))?;
+        let (head, body) = response.into_parts();
+        let length = body.content_length();
+        let reader = Box::new(body.into_with_config().limit(u64::MAX).reader());
+        Ok(Download { status: head.status.as_u16(), headers: head.headers, length, reader })
+    }
+
+    /// Sends a body that is read while it is sent. `length`: its bytes, where they are known.
+    pub fn upload(
+        &self,
+        post: &Post,
+        body: &mut dyn Read,
+        length: Option<u64>,
+        pause: Duration,
+    ) -> Result<Reply, Failure> {
+        SENT.set(false);
+        let mut request =
+            self.agent.post(post.url).header("Content-Type", post.content_type).header("Connection", "close");
+        if let Some(length) = length {
+            request = request.header("Content-Length", length.to_string());
+        }
+        for (name, value) in post.headers {
+            request = request.header(*name, *value);
+        }
+        let connect = self.connect_timeout.min(pause);
+        let response = request
+            .config()
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .timeout_recv_response(Some(pause))
+            .timeout_per_read(Some(pause))
+            .timeout_per_write(Some(pause))
+            .output_buffer_size(output_buffer(post, None))
+            .build()
+            .send(ureq::SendBody::from_reader(&mut ForUpload(body)))
+            .map_err(|error| failure(&error))?;
+        Ok(read(response, post.max_response)?.without(post.hide))
     }
 
     /// Looks at an address: what it answers, and of a long body the first `max_response` bytes.
@@ -322,6 +420,15 @@ fn explain_tls(error: &rustls::Error) -> Failure {
         error => (format!("TLS: {error}"), Obstacle::Other),
     };
     Failure::NotSent { why, obstacle }
+}
+
+/// `ureq` takes a reader of a known size.
+struct ForUpload<'r>(&'r mut dyn Read);
+
+impl Read for ForUpload<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
 }
 
 /// Reads byte slices one after another.

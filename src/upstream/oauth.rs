@@ -5,6 +5,8 @@ use super::http::{Failure, Http, Post};
 use crate::config::{Application, OauthServer};
 use crate::system::clock::{unix_now, Deadline};
 use crate::values::grant::{read_answer, Grant, Issued, Refusal};
+use crate::values::mask::Mask;
+use crate::values::secret::Secret;
 
 /// Longest answer of the OAuth server that is read; real ones are below 2 KiB. A pair always fits the room that a storage
 /// reserves for one.
@@ -39,9 +41,11 @@ pub fn request(
             parts: &[form.as_bytes()],
             deadline,
             max_response: MAX_ANSWER,
+            // The pair is what is wanted; what is said of an error hides these.
+            hide: &Mask::default(),
         })
         .map_err(unavailable)?;
-    let secrets = [application.client_secret.expose(), value];
+    let secrets = Mask::of([&application.client_secret, &Secret::new(value)]);
     read_answer(reply.status, &reply.body, unix_now(), &secrets)
 }
 

@@ -26,7 +26,6 @@ pub enum Content {
     /// One after another, so that a large one is not copied.
     Parts(Vec<Cow<'static, [u8]>>),
     /// Read while it is written, as many bytes as this where that is known. Where it fails the answer ends unfinished.
-    #[allow(dead_code)]
     Reader { reader: Box<dyn Read + Send>, length: Option<u64> },
 }
 

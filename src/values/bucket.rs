@@ -26,6 +26,8 @@ pub struct Known {
     strangers: f64,
     /// Method, and until when it is refused.
     blocked: BTreeMap<String, i64>,
+    /// Since when it is known that the portal's web server keeps the `Authorization` header to itself; 0: it is not.
+    swallows_since: i64,
 }
 
 /// The bucket's size and speed.
@@ -111,6 +113,17 @@ fn whole_seconds(seconds: f64) -> u64 {
     seconds.ceil().clamp(1.0, 86_400.0) as u64
 }
 
+/// For how long it counts that a portal's web server swallows the header; then it is tried anew.
+const SWALLOWED_MS: i64 = 24 * 3_600_000;
+
+/// What is known of a portal when a call is about to go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Told {
+    pub turn: Turn,
+    /// The portal's web server keeps the `Authorization` header to itself: the token must go in the body.
+    pub swallows_header: bool,
+}
+
 /// What is done to a bucket.
 #[derive(Clone, Copy, Debug)]
 pub enum Step<'m> {
@@ -123,12 +136,21 @@ pub enum Step<'m> {
     Stranger,
     /// A method has used up its time. `until`: Unix seconds, where the answer said so.
     Block { method: &'m str, until: Option<i64> },
+    /// The token arrived in the body only.
+    Swallows,
 }
 
 impl Known {
-    /// Does it, at `now`; the answer is when the call may go.
-    pub fn step(&mut self, bucket: Bucket, step: Step, now: i64) -> Turn {
+    /// Does it, at `now`; the answer is when the call may go, and how.
+    pub fn step(&mut self, bucket: Bucket, step: Step, now: i64) -> Told {
+        let turn = self.turn(bucket, step, now);
+        let age = now.saturating_sub(self.swallows_since);
+        Told { turn, swallows_header: self.swallows_since != 0 && (0..SWALLOWED_MS).contains(&age) }
+    }
+
+    fn turn(&mut self, bucket: Bucket, step: Step, now: i64) -> Turn {
         match step {
+            Step::Swallows => self.swallows_since = now,
             Step::Take { method, max_wait, refused } => {
                 if refused {
                     self.fill(bucket, now);
@@ -225,9 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn a_web_server_that_swallows_the_header_is_remembered_for_a_day() {
+        let mut known = Known::default();
+        let mut swallows = |step, now| known.step(BUCKET, step, now).swallows_header;
+        assert!(!swallows(Step::Count, 1_000));
+        assert!(swallows(Step::Swallows, 2_000));
+        assert!(swallows(Step::Count, 2_000 + SWALLOWED_MS - 1));
+        assert!(!swallows(Step::Count, 2_000 + SWALLOWED_MS));
+        assert!(!swallows(Step::Count, 1_000), "a clock set back");
+    }
+
+    #[test]
     fn a_file_of_another_clock_or_of_nonsense_delays_nobody() {
         let blocked = BTreeMap::from([("m".to_owned(), i64::MAX)]);
-        let mut known = Known { level: 1e300, at: i64::MAX, strangers: 1e300, blocked };
+        let mut known = Known { level: 1e300, at: i64::MAX, strangers: 1e300, blocked, swallows_since: i64::MAX };
         assert_eq!(known.take(BUCKET, "m", 1_000_000, LONG), Turn::In(Duration::ZERO));
     }
 

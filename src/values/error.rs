@@ -49,6 +49,10 @@ pub enum Error {
     BodyTooLarge {
         limit: u64,
     },
+    /// The address of a file that Bitrix24 answered does not lead to it any more: why.
+    FileAddressExpired(String),
+    /// `Content-Encoding` of a body that is passed on as it is.
+    UnsupportedEncoding(String),
     IdempotencyKeyReused,
     /// Another request with this idempotency key is being executed.
     KeyInUse {
@@ -105,7 +109,9 @@ impl Error {
             Error::OutcomeUnknown { .. } => (409, "outcome_unknown"),
             Error::IdempotencyKeyReused => (422, "idempotency_key_reused"),
             Error::KeyInUse { .. } => (503, "idempotency_key_in_use"),
+            Error::FileAddressExpired(_) => (410, "file_address_expired"),
             Error::BodyTooLarge { .. } => (413, "body_too_large"),
+            Error::UnsupportedEncoding(_) => (415, "unsupported_encoding"),
             Error::RateLimited { .. } | Error::MethodBlocked { .. } => (429, "rate_limited"),
             Error::Configuration(_) => (500, "configuration_error"),
             Error::Storage(_) => (500, "storage_error"),
@@ -163,6 +169,12 @@ impl Error {
                 "A request with this Idempotency-Key is being executed. This one was not: repeat it \
                 after retry_after seconds to get the answer."
                     .into()
+            }
+            Error::FileAddressExpired(why) => {
+                format!("This address of a file leads to it no more ({why}): ask Bitrix24 for the address again.")
+            }
+            Error::UnsupportedEncoding(encoding) => {
+                format!("A body with Content-Encoding {encoding:?} is not passed on: send it unpacked, without this header.")
             }
             Error::StillInstalled => "Bitrix24 still accepts the stored tokens, so nothing was removed.".into(),
             Error::BodyTooLarge { limit } => format!(

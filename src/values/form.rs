@@ -30,6 +30,11 @@ pub fn fields(bytes: &[u8]) -> Vec<(String, String)> {
     serde_urlencoded::from_bytes(bytes).unwrap_or_default()
 }
 
+/// The names of the fields, decoded.
+pub fn names(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    text.split(|b| *b == b'&').map(|segment| decoded(segment.split(|b| *b == b'=').next().unwrap_or(segment)))
+}
+
 /// Whether PHP reads this decoded name as `auth` or `access_token`, or as an element of such an array.
 pub fn is_authorization(name: &[u8]) -> bool {
     let variable = variable(name);

@@ -1,5 +1,7 @@
 //! What is asked of the OAuth server (RFC 6749), and what its answer means: a pair of tokens, or a refusal.
 
+use crate::system::log::printable;
+use crate::values::mask::Mask;
 use crate::values::secret::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -75,7 +77,7 @@ impl Refusal {
 
 /// Reads the server's answer, received at `now`. Of a pair nothing but its two tokens is insisted on: the old one is spent.
 /// What the server says of an error must not repeat the secrets.
-pub fn read_answer(status: u16, body: &[u8], now: i64, secrets: &[&str]) -> Result<Issued, Refusal> {
+pub fn read_answer(status: u16, body: &[u8], now: i64, secrets: &Mask) -> Result<Issued, Refusal> {
     let fields: Map<String, Value> = serde_json::from_slice(body)
         .map_err(|_| Refusal::Unavailable { why: format!("did not answer with JSON (status {status})") })?;
     let text = |name: &str| match fields.get(name) {
@@ -105,11 +107,10 @@ pub fn read_answer(status: u16, body: &[u8], now: i64, secrets: &[&str]) -> Resu
     })
 }
 
-fn refusal(error: &str, description: &str, secrets: &[&str]) -> Refusal {
+fn refusal(error: &str, description: &str, secrets: &Mask) -> Refusal {
     let shown = |text: &str, most: usize| {
-        let hidden = secrets.iter().filter(|secret| !secret.is_empty());
-        let text = hidden.fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
-        text.lines().next().unwrap_or("").chars().take(most).collect::<String>()
+        let first_line = secrets.text(text).lines().next().unwrap_or("").to_owned();
+        printable(&first_line).chars().take(most).collect::<String>()
     };
     let description = shown(description, 200);
     match error.to_ascii_lowercase().as_str() {
@@ -124,11 +125,13 @@ fn refusal(error: &str, description: &str, secrets: &[&str]) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::mask::name_of;
     use proptest::prelude::*;
 
     #[test]
     fn failures_are_told_apart() {
-        let kind = |status, body: &str| read_answer(status, body.as_bytes(), 0, &[]).map(|_| ()).unwrap_err();
+        let kind =
+            |status, body: &str| read_answer(status, body.as_bytes(), 0, &Mask::default()).map(|_| ()).unwrap_err();
         assert!(matches!(kind(400, r#"{"error":"invalid_grant"}"#), Refusal::InvalidGrant { .. }));
         assert!(matches!(kind(401, r#"{"error":"invalid_client"}"#), Refusal::InvalidClient { .. }));
         assert!(matches!(kind(402, r#"{"error":"PAYMENT_REQUIRED"}"#), Refusal::PaymentRequired { .. }));
@@ -141,7 +144,7 @@ mod tests {
     #[test]
     fn the_expiry_counts_from_receipt_by_our_clock() {
         let body = br#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires":1,"user_id":"5"}"#;
-        let issued = read_answer(200, body, 1000, &[]).unwrap();
+        let issued = read_answer(200, body, 1000, &Mask::default()).unwrap();
         assert_eq!((issued.expires_at, issued.user_id), (4600, 5));
     }
 
@@ -154,7 +157,7 @@ mod tests {
             (r#""expires_in":1e300,"error":"","error_description":[]"#, 4600),
             (r#""scope":null,"user_id":-1,"domain":{},"member_id":7"#, 4600),
         ] {
-            let issued = read_answer(200, format!("{{{pair}{beside}}}").as_bytes(), 1000, &[]).unwrap();
+            let issued = read_answer(200, format!("{{{pair}{beside}}}").as_bytes(), 1000, &Mask::default()).unwrap();
             assert_eq!((issued.access_token.expose(), issued.refresh_token.expose()), ("a", "r"), "{beside}");
             assert_eq!((issued.expires_at, issued.user_id), (expires_at, 0), "{beside}");
         }
@@ -162,18 +165,18 @@ mod tests {
 
     #[test]
     fn what_is_said_of_an_error_repeats_no_secret() {
+        let (client, refresh) = (Secret::new("c-secret"), Secret::new("r-secret"));
+        let secrets = Mask::of([&client, &refresh]);
         let body = br#"{"error":"no r-secret","error_description":"token r-secret of c-secret\nmore"}"#;
-        let Err(Refusal::Other { error, description }) = read_answer(400, body, 0, &["c-secret", "r-secret", ""])
-        else {
-            panic!()
-        };
-        assert_eq!((error.as_str(), description.as_str()), ("no ***", "token *** of ***"));
+        let Err(Refusal::Other { error, description }) = read_answer(400, body, 0, &secrets) else { panic!() };
+        let [c, r] = [&client, &refresh].map(name_of);
+        assert_eq!((error, description), (format!("no {r}"), format!("token {r} of {c}")));
     }
 
     proptest! {
         #[test]
         fn no_answer_panics(status in 100u16..600, body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = read_answer(status, &body, 0, &[]);
+            let _ = read_answer(status, &body, 0, &Mask::default());
         }
     }
 }

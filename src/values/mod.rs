@@ -3,9 +3,11 @@
 pub mod answer;
 pub mod bucket;
 pub mod error;
+pub mod file_address;
 pub mod form;
 pub mod grant;
 pub mod json;
+pub mod mask;
 pub mod method;
 pub mod multipart;
 pub mod percent;
@@ -13,4 +15,5 @@ pub mod portal;
 pub mod request;
 pub mod secret;
 pub mod spelling;
+pub mod upload;
 pub mod verdict;

@@ -78,7 +78,7 @@ impl<'a> Multipart<'a> {
 }
 
 /// RFC 2046, section 5.1.1: 1 to 70 characters; those that could break a header are refused.
-fn boundary(content_type: &str) -> Option<String> {
+pub fn boundary(content_type: &str) -> Option<String> {
     let value = content_type.split(';').skip(1).find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"'))
@@ -93,7 +93,7 @@ fn head_and_content(part: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&part[..end], &part[end + 4..]))
 }
 
-fn has_bare_line_feed(head: &[u8]) -> bool {
+pub fn has_bare_line_feed(head: &[u8]) -> bool {
     head.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
 }
 
@@ -105,7 +105,15 @@ fn name(part: &[u8]) -> Option<Vec<u8>> {
 /// A parameter of a part's `Content-Disposition` as PHP reads it: in quotes of either kind, with backslashes, the last
 /// of those given.
 fn parameter(part: &[u8], wanted: &str) -> Option<Vec<u8>> {
-    let (head, _) = head_and_content(part)?;
+    parameter_in(head_and_content(part)?.0, wanted)
+}
+
+/// The field name that the head of a part gives.
+pub fn name_in(head: &[u8]) -> Option<Vec<u8>> {
+    parameter_in(head, "name")
+}
+
+fn parameter_in(head: &[u8], wanted: &str) -> Option<Vec<u8>> {
     // A line that begins with a space goes on with the one before.
     let head = String::from_utf8_lossy(head).replace("\r\n ", " ").replace("\r\n\t", " ");
     let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"))?;

@@ -1,5 +1,6 @@
 //! Portals: their names, and the addresses that may be contacted.
 
+use super::secret::Secret;
 use std::fmt;
 
 /// A portal's name: host, in lower case, with a port where it is not 443: `acme.bitrix24.ru`,
@@ -199,6 +200,11 @@ impl IncomingWebhook {
     /// The address of a method, with the secret code in it.
     pub fn url(&self, version: Version, method: &str) -> String {
         format!("{}/rest/{}{}/{method}", self.origin(), version.prefix(), self.user_and_code)
+    }
+
+    /// The secret part of its address.
+    pub fn code(&self) -> Secret {
+        Secret::new(self.user_and_code.rsplit('/').next().unwrap_or_default())
     }
 
     /// `https://host`, without the secret.

@@ -144,6 +144,36 @@ impl<'a> Body<'a> {
         Ok(bytes)
     }
 
+    /// The announced length, which is not above `limit`; `None`: it is not known.
+    pub fn announced(&self, limit: u64) -> Result<Option<u64>, BodyError> {
+        self.check_announced(limit)?;
+        Ok(match self.length {
+            Length::Bytes(length) => Some(length),
+            Length::None => Some(0),
+            Length::ToEnd | Length::Invalid => None,
+        })
+    }
+
+    /// The next bytes, at most `limit` in all; 0 at the end.
+    pub fn read_on(&mut self, buffer: &mut [u8], limit: u64, deadline: Deadline) -> Result<usize, BodyError> {
+        if self.ended {
+            return Ok(0);
+        }
+        let left = match self.length {
+            Length::Bytes(length) => length - self.consumed,
+            _ => limit + 1 - self.consumed,
+        };
+        let most = usize::try_from(left).unwrap_or(buffer.len()).min(buffer.len());
+        let count = self.read_some(&mut buffer[..most], deadline)?;
+        match self.length {
+            Length::Bytes(length) if count == 0 && self.consumed < length => return Err(BodyError::Truncated),
+            Length::Bytes(length) => self.ended |= self.consumed == length,
+            _ if self.consumed > limit => return Err(BodyError::TooLarge),
+            _ => {}
+        }
+        Ok(count)
+    }
+
     /// Reads and forgets what is left: at most `limit` bytes in all and ten seconds.
     pub fn drain(&mut self, limit: u64) {
         let deadline = Deadline::after(DRAIN_TIME);

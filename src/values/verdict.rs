@@ -1,5 +1,6 @@
 //! What a portal's answer means: success, Bitrix24's own error, a move, or nothing that Bitrix24 says.
 
+use crate::system::log::printable;
 use crate::values::error::Upstream;
 use crate::values::json;
 
@@ -48,6 +49,7 @@ pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
         Some(raw) if raw.starts_with('{') => version_3_error(raw),
         raw => (raw.map(text_of).unwrap_or_default(), field("error_description").map(text_of).unwrap_or_default()),
     };
+    let (error, error_description) = (printable(&error).into_owned(), printable(&error_description).into_owned());
     (Verdict::Error(Upstream { status, error, error_description }), operating)
 }
 

@@ -193,6 +193,11 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
+/// What stands in the place of a secret: `b24proxy-` and the first 12 hex digits of its SHA-256.
+pub fn name_of(secret: &str) -> String {
+    format!("b24proxy-{}", &sha256_hex(secret.as_bytes())[..12])
+}
+
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,6 +17,7 @@ use crate::serve::MAX_STRANGER_BODY;
 use crate::system::clock::Deadline;
 use crate::upstream::http::{Connections, Failure, Http, Post, Reply};
 use crate::values::error::Executed;
+use crate::values::mask::Mask;
 use crate::values::portal::Scheme;
 use base64::prelude::{Engine, BASE64_STANDARD};
 use std::time::Duration;
@@ -276,6 +277,7 @@ impl Site<'_> {
             parts: &[body],
             deadline: Deadline::after(PATIENCE),
             max_response: 1 << 20,
+            hide: &Mask::default(),
         };
         let reply = if chunked { self.http.post_chunked(&post) } else { self.http.post(&post) };
         reply.map(|reply| Seen::of(&reply))

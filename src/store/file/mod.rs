@@ -27,7 +27,7 @@ use crate::system::clock::{unix_now_ms, Deadline};
 use crate::system::disk::{
     create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, same_file, writable, Reason,
 };
-use crate::values::bucket::{Bucket, Known, Step, Turn};
+use crate::values::bucket::{Bucket, Known, Step, Told};
 use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
 pub use folder::{Folder, RESERVED};
@@ -73,14 +73,14 @@ impl Store for Folder {
         Duration::ZERO
     }
 
-    fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Turn> {
+    fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Told> {
         let file = open_or_create(&self.of_portal(portal, "limits")).ok()?;
         file.lock_exclusive().ok()?;
         let mut known: Known = in_place::read(&file).filter(Known::is_sound).unwrap_or_default();
         // By the time of the lock, so that places are in its order.
-        let turn = known.step(bucket, step, unix_now_ms());
+        let told = known.step(bucket, step, unix_now_ms());
         in_place::write(&file, &known).ok()?;
-        Some(turn)
+        Some(told)
     }
 
     fn claim(

@@ -1,0 +1,228 @@
+//! Files on their way through: downloads from and uploads to addresses that Bitrix24 has answered. They are never held in
+//! memory or on disk, and count in the portal's limit once.
+
+use super::outcome::Failed;
+use super::refresh::once::Why;
+use super::relay::{bearer, error_of, Authorization, Patience, Relay};
+use crate::app::Job;
+use crate::config::Portal;
+use crate::upstream::http::{Download, Failure, Post, Reply};
+use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::values::file_address::FileAddress;
+use crate::values::mask::name_of;
+use crate::values::portal::Version;
+use crate::values::verdict::{judge, Verdict};
+use std::io::{Cursor, Read};
+use std::time::Duration;
+
+/// An answer that is perhaps an error is read so far.
+const MOST_ERROR: u64 = 64 << 10;
+
+/// How a file's address is asked: where, and with which token in the header.
+struct Way {
+    url: String,
+    bearer: Option<String>,
+}
+
+impl Way {
+    /// Secrets are put back only where their names stand, and only those whose names these are.
+    fn to(address: &FileAddress, portal: &Portal, authorization: &Authorization) -> Result<Way> {
+        let wrong = |why: &str| Error::InvalidRequest(format!("\"address\" {why}"));
+        let gone = |why: &str| Error::FileAddressExpired(why.into());
+        match authorization {
+            Authorization::Webhook(webhook) => {
+                if address.auth.is_some() {
+                    return Err(wrong("holds an auth, which addresses of a portal with a webhook do not"));
+                }
+                if let Some((_, code)) = &address.webhook {
+                    if *code != name_of(&webhook.code()) {
+                        return Err(gone("it was answered for another webhook"));
+                    }
+                }
+                Ok(Way { url: webhook.url(Version::V2, &address.tail(None)), bearer: None })
+            }
+            Authorization::OAuth { endpoint, tokens } => {
+                if address.webhook.is_some() {
+                    return Err(wrong(&format!("is one of a webhook, and {} is called with OAuth", portal.name)));
+                }
+                let token = match &address.auth {
+                    // The token belongs to what is signed, and the header would be another authorization.
+                    Some(name) if *name == name_of(&tokens.access_token) => Some(tokens.access_token.expose()),
+                    Some(_) => return Err(gone("the token that it was signed with has been renewed")),
+                    None => None,
+                };
+                let url = endpoint.url(Version::V2, &address.tail(token));
+                Ok(Way { url, bearer: token.is_none().then(|| bearer(tokens.access_token.expose())) })
+            }
+        }
+    }
+
+    fn headers<'h>(&'h self, others: &[(&'static str, &'h str)]) -> Vec<(&'static str, &'h str)> {
+        let mut headers = others.to_vec();
+        headers.extend(self.bearer.as_deref().map(|value| ("Authorization", value)));
+        headers
+    }
+}
+
+/// What a file's transfer needs beside its address.
+pub struct Transfer<'a> {
+    pub job: Job<'a>,
+    pub portal: &'a Portal,
+    pub address: &'a FileAddress,
+    /// How long it may wait for its turn under the limit and for another's refresh.
+    pub patience: Patience,
+    /// How long to wait for the first byte, and in each pause without progress.
+    pub pause: Duration,
+}
+
+impl Transfer<'_> {
+    /// Asks for a file. `conditions`: the caller's fields that concern it, such as `Range`.
+    pub fn download(&self, conditions: &[(&'static str, &str)]) -> std::result::Result<Download, Failed> {
+        let mut relay = Relay::new(self.job, self.portal, self.patience);
+        let http = self.job.app.http.portals().map_err(|failure| error_of(failure, 0))?;
+        let mut authorization = relay.authorization()?;
+        let mut way = Way::to(self.address, self.portal, &authorization)?;
+        relay.await_turn("download", false)?;
+        let mut renewed = false;
+        loop {
+            let answer = http.open(&way.url, &way.headers(conditions), self.pause);
+            let download = answer.map_err(|failure| error_of(only_read(failure), 0))?.without(&relay.hide);
+            let refused = match self.judged(download, &relay)? {
+                Judged::File(download) => return Ok(download),
+                Judged::Refused { upstream, reply } => (upstream, reply),
+            };
+            let (upstream, reply) = refused;
+            match (upstream.error.as_str(), authorization.tokens().cloned()) {
+                ("expired_token", Some(tokens)) if way.bearer.is_some() && !renewed => {
+                    renewed = true;
+                    authorization = relay.refresh(&tokens, Why::Expired)?;
+                    way = Way::to(self.address, self.portal, &authorization)?;
+                }
+                _ => return Err(expired(&upstream, &way).unwrap_or(Failed::Refused { upstream, reply })),
+            }
+        }
+    }
+
+    /// Sends a file; once, for its bytes come by only once. `content_type`: that of the body.
+    pub fn upload(
+        &self,
+        content_type: &str,
+        body: &mut dyn Read,
+        length: Option<u64>,
+    ) -> std::result::Result<Reply, Failed> {
+        let mut relay = Relay::new(self.job, self.portal, self.patience);
+        let http = self.job.app.http.portals().map_err(|failure| error_of(failure, 0))?;
+        let authorization = relay.authorization()?;
+        let way = Way::to(self.address, self.portal, &authorization)?;
+        relay.await_turn("upload", false)?;
+        let max_response = self.job.app.config.limits.max_response;
+        let post = Post {
+            url: &way.url,
+            content_type,
+            headers: &way.headers(&[("Accept", "application/json")]),
+            parts: &[],
+            deadline: self.job.end,
+            max_response,
+            hide: &relay.hide,
+        };
+        let reply = http.upload(&post, body, length, self.pause).map_err(|failure| error_of(failure, max_response))?;
+        match judge(reply.status, &reply.body).0 {
+            Verdict::Success => Ok(reply),
+            Verdict::Error(upstream) => match (upstream.error.as_str(), authorization.tokens()) {
+                ("expired_token", Some(tokens)) if way.bearer.is_some() => {
+                    relay.refresh(&tokens.clone(), Why::Expired)?;
+                    Err(Error::RefreshPending { retry_after: 1 }.into())
+                }
+                _ => Err(expired(&upstream, &way).unwrap_or(Failed::Refused { upstream, reply: Box::new(reply) })),
+            },
+            Verdict::Moved => Err(redirected(reply.status, reply.headers.get("Location")).into()),
+            Verdict::Unusable(why) => Err(unusable(why, reply.status, Executed::Unknown).into()),
+        }
+    }
+
+    /// Whether what was answered is a file.
+    fn judged(&self, mut download: Download, relay: &Relay) -> Result<Judged> {
+        let status = download.status;
+        if (300..400).contains(&status) && status != 304 {
+            return Err(redirected(status, download.headers.get("Location")));
+        }
+        let is_file = matches!(status, 200 | 206 | 304 | 416);
+        let is_json = download.header("Content-Type").is_some_and(|kind| kind.starts_with("application/json"));
+        if is_file && (!is_json || download.header("Content-Disposition").is_some() || status != 200) {
+            return self.within_size(download).map(Judged::File);
+        }
+        let mut begin = Vec::new();
+        let read = (&mut download.reader).take(MOST_ERROR + 1).read_to_end(&mut begin);
+        if is_file {
+            // A file of JSON, unless it is short and Bitrix24's own error.
+            let is_error = begin.len() as u64 <= MOST_ERROR && matches!(judge(status, &begin).0, Verdict::Error(_));
+            if !is_error {
+                read.map_err(|_| error_of(Failure::Lost { why: "while it was read".into() }, 0))?;
+                download.reader = Box::new(Cursor::new(begin).chain(download.reader));
+                return self.within_size(download).map(Judged::File);
+            }
+        }
+        begin.truncate(MOST_ERROR as usize);
+        let content_type = download.header("Content-Type").map(str::to_owned);
+        let reply = Reply { status, content_type, headers: download.headers, body: begin }.without(&relay.hide);
+        match judge(status, &reply.body).0 {
+            Verdict::Error(upstream) => Ok(Judged::Refused { upstream, reply: Box::new(reply) }),
+            Verdict::Unusable(why) => Err(unusable(why, status, Executed::No)),
+            Verdict::Success | Verdict::Moved => Err(unusable("it is not a file".into(), status, Executed::No)),
+        }
+    }
+
+    fn within_size(&self, download: Download) -> Result<Download> {
+        let max_file = self.job.app.config.limits.max_file;
+        match download.length {
+            Some(length) if length > max_file => Err(Error::BadAnswer {
+                why: format!(
+                    "the file has {length} bytes, more than max_file ({max_file}) under [limits] in proxy.toml"
+                ),
+                executed: Executed::No,
+                upstream: None,
+            }),
+            _ => Ok(download),
+        }
+    }
+}
+
+enum Judged {
+    File(Download),
+    Refused { upstream: Upstream, reply: Box<Reply> },
+}
+
+/// Bitrix24 no longer takes the authorization that the address came with.
+fn expired(upstream: &Upstream, way: &Way) -> Option<Failed> {
+    let why = match (upstream.error.as_str(), &way.bearer) {
+        ("NO_AUTH_FOUND", Some(_)) => {
+            "the portal's web server keeps the Authorization header to itself, and the address is one without auth"
+        }
+        ("expired_token" | "invalid_token" | "NO_AUTH_FOUND", None) => "the token that it was signed with has expired",
+        _ => return None,
+    };
+    Some(Error::FileAddressExpired(why.into()).into())
+}
+
+/// Reading changes nothing: a lost answer is as good as none.
+fn only_read(failure: Failure) -> Failure {
+    match failure {
+        Failure::Timeout(_) => Failure::Timeout(Executed::No),
+        failure => failure,
+    }
+}
+
+fn redirected(status: u16, location: Option<&ureq::http::HeaderValue>) -> Error {
+    let to = location.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let host = to.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or("another address");
+    unusable(
+        format!("it redirects to {}, which is not followed", host.rsplit('@').next().unwrap_or(host)),
+        status,
+        Executed::No,
+    )
+}
+
+fn unusable(why: String, status: u16, executed: Executed) -> Error {
+    let upstream = Some(Upstream { status, ..Upstream::default() });
+    Error::BadAnswer { why, executed, upstream }
+}

@@ -1,0 +1,29 @@
+//! Which secrets a portal could repeat in what it answers.
+
+use crate::app::App;
+use crate::config::{Portal, Way};
+use crate::store::records::{Installation, Tokens};
+use crate::values::mask::Mask;
+
+/// Those of the configuration.
+pub fn configured(portal: &Portal) -> Mask {
+    match &portal.way {
+        Way::OAuth(application) => Mask::of([&application.client_secret]),
+        Way::Webhook(webhook) => Mask::of([&webhook.code()]),
+    }
+}
+
+/// The same and those that are stored.
+pub fn of_portal(app: &App, portal: &Portal) -> Mask {
+    let mut mask = configured(portal);
+    if let Ok(Installation::Installed(tokens)) = app.store.read(&portal.name) {
+        add(&mut mask, &tokens);
+    }
+    mask
+}
+
+pub fn add(mask: &mut Mask, tokens: &Tokens) {
+    for secret in [&tokens.access_token, &tokens.refresh_token, &tokens.application_token] {
+        mask.add(secret);
+    }
+}
