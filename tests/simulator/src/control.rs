@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{json, Value};
 
 use crate::faults::{Action, Fault, Target};
-use crate::http::{Reply, Request};
+use crate::files::{Content, File};
+use crate::http::{Reply, Request, Wait};
 use crate::oauth;
 use crate::params;
 use crate::portal::Portal;
@@ -28,10 +29,11 @@ GET  /secrets           every token, code and secret issued: none may be seen in
 GET  /ca.pem            the certificate authority
 POST /reset             empties ledger and faults, releases what hangs
 POST /fault             {"target","action",…,"times":1|N|"forever","after":N,"portal"}; without "portal" all portals
-                        target: token, authorize, call, method:NAME, oauth_connection, connection
+                        target: token, authorize, call, method:NAME, download, upload, oauth_connection, connection
                         action: delay, delay_answer {"seconds"}; status, execute_then_status {"status","content_type","body"};
                         html500; error_json {"status","error","error_description"}; close_before; close_after;
-                        close_mid_answer; redirect302 {"location"}; slow_bytes {"seconds","chunk"}; hang; hang_after;
+                        close_mid_answer; cut_after {"bytes"}; pause_after {"bytes","seconds"}; hang_after_bytes {"bytes"};
+                        redirect302 {"location"}; slow_bytes {"seconds","chunk"}; hang; hang_after;
                         truncate_json; huge_answer {"bytes"}; wrong_content_type {"content_type"}; chunked; raw {"body"}
 POST /remove_fault      {"id"}
 POST /clear_faults
@@ -41,12 +43,15 @@ POST /issue_code        {"user":1}
 POST /issue_pair        {"user":1}: the OAuth server's answer
 POST /expire            access tokens
 POST /revoke            {"access":bool,"refresh":bool}; both by default
-POST /set               {"token_lifetime","scope","deleted","payment_required","old_auth_errors","member_id",
-                        "strips_authorization","lenient_rest3_batch","plain_slashes",
+POST /set               {"token_lifetime","scope","grant","deleted","payment_required","old_auth_errors","member_id",
+                        "strips_authorization","lenient_rest3_batch","plain_slashes","picky_downloads",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
                         "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
 POST /block_method      {"method","seconds"}
 POST /seed              {"kind":"crm.deal","count":120,"entityTypeId"}
+POST /seed_file         {"name","size"|"text","content_type","disposition"|null,"seed"}: {"id","size","sha256"}
+POST /attach_file       {"kind":"crm.item","entityTypeId","record","field","file"}
+POST /store_document    {"title","file","pdf","image"}: {"id"}
 POST /rename            the portal moves; answers {"name"}
 POST /add_portal        {"host","https","own_key_pair","scope","member_id","strips_authorization",
                         "lenient_rest3_batch"}
@@ -81,8 +86,8 @@ impl Service for ControlService {
         }
     }
 
-    fn pause(&self, duration: Duration) -> bool {
-        self.shared.faults.pause(duration)
+    fn wait(&self, wait: &Wait) -> bool {
+        self.shared.faults.wait(wait)
     }
 }
 
@@ -276,6 +281,12 @@ fn one_portal(portal: &Portal, path: &str, body: &Value) -> Result<Value, String
     match path {
         "/issue_code" => return Ok(json!({"code": portal.issue_code(user)})),
         "/issue_pair" => return Ok(portal.issue_pair(user).to_json()),
+        "/seed_file" => return seed_file(portal, body),
+        "/store_document" => {
+            let (title, file) = (text(body, "title")?, number(body, "file")? as i64);
+            let id = portal.store_document(&title, file, body["pdf"].as_i64(), body["image"].as_i64());
+            return Ok(json!({ "id": id }));
+        }
         "/rename" => return Ok(json!({"name": portal.rename()})),
         "/event_form" => {
             let form = portal.event_form_of(&text(body, "event")?, user);
@@ -315,11 +326,34 @@ fn one_portal(portal: &Portal, path: &str, body: &Value) -> Result<Value, String
                 (_, kind) => return Err(format!("no records {kind}")),
             }
         }
+        "/attach_file" => {
+            let (kind, field) = (text(body, "kind")?, text(body, "field")?);
+            let (record, file) = (number(body, "record")? as i64, number(body, "file")? as i64);
+            let entity_type_id = body["entityTypeId"].as_i64().unwrap_or(0);
+            portal.try_attach(&kind, entity_type_id, record, &field, file).ok_or("no such record")?;
+        }
         "/stop" => portal.stop(),
         "/start" => portal.start().map_err(|e| e.to_string())?,
         _ => return Err("no such request; GET / lists them".to_owned()),
     }
     Ok(json!({"ok": true}))
+}
+
+fn seed_file(portal: &Portal, body: &Value) -> Result<Value, String> {
+    let content = match body["text"].as_str() {
+        Some(text) => Content::given(text),
+        None => Content::generated(number(body, "size")? as u64, body["seed"].as_u64().unwrap_or(1)),
+    };
+    let mut file = File::new(&text(body, "name")?, content);
+    if let Some(content_type) = body["content_type"].as_str() {
+        content_type.clone_into(&mut file.content_type);
+    }
+    if let Some(disposition) = body.get("disposition") {
+        file.disposition = disposition.as_str().map(str::to_owned);
+    }
+    let answer = json!({"size": file.content.size(), "sha256": file.content.sha256()});
+    let id = portal.store_file(file);
+    Ok(json!({"id": id, "size": answer["size"], "sha256": answer["sha256"]}))
 }
 
 fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
@@ -337,6 +371,12 @@ fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
     }
     if let Some(old) = body["old_auth_errors"].as_bool() {
         portal.set_old_auth_errors(old);
+    }
+    if let Some(picky) = body["picky_downloads"].as_bool() {
+        portal.set_picky_downloads(picky);
+    }
+    if let Some(scope) = body["grant"].as_str() {
+        portal.grant(scope);
     }
     if let Some(plain) = body["plain_slashes"].as_bool() {
         portal.set_plain_slashes(plain);
@@ -384,6 +424,8 @@ fn fault(body: &Value) -> Result<Fault, String> {
         "call" => Target::Call,
         "oauth_connection" => Target::OauthConnection,
         "connection" => Target::Connection,
+        "download" => Target::Download,
+        "upload" => Target::Upload,
         other => match other.strip_prefix("method:") {
             Some(method) => Target::Method(method.to_owned()),
             None => return Err(format!("target: {other} is unknown")),
@@ -399,6 +441,7 @@ fn fault(body: &Value) -> Result<Fault, String> {
 
 fn action(body: &Value) -> Result<Action, String> {
     let seconds = || Duration::try_from_secs_f64(number(body, "seconds")?).map_err(|e| format!("seconds: {e}"));
+    let bytes = || number(body, "bytes").map(|n| n as u64);
     let status = || number(body, "status").map(|n| n as u16);
     let content_type = || {
         let given = body["content_type"].as_str();
@@ -421,12 +464,15 @@ fn action(body: &Value) -> Result<Action, String> {
         "close_before" => Action::CloseBefore,
         "close_after" => Action::CloseAfter,
         "close_mid_answer" => Action::CloseMidAnswer,
+        "cut_after" => Action::CutAfter(bytes()?),
+        "pause_after" => Action::PauseAfter { bytes: bytes()?, pause: seconds()? },
+        "hang_after_bytes" => Action::HangAfterBytes(bytes()?),
         "redirect302" => Action::Redirect302(text(body, "location")?),
         "slow_bytes" => Action::SlowBytes { interval: seconds()?, chunk: body["chunk"].as_u64().unwrap_or(1) as usize },
         "hang" => Action::Hang,
         "hang_after" => Action::HangAfter,
         "truncate_json" => Action::TruncateJson,
-        "huge_answer" => Action::HugeAnswer(number(body, "bytes")? as u64),
+        "huge_answer" => Action::HugeAnswer(bytes()?),
         "wrong_content_type" => Action::WrongContentType(content_type()),
         "chunked" => Action::Chunked,
         "raw" => Action::Raw(content().into_bytes()),

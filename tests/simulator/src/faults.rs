@@ -3,7 +3,8 @@
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::http::{Delivery, Reply};
+use crate::http::{Delivery, Reply, Wait};
+use crate::ledger::Direction;
 use crate::php::{Array, Php};
 use crate::server::lock;
 
@@ -14,10 +15,14 @@ pub enum Target {
     Token,
     /// `/oauth/authorize/` of a portal.
     Authorize,
-    /// Any REST call (a batch is one).
+    /// Any REST call (a batch is one, a file's transfer too).
     Call,
     /// Calls of one method, REST 2 or 3.0, lower-case.
     Method(String),
+    /// Calls that answer a file.
+    Download,
+    /// Calls that take one.
+    Upload,
     /// A connection to the OAuth server, before TLS.
     OauthConnection,
     /// A connection to a portal, before TLS.
@@ -45,6 +50,12 @@ pub enum Action {
     CloseAfter,
     /// Executed; half of the answer, then the connection is closed.
     CloseMidAnswer,
+    /// Executed; the head and so many bytes of the answer, then the connection is closed.
+    CutAfter(u64),
+    /// Executed; so many bytes of the answer, and the rest after this time.
+    PauseAfter { bytes: u64, pause: Duration },
+    /// Executed; so many bytes of the answer, and the rest after `release`.
+    HangAfterBytes(u64),
     /// Answers 302 to this address, not executed.
     Redirect302(String),
     /// Executed; the answer trickles.
@@ -100,7 +111,7 @@ impl Fault {
         let portal = match moment {
             Moment::Token { portal } => *portal,
             Moment::OauthConnection => None,
-            Moment::Authorize(portal) | Moment::Connection(portal) | Moment::Call(portal, _) => Some(*portal),
+            Moment::Authorize(portal) | Moment::Connection(portal) | Moment::Call(portal, ..) => Some(*portal),
         };
         if self.portal.is_some() && self.portal != portal {
             return false;
@@ -111,7 +122,9 @@ impl Fault {
             | (Target::Call, Moment::Call(..))
             | (Target::OauthConnection, Moment::OauthConnection)
             | (Target::Connection, Moment::Connection(_)) => true,
-            (Target::Method(name), Moment::Call(_, method)) => name.eq_ignore_ascii_case(method),
+            (Target::Method(name), Moment::Call(_, method, _)) => name.eq_ignore_ascii_case(method),
+            (Target::Download, Moment::Call(_, _, direction)) => *direction == Some(Direction::Download),
+            (Target::Upload, Moment::Call(_, _, direction)) => *direction == Some(Direction::Upload),
             _ => false,
         }
     }
@@ -121,7 +134,7 @@ impl Fault {
 pub(crate) enum Moment<'a> {
     Token { portal: Option<usize> },
     Authorize(usize),
-    Call(usize, &'a str),
+    Call(usize, &'a str, Option<Direction>),
     OauthConnection,
     Connection(usize),
 }
@@ -190,6 +203,14 @@ impl Faults {
                 Ok((inner, _)) => inner,
                 Err(poisoned) => poisoned.into_inner().0,
             };
+        }
+    }
+
+    /// `false` when the simulator is being shut down.
+    pub(crate) fn wait(&self, wait: &Wait) -> bool {
+        match wait {
+            Wait::For(duration) => self.pause(*duration),
+            Wait::Release => self.hang(),
         }
     }
 
@@ -278,7 +299,7 @@ impl Faults {
             Action::ExecuteThenStatus { status, content_type, body } => Reply::new(status, &content_type, body),
             Action::CloseAfter => Reply::nothing(),
             Action::TruncateJson => {
-                reply.body.truncate(reply.body.len() / 2);
+                reply.halve();
                 reply
             }
             Action::WrongContentType(content_type) => {
@@ -288,6 +309,9 @@ impl Faults {
             action => {
                 reply.delivery = match action {
                     Action::CloseMidAnswer => Delivery::Half,
+                    Action::CutAfter(bytes) => Delivery::Cut(bytes),
+                    Action::PauseAfter { bytes, pause } => Delivery::Pause { after: bytes, wait: Wait::For(pause) },
+                    Action::HangAfterBytes(bytes) => Delivery::Pause { after: bytes, wait: Wait::Release },
                     Action::SlowBytes { interval, chunk } => Delivery::Slow { interval, chunk },
                     Action::HugeAnswer(size) => Delivery::Padded(size),
                     Action::Chunked => Delivery::Chunked,
@@ -338,7 +362,9 @@ mod tests {
         let method = Target::Method("crm.deal.add".to_owned());
         faults.inject(Fault::times(2, method, Action::Html500).after(1));
         let statuses: Vec<_> = (0..5)
-            .map(|_| faults.around(&Moment::Call(0, "crm.deal.add"), &mut Vec::new(), || Reply::json(200, "{}")).status)
+            .map(|_| {
+                faults.around(&Moment::Call(0, "crm.deal.add", None), &mut Vec::new(), || Reply::json(200, "{}")).status
+            })
             .collect();
         assert_eq!(statuses, [200, 500, 500, 200, 200]);
         assert!(faults.rules().is_empty());
@@ -351,7 +377,7 @@ mod tests {
         fault.portal = Some(1);
         faults.inject(fault);
         let strikes = |portal| {
-            let reply = faults.around(&Moment::Call(portal, "x"), &mut Vec::new(), || Reply::json(200, "{}"));
+            let reply = faults.around(&Moment::Call(portal, "x", None), &mut Vec::new(), || Reply::json(200, "{}"));
             reply.delivery == Delivery::Nothing
         };
         assert!(!strikes(0));

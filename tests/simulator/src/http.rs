@@ -1,12 +1,16 @@
 //! HTTP/1.1 messages on a stream: reading requests, writing (or deliberately spoiling) answers.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::time::Duration;
 
+use crate::files::{Content, Moved};
 use crate::params::percent_decode;
 
 const MAX_HEAD: usize = 256 * 1024;
 const MAX_BODY: usize = 100 * 1024 * 1024;
+/// How much of a file is read and sent at a time.
+const PIECE: usize = 64 * 1024;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
@@ -36,7 +40,26 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// A stored file's, in place of `body`.
+    pub(crate) piece: Option<Piece>,
     pub(crate) delivery: Delivery,
+}
+
+/// Part of a stored file, read as it is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    pub(crate) content: Content,
+    pub(crate) range: Range<u64>,
+    /// Counts what the connection has taken.
+    pub(crate) sent: Moved,
+}
+
+/// How long something takes that takes long on purpose.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Wait {
+    For(Duration),
+    /// Until what hangs is released.
+    Release,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +70,13 @@ pub(crate) enum Delivery {
     Nothing,
     /// The head and half of the body, then the connection is closed.
     Half,
+    /// The head and so many bytes of the body, then the connection is closed.
+    Cut(u64),
+    /// So many bytes of the body, and the rest later.
+    Pause {
+        after: u64,
+        wait: Wait,
+    },
     /// Everything, head included, in pieces.
     Slow {
         interval: Duration,
@@ -64,7 +94,49 @@ impl Reply {
             status,
             headers: vec![("Content-Type".to_owned(), content_type.to_owned())],
             body: body.into(),
+            piece: None,
             delivery: Delivery::Whole,
+        }
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        match &self.piece {
+            Some(Piece { range, .. }) => range.end - range.start,
+            None => self.body.len() as u64,
+        }
+    }
+
+    /// Only the first half, as a complete answer.
+    pub(crate) fn halve(&mut self) {
+        self.body.truncate(self.body.len() / 2);
+        if let Some(Piece { range, .. }) = &mut self.piece {
+            range.end = range.start + (range.end - range.start) / 2;
+        }
+    }
+
+    fn write(&self, stream: &mut impl Write, part: Range<u64>) -> io::Result<()> {
+        self.in_pieces(part, PIECE, |piece| stream.write_all(piece))
+    }
+
+    /// Gives this part of the body on, at most `size` bytes at a time.
+    fn in_pieces(
+        &self,
+        part: Range<u64>,
+        size: usize,
+        mut give: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(Piece { content, range, sent }) = &self.piece else {
+            return self.body[part.start as usize..part.end as usize].chunks(size).try_for_each(give);
+        };
+        let mut reader = content.reader_of(range.start + part.start..range.start + part.end);
+        let mut piece = vec![0; size];
+        loop {
+            let read = reader.read(&mut piece)?;
+            if read == 0 {
+                return Ok(());
+            }
+            give(&piece[..read])?;
+            sent.add(read);
         }
     }
 
@@ -88,7 +160,7 @@ impl Reply {
 
     /// Whether a client that has received it all has an answer.
     pub(crate) fn is_complete(&self) -> bool {
-        !matches!(self.delivery, Delivery::Nothing | Delivery::Half | Delivery::Raw(_))
+        !matches!(self.delivery, Delivery::Nothing | Delivery::Half | Delivery::Cut(_) | Delivery::Raw(_))
     }
 
     pub(crate) fn with_header(mut self, name: &str, value: &str) -> Reply {
@@ -311,16 +383,18 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|w| w == what)
 }
 
-/// Writes the answer; `false` means the connection is to be closed without ceremony. `pause` waits
-/// and says whether to go on.
+/// Writes the answer; `false` means the connection is to be closed without ceremony. `wait` says whether to go on.
 pub(crate) fn write_reply(
     stream: &mut impl Write,
     reply: &Reply,
     head_only: bool,
     close: bool,
-    pause: &dyn Fn(Duration) -> bool,
+    wait: &dyn Fn(&Wait) -> bool,
 ) -> io::Result<bool> {
-    let body: &[u8] = if head_only { b"" } else { &reply.body };
+    let bodiless = matches!(reply.status, 204 | 304);
+    let length = reply.length();
+    let framing = if bodiless { Framing::None } else { Framing::Length(length) };
+    let sent = if head_only || bodiless { 0 } else { length };
     match &reply.delivery {
         Delivery::Nothing => return Ok(false),
         Delivery::Raw(bytes) => {
@@ -329,35 +403,60 @@ pub(crate) fn write_reply(
             return Ok(false);
         }
         Delivery::Whole => {
-            let mut message = head(reply, Some(reply.body.len() as u64), close);
-            message.extend_from_slice(body);
-            stream.write_all(&message)?;
+            let mut message = head(reply, framing, close);
+            if reply.piece.is_none() {
+                message.extend_from_slice(&reply.body[..sent as usize]);
+                stream.write_all(&message)?;
+            } else {
+                stream.write_all(&message)?;
+                reply.write(stream, 0..sent)?;
+            }
         }
         Delivery::Chunked => {
-            stream.write_all(&head(reply, None, close))?;
-            for piece in body.chunks(1000) {
+            stream.write_all(&head(reply, Framing::Chunked, close))?;
+            let size = if reply.piece.is_some() { PIECE } else { 1000 };
+            reply.in_pieces(0..sent, size, |piece| {
                 stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
                 stream.write_all(piece)?;
-                stream.write_all(b"\r\n")?;
+                stream.write_all(b"\r\n")
+            })?;
+            if !head_only {
+                stream.write_all(b"0\r\n\r\n")?;
             }
-            stream.write_all(b"0\r\n\r\n")?;
         }
-        Delivery::Half => {
-            stream.write_all(&head(reply, Some(reply.body.len() as u64), close))?;
-            stream.write_all(&body[..body.len() / 2])?;
+        Delivery::Cut(_) | Delivery::Half => {
+            let most = if let Delivery::Cut(bytes) = reply.delivery { bytes } else { length / 2 };
+            stream.write_all(&head(reply, framing, close))?;
+            reply.write(stream, 0..sent.min(most))?;
             stream.flush()?;
             return Ok(false);
         }
+        Delivery::Pause { after, wait: how_long } => {
+            let after = sent.min(*after);
+            stream.write_all(&head(reply, framing, close))?;
+            reply.write(stream, 0..after)?;
+            stream.flush()?;
+            if !wait(how_long) {
+                return Ok(false);
+            }
+            reply.write(stream, after..sent)?;
+        }
         Delivery::Slow { interval, chunk } => {
-            let mut message = head(reply, Some(reply.body.len() as u64), close);
-            message.extend_from_slice(body);
-            for piece in message.chunks((*chunk).max(1)) {
+            let interval = Wait::For(*interval);
+            let mut slowly = |piece: &[u8]| {
                 stream.write_all(piece)?;
                 stream.flush()?;
-                if !pause(*interval) {
-                    return Ok(false);
+                if wait(&interval) {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::ConnectionAborted.into())
                 }
+            };
+            let chunk = (*chunk).max(1);
+            for piece in head(reply, framing, close).chunks(chunk) {
+                slowly(piece)?;
             }
+            reply.in_pieces(0..sent, chunk, slowly)?;
         }
         Delivery::Padded(size) => write_padded(stream, reply, *size, close)?,
     }
@@ -368,7 +467,7 @@ pub(crate) fn write_reply(
 fn write_padded(stream: &mut impl Write, reply: &Reply, size: u64, close: bool) -> io::Result<()> {
     let (before, after) = (b"{\"result\":\"", b"\"}");
     let length = size + (before.len() + after.len()) as u64;
-    stream.write_all(&head(reply, Some(length), close))?;
+    stream.write_all(&head(reply, Framing::Length(length), close))?;
     stream.write_all(before)?;
     let piece = [b'x'; 16 * 1024];
     let mut left = size;
@@ -380,14 +479,21 @@ fn write_padded(stream: &mut impl Write, reply: &Reply, size: u64, close: bool) 
     stream.write_all(after)
 }
 
-fn head(reply: &Reply, length: Option<u64>, close: bool) -> Vec<u8> {
+enum Framing {
+    Length(u64),
+    Chunked,
+    None,
+}
+
+fn head(reply: &Reply, framing: Framing, close: bool) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {} {}\r\nServer: nginx\r\n", reply.status, reason(reply.status));
     for (name, value) in &reply.headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
-    match length {
-        Some(length) => text.push_str(&format!("Content-Length: {length}\r\n")),
-        None => text.push_str("Transfer-Encoding: chunked\r\n"),
+    match framing {
+        Framing::Length(length) => text.push_str(&format!("Content-Length: {length}\r\n")),
+        Framing::Chunked => text.push_str("Transfer-Encoding: chunked\r\n"),
+        Framing::None => {}
     }
     text.push_str(if close { "Connection: close\r\n\r\n" } else { "Connection: keep-alive\r\n\r\n" });
     text.into_bytes()
@@ -396,13 +502,16 @@ fn head(reply: &Reply, length: Option<u64>, close: bool) -> Vec<u8> {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        206 => "Partial Content",
         302 => "Found",
+        304 => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
         402 => "Payment Required",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        416 => "Range Not Satisfiable",
         413 => "Content Too Large",
         422 => "Unprocessable Content",
         429 => "Too Many Requests",

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use serde_json::{json, Value};
 
+use crate::files::Moved;
 use crate::http::{Delivery, Reply, Request};
 use crate::server::lock;
 
@@ -78,6 +79,53 @@ pub struct Call {
     pub replayed: bool,
     /// What a batch ran, in order.
     pub commands: Vec<Command>,
+    /// A file's way, or what a `token` among the parameters makes one.
+    pub transfer: Option<Box<Transfer>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Direction {
+    Download,
+    Upload,
+}
+
+/// A file on its way.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    pub direction: Direction,
+    /// `token` as the portal read it.
+    pub token: Option<String>,
+    /// It came in the body, which counts before the query.
+    pub token_in_body: bool,
+    /// What the token says, once its signature has been found right; the parameters, where the method needs no token.
+    pub query: Value,
+    /// The ID of the file that was sent or has come to be.
+    pub file: Option<i64>,
+    /// The whole file's.
+    pub size: u64,
+    pub(crate) moved: Moved,
+}
+
+impl Transfer {
+    pub(crate) fn new(direction: Direction, token: Option<String>, token_in_body: bool) -> Transfer {
+        Transfer { direction, token, token_in_body, query: Value::Null, file: None, size: 0, moved: Moved::default() }
+    }
+
+    /// How many bytes of the file have been written to the connection, up to now.
+    pub fn moved(&self) -> u64 {
+        self.moved.bytes()
+    }
+
+    fn to_json(&self) -> Value {
+        let direction = match self.direction {
+            Direction::Download => "download",
+            Direction::Upload => "upload",
+        };
+        json!({
+            "direction": direction, "token": self.token, "token_in_body": self.token_in_body, "query": self.query,
+            "file": self.file, "size": self.size, "moved": self.moved(),
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -206,6 +254,7 @@ impl Call {
             "commands": self.commands.iter().map(|c| json!({
                 "id": c.id, "method": c.method, "params": c.params, "error": c.error
             })).collect::<Vec<_>>(),
+            "transfer": self.transfer.as_ref().map(|transfer| transfer.to_json()),
         })
     }
 }

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod batch;
 mod bucket;
 mod client;
@@ -24,6 +25,8 @@ mod clock;
 mod control;
 mod entities;
 mod faults;
+mod file_methods;
+mod files;
 mod http;
 mod ledger;
 mod methods;
@@ -39,13 +42,15 @@ mod server;
 mod simulator;
 mod state;
 mod tls;
+mod transfer;
 mod xml;
 
 pub use batch::BatchReading;
 pub use client::HttpAnswer;
 pub use control::HELP as CONTROL_HELP;
 pub use faults::{Action, Fault, Target};
-pub use ledger::{Auth, AuthParameter, Call, Command, Entry, Kind, Ledger, TokenPlace};
+pub use files::{Content, File};
+pub use ledger::{Auth, AuthParameter, Call, Command, Direction, Entry, Kind, Ledger, TokenPlace, Transfer};
 pub use oauth::{KeyPair, TokenPair};
 pub use portal::{FrameForm, Portal};
 pub use simulator::{Options, PortalOptions, Simulator};

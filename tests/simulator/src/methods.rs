@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::addresses::Signer;
 use crate::entities::{self, Kind, PAGE};
+use crate::file_methods;
 use crate::php::{Array, Php};
 use crate::state::{PortalState, Shared};
 
@@ -12,6 +14,11 @@ pub(crate) struct Caller {
     pub(crate) portal: usize,
     pub(crate) user: u32,
     pub(crate) client_id: String,
+    /// What its parameters say of who it is.
+    pub(crate) auth: Vec<(String, String)>,
+    pub(crate) webhook: Option<(u32, String)>,
+    /// Asks for XML.
+    pub(crate) xml: bool,
 }
 
 pub(crate) struct Answer {
@@ -64,8 +71,8 @@ const OTHERS: &[(&str, &str)] = &[
 ];
 
 /// The scope a method needs; `None` where there is no such method.
-fn scope_of(method: &str) -> Option<&'static str> {
-    let other = OTHERS.iter().find(|(name, _)| *name == method);
+pub(crate) fn scope_of(method: &str) -> Option<&'static str> {
+    let other = OTHERS.iter().chain(file_methods::METHODS).find(|(name, _)| *name == method);
     let other = other.map(|(_, scope)| *scope);
     other.or_else(|| entities::kind_of(method).map(|(kind, _)| kind.scope))
 }
@@ -76,17 +83,18 @@ pub(crate) fn admit(shared: &Shared, caller: &Caller, method: &str) -> Result<()
     let now = shared.clock.now();
     let state = shared.state();
     let portal = &state.portals[caller.portal];
-    if !portal.has_scope(scope) {
-        return Err(refuse(
-            403,
-            "insufficient_scope",
-            "The request requires higher privileges than provided by the access token",
-        ));
-    }
+    admit_scope(portal, scope)?;
     if portal.blocked.get(method).is_some_and(|until| *until > now) {
         return Err(refuse(429, "OPERATION_TIME_LIMIT", "Method is blocked due to operation time limit."));
     }
     Ok(())
+}
+
+pub(crate) fn admit_scope(portal: &PortalState, scope: &str) -> Result<(), Failure> {
+    if portal.has_scope(scope) {
+        return Ok(());
+    }
+    Err(refuse(403, "insufficient_scope", "The request requires higher privileges than provided by the access token"))
 }
 
 /// Runs a method other than `batch`.
@@ -95,7 +103,8 @@ pub(crate) fn run(shared: &Shared, caller: &Caller, method: &str, params: &Array
     if let Some((kind, verb)) = entities::kind_of(method) {
         let mut state = shared.state();
         let portal = &mut state.portals[caller.portal];
-        return entity(portal, kind, verb, params);
+        let signer = Signer::of(portal, caller);
+        return entity(portal, &signer, kind, verb, params);
     }
     match method {
         "sim.sleep" => {
@@ -107,6 +116,10 @@ pub(crate) fn run(shared: &Shared, caller: &Caller, method: &str, params: &Array
         "server.time" => Ok(Php::Str(crate::clock::iso(shared.clock.now())).into()),
         method if method.starts_with("sim.") => simulated(method, params),
         "task.commentitem.add" => comment(params),
+        method if file_methods::METHODS.iter().any(|(name, _)| *name == method) => {
+            let now = shared.clock.now();
+            file_methods::run(&mut shared.state().portals[caller.portal], caller, method, params, now)
+        }
         method => {
             let state = shared.state();
             about(&state.portals[caller.portal], caller, method)
@@ -187,7 +200,7 @@ fn about(portal: &PortalState, caller: &Caller, method: &str) -> Outcome {
 }
 
 fn all_methods() -> impl Iterator<Item = String> {
-    let others = OTHERS.iter().map(|(name, _)| (*name).to_owned());
+    let others = OTHERS.iter().chain(file_methods::METHODS).map(|(name, _)| (*name).to_owned());
     others.chain(
         entities::KINDS.iter().flat_map(|kind| kind.verbs.iter().map(move |verb| format!("{}.{verb}", kind.prefix))),
     )
@@ -207,7 +220,13 @@ fn wrapped(key: &str, value: Php) -> Php {
     }
 }
 
-fn entity(portal: &mut PortalState, kind: &Kind, verb: &str, params: &Array) -> Outcome {
+/// A record as it is answered.
+fn shown(signer: &Signer, kind: &Kind, params: &Array, id: i64, record: &Array, select: &[String]) -> Php {
+    let entity_type = params.get_any_case("entityTypeId").map(Php::to_text).unwrap_or_default();
+    signer.with_files(kind, &entity_type, id, kind.render(id, record, select))
+}
+
+fn entity(portal: &mut PortalState, signer: &Signer, kind: &Kind, verb: &str, params: &Array) -> Outcome {
     let table = portal.store.table(kind, params);
     let id = params.get_any_case("id").or_else(|| params.get_any_case("taskId"));
     let id = id.and_then(Php::to_int).unwrap_or(0);
@@ -223,15 +242,15 @@ fn entity(portal: &mut PortalState, kind: &Kind, verb: &str, params: &Array) -> 
             let record = table.get(id).cloned().unwrap_or_default();
             Ok(match kind.added {
                 "" => Php::Int(id),
-                key => wrapped(key, kind.render(id, &record, &[])),
+                key => wrapped(key, shown(signer, kind, params, id, &record, &[])),
             }
             .into())
         }
         "get" => {
             let record = table.get(id).ok_or_else(not_found)?;
-            Ok(wrapped(kind.one, kind.render(id, record, &[])).into())
+            Ok(wrapped(kind.one, shown(signer, kind, params, id, record, &[])).into())
         }
-        "list" => Ok(list(portal, kind, params)),
+        "list" => Ok(list(portal, signer, kind, params)),
         "update" => match table.update(kind, id, &fields()?) {
             true => Ok(Php::Bool(true).into()),
             false => Err(not_found()),
@@ -254,7 +273,7 @@ fn entity(portal: &mut PortalState, kind: &Kind, verb: &str, params: &Array) -> 
     }
 }
 
-fn list(portal: &mut PortalState, kind: &Kind, params: &Array) -> Answer {
+fn list(portal: &mut PortalState, signer: &Signer, kind: &Kind, params: &Array) -> Answer {
     let start = params.get_any_case("start").and_then(Php::to_int).unwrap_or(0);
     let select: Vec<String> = array_param(params, "select").values().map(Php::to_text).collect();
     let table = portal.store.table(kind, params);
@@ -266,7 +285,7 @@ fn list(portal: &mut PortalState, kind: &Kind, params: &Array) -> Answer {
     );
     let from = start.max(0) as usize;
     let page = ids.iter().skip(from).take(PAGE);
-    let rows: Array = page.filter_map(|id| Some(kind.render(*id, table.get(*id)?, &select))).collect();
+    let rows: Array = page.filter_map(|id| Some(shown(signer, kind, params, *id, table.get(*id)?, &select))).collect();
     Answer {
         next: (counted && from + PAGE < ids.len()).then_some((from + PAGE) as i64),
         total: counted.then_some(ids.len() as i64),

@@ -2,13 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
+use crate::addresses::FILE;
 use crate::bucket::Bucket;
 use crate::client::{post_form, HttpAnswer};
 use crate::entities;
 use crate::faults::{Fault, Moment};
-use crate::http::{Reply, Request};
+use crate::file_methods::Document;
+use crate::files::{Content, File};
+use crate::http::{Reply, Request, Wait};
 use crate::ledger::Kind;
 use crate::oauth::{KeyPair, TokenPair};
 use crate::pages;
@@ -158,6 +160,11 @@ impl Portal {
         self.change(|p| scope.clone_into(&mut p.scope));
     }
 
+    /// Adds to what is granted: `disk,documentgenerator`
+    pub fn grant(&self, scope: &str) {
+        self.change(|p| p.scope = format!("{},{scope}", p.scope));
+    }
+
     /// Calls answer 500 `PORTAL_DELETED`, token requests `invalid_grant`.
     pub fn set_deleted(&self, deleted: bool) {
         self.change(|p| p.deleted = deleted);
@@ -259,6 +266,61 @@ impl Portal {
                 table.add(kind, &fields.with("OPPORTUNITY", Php::Int(i64::from(i) * 10)));
             }
         });
+    }
+
+    /// Stores a file; answers its ID.
+    pub fn store_file(&self, file: File) -> i64 {
+        self.change(|p| p.store_file(file))
+    }
+
+    /// Stores a file of that many bytes, which are made as they are read: `disk.file.get` answers its address. Answers its ID.
+    pub fn seed_file(&self, name: &str, size: u64) -> i64 {
+        self.change(|p| {
+            let seed = p.files.len() as u64 + 1;
+            p.store_file(File::new(name, Content::generated(size, seed)))
+        })
+    }
+
+    pub fn file(&self, id: i64) -> Option<File> {
+        self.read(|p| p.files.get(&id).cloned())
+    }
+
+    /// Puts a stored file into a field of a record: answers have its addresses there, as the record's kind has them. (The same
+    /// by REST: `{"sim.file": ID}` for the field's value.) `entity_type_id` counts for `crm.item` only.
+    ///
+    /// # Panics
+    /// Where there is no such record.
+    pub fn attach_file(&self, kind: &str, entity_type_id: i64, record: i64, field: &str, file: i64) {
+        self.try_attach(kind, entity_type_id, record, field, file).expect("a record to attach the file to");
+    }
+
+    pub(crate) fn try_attach(
+        &self,
+        kind: &str,
+        entity_type_id: i64,
+        record: i64,
+        field: &str,
+        file: i64,
+    ) -> Option<()> {
+        let kind = entities::KINDS.iter().find(|k| k.prefix == kind)?;
+        let params = Array::new().with("entityTypeId", entity_type_id);
+        let fields = Array::new().with(field, Array::new().with(FILE, file));
+        self.change(|p| p.store.table(kind, &params).update(kind, record, &fields)).then_some(())
+    }
+
+    /// A document of the document generator: stored files for itself, its PDF and its image. Answers its ID.
+    pub fn store_document(&self, title: &str, file: i64, pdf: Option<i64>, image: Option<i64>) -> i64 {
+        self.change(|p| {
+            let id = p.documents.keys().next_back().unwrap_or(&0) + 1;
+            p.documents.insert(id, Document { title: title.to_owned(), file, pdf, image });
+            id
+        })
+    }
+
+    /// Files are handed out only to who sends `Accept`, `Accept-Language`, `Referer` and `User-Agent`; others get nginx's 404,
+    /// beside the file's `Content-Disposition`. So at first.
+    pub fn set_picky_downloads(&self, picky: bool) {
+        self.change(|p| p.picky_downloads = picky);
     }
 
     /// A fault at this portal only (token requests: those with this portal's tokens and codes).
@@ -416,7 +478,7 @@ impl Service for PortalService {
         }
     }
 
-    fn pause(&self, duration: Duration) -> bool {
-        self.portal.shared.faults.pause(duration)
+    fn wait(&self, wait: &Wait) -> bool {
+        self.portal.shared.faults.wait(wait)
     }
 }

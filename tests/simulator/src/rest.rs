@@ -11,6 +11,7 @@ use crate::params;
 use crate::php::{Array, Php};
 use crate::rest3;
 use crate::state::Shared;
+use crate::transfer;
 use crate::xml;
 
 /// Where a call's path leads.
@@ -108,6 +109,8 @@ pub(crate) fn answer(
     };
     let header = request.header("authorization").filter(|_| !strips);
     let credentials = Credentials::take(route.webhook.as_ref(), header, &mut params, &body);
+    let transfer = if route.version == 3 { None } else { transfer::of(&route.method, &params, &body) };
+    let direction = transfer.as_ref().map(|transfer| transfer.direction);
     let kind = Kind::Call(Call {
         portal: name,
         version: route.version,
@@ -120,6 +123,7 @@ pub(crate) fn answer(
         executed: false,
         replayed: false,
         commands: Vec::new(),
+        transfer: transfer.map(Box::new),
     });
     let now = shared.clock.now();
     let number = shared.ledger.begin(now, listener, request, kind);
@@ -127,14 +131,15 @@ pub(crate) fn answer(
     let reply = match moved_to {
         Some(url) => Reply::redirect(&format!("{url}{}", request.target)),
         None => {
-            let moment = Moment::Call(portal, &route.method);
+            let moment = Moment::Call(portal, &route.method, direction);
             shared.faults.around(&moment, &mut struck, || {
                 let started = shared.clock.now();
-                let entered = enter(shared, portal, &credentials.auth);
+                let entered = enter(shared, portal, route, &credentials);
                 let job = Job { shared, portal, route, credentials: &credentials, started, number };
-                let reply = match route.version {
-                    3 => rest3::answer(&job, request, entered, &params),
-                    _ => job.rest2(entered, &params),
+                let reply = match (route.version, direction) {
+                    (3, _) => rest3::answer(&job, request, entered, &params),
+                    (_, Some(_)) => transfer::answer(&job, request, entered, &params),
+                    (_, None) => job.rest2(entered, &params),
                 };
                 job.with_its_slashes(reply)
             })
@@ -170,7 +175,7 @@ impl Job<'_> {
         self.reply(outcome)
     }
 
-    fn reply(&self, outcome: Outcome) -> Reply {
+    pub(crate) fn reply(&self, outcome: Outcome) -> Reply {
         let (status, body) = match outcome {
             Ok(Answer { result, next, total }) => {
                 let mut body = Array::new().with("result", result);
@@ -210,7 +215,7 @@ pub(crate) fn old_error(failure: Failure) -> Array {
 }
 
 /// Deleted portal, rate limit, credentials: what is looked at before the method.
-fn enter(shared: &Shared, index: usize, auth: &Auth) -> Result<Caller, Failure> {
+fn enter(shared: &Shared, index: usize, route: &Route, credentials: &Credentials) -> Result<Caller, Failure> {
     let now = shared.clock.now();
     let mut state = shared.state();
     let state = &mut *state;
@@ -222,16 +227,24 @@ fn enter(shared: &Shared, index: usize, auth: &Auth) -> Result<Caller, Failure> 
         return Err(methods::refuse(503, "QUERY_LIMIT_EXCEEDED", "Too many requests"));
     }
     let unauthorized = |error, description| Err(methods::refuse(401, error, description));
-    match auth {
+    let caller = |user: u32, client_id: String| Caller {
+        portal: index,
+        user,
+        client_id,
+        auth: credentials.parameters.iter().map(|given| (given.name.clone(), given.value.clone())).collect(),
+        webhook: route.webhook.clone(),
+        xml: route.xml,
+    };
+    match &credentials.auth {
         Auth::None => unauthorized("NO_AUTH_FOUND", "Wrong authorization data"),
         Auth::Webhook { user, code } => {
             if *code != portal.webhook_code || !portal.users.contains_key(user) {
                 return Err(methods::refuse(403, "INVALID_CREDENTIALS", "Invalid request credentials"));
             }
-            Ok(Caller { portal: index, user: *user, client_id: String::new() })
+            Ok(caller(*user, String::new()))
         }
         Auth::Token(token) => match state.oauth.access(token, index, now) {
-            Access::Valid(grant) => Ok(Caller { portal: index, user: grant.user, client_id: grant.client_id }),
+            Access::Valid(grant) => Ok(caller(grant.user, grant.client_id)),
             Access::Expired => unauthorized("expired_token", "The access token provided has expired."),
             Access::Unknown => unauthorized("invalid_token", "Unable to get application by token"),
         },

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::http::{read_head, write_reply, Body, Received, Reply, Request};
+use crate::http::{read_head, write_reply, Body, Received, Reply, Request, Wait};
 
 /// What answers on a listener.
 pub(crate) trait Service: Send + Sync + 'static {
@@ -26,8 +26,8 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn answer_stream(&self, request: Request, _body: &mut dyn Read) -> Reply {
         self.answer(request)
     }
-    /// Waits; `false` when the simulator is being shut down.
-    fn pause(&self, duration: Duration) -> bool;
+    /// `false` when the simulator is being shut down.
+    fn wait(&self, wait: &Wait) -> bool;
 }
 
 pub(crate) struct Server {
@@ -177,12 +177,12 @@ impl Worker {
 
     fn requests(&self, stream: &mut (impl Read + Write)) -> io::Result<End> {
         let mut buffer = Vec::new();
-        let pause = |duration| self.service.pause(duration);
+        let wait = |wait: &Wait| self.service.wait(wait);
         loop {
             let (mut request, length) = match read_head(stream, &mut buffer)? {
                 Received::Head(request, length) => (request, length),
                 Received::Bad(status) => {
-                    write_reply(stream, &bad(status), false, true, &pause)?;
+                    write_reply(stream, &bad(status), false, true, &wait)?;
                     return Ok(End::Orderly);
                 }
                 Received::Closed => return Ok(End::Orderly),
@@ -203,7 +203,7 @@ impl Worker {
                 }
             };
             let unread = !body.is_read();
-            let goes_on = write_reply(stream, &reply, head_only, close || unread, &pause)?;
+            let goes_on = write_reply(stream, &reply, head_only, close || unread, &wait)?;
             if goes_on {
                 continue;
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::control;
 use crate::faults::{Fault, Moment};
-use crate::http::{Reply, Request};
+use crate::http::{Reply, Request, Wait};
 use crate::ledger::Ledger;
 use crate::oauth::{self, KeyPair, Oauth};
 use crate::portal::Portal;
@@ -362,7 +362,7 @@ impl Service for OauthService {
         oauth::answer(&self.0, &request)
     }
 
-    fn pause(&self, duration: Duration) -> bool {
-        self.0.faults.pause(duration)
+    fn wait(&self, wait: &Wait) -> bool {
+        self.0.faults.wait(wait)
     }
 }

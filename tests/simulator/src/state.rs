@@ -7,6 +7,8 @@ use crate::bucket::Bucket;
 use crate::clock::Clock;
 use crate::entities::Store;
 use crate::faults::Faults;
+use crate::file_methods::Document;
+use crate::files::File;
 use crate::ledger::Recorder;
 use crate::oauth::{KeyPair, Oauth};
 use crate::random;
@@ -107,6 +109,13 @@ pub(crate) struct PortalState {
     pub(crate) blocked: HashMap<String, f64>,
     pub(crate) operating: HashMap<String, f64>,
     pub(crate) store: Store,
+    /// By ID, which count from 1.
+    pub(crate) files: BTreeMap<i64, File>,
+    pub(crate) documents: BTreeMap<i64, Document>,
+    /// What addresses of files are signed with.
+    pub(crate) signing_secret: String,
+    /// nginx wants a browser's headers before it hands out a file.
+    pub(crate) picky_downloads: bool,
     /// REST 3.0: user and `Idempotency-Key` to what was answered.
     pub(crate) idempotency: HashMap<(u32, String), Remembered>,
 }
@@ -143,6 +152,10 @@ impl PortalState {
             blocked: HashMap::new(),
             operating: HashMap::new(),
             store: Store::default(),
+            files: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            signing_secret: random::hex(32),
+            picky_downloads: true,
             idempotency: HashMap::new(),
         }
     }
@@ -160,6 +173,12 @@ impl PortalState {
     pub(crate) fn client_endpoint(&self) -> String {
         let own = || format!("{}/rest/", self.url());
         self.endpoint_override.clone().unwrap_or_else(own)
+    }
+
+    pub(crate) fn store_file(&mut self, file: File) -> i64 {
+        let id = self.files.keys().next_back().unwrap_or(&0) + 1;
+        self.files.insert(id, file);
+        id
     }
 
     pub(crate) fn has_scope(&self, scope: &str) -> bool {

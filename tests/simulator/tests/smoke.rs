@@ -9,7 +9,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{json, Value};
-use simulator::{Action, Auth, Fault, Kind, Options, Portal, PortalOptions, Simulator, Target, TokenPlace};
+use simulator::{
+    Action, Auth, Call, Content, Direction, Fault, File, Kind, Options, Portal, PortalOptions, Simulator, Target,
+    TokenPlace,
+};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
@@ -409,6 +412,308 @@ fn a_rest_3_batch_is_commands_and_nothing_else() {
     assert_eq!(post(&portal, "/rest/api/batch", JSON, &in_body).status, 400);
     portal.set_lenient_rest3_batch(true);
     assert_eq!(post(&portal, "/rest/api/batch", JSON, &in_body).status, 200);
+}
+
+/// A portal whose application may do all that has to do with files.
+fn with_files() -> (Simulator, Portal) {
+    let (sim, portal) = http();
+    portal.grant("disk,documentgenerator");
+    (sim, portal)
+}
+
+/// What a program sends that wants a file.
+const BROWSER: [(&str, &str); 4] =
+    [("Accept", "*/*"), ("Accept-Language", "ru"), ("Referer", "http://127.0.0.1/"), ("User-Agent", "test")];
+
+fn fetch(portal: &Portal, method: &str, url: &str, head: &[(&str, &str)]) -> Answer {
+    send_with(portal, &[&BROWSER[..], head].concat(), method, target_of(url), FORM, "")
+}
+
+/// The answer to a call with this token in the header.
+fn by_header(portal: &Portal, token: &str, method: &str, params: &Value) -> Answer {
+    let bearer = format!("Bearer {token}");
+    send_with(portal, &[("Authorization", &bearer)], "POST", &format!("/rest/{method}"), JSON, &params.to_string())
+}
+
+/// The answer to a call with this token among the parameters.
+fn by_parameter(portal: &Portal, token: &str, method: &str, params: &Value) -> Answer {
+    post(portal, &format!("/rest/{method}?auth={token}"), JSON, &params.to_string())
+}
+
+fn last_call(sim: &Simulator) -> Call {
+    sim.ledger().last_call().and_then(|e| e.call().cloned()).expect("a call")
+}
+
+const LINK_CHECK_FAILED: &str = r#"{"error":"ACCESS_DENIED","error_description":"Access denied! Link check failed"}"#;
+
+#[test]
+fn an_address_of_a_file_carries_the_token_that_was_among_the_parameters() {
+    let (sim, portal) = with_files();
+    let id = portal.store_file(File::new("Отчёт 1.txt", Content::given("the file")));
+    let token = portal.issue_pair(1).access_token;
+    let answer = by_parameter(&portal, &token, "disk.file.get", &json!({ "id": id }));
+    assert!(answer.text().contains(r#""SIZE":"8""#), "{}", answer.text());
+    assert!(answer.text().contains(r"\/rest\/download.json?auth="), "as PHP writes it: {}", answer.text());
+    let url = answer.json()["result"]["DOWNLOAD_URL"].as_str().expect("an address").to_owned();
+    assert!(url.starts_with(&format!("{}/rest/download.json?auth={token}&token=disk%7C", portal.url())), "{url}");
+    portal.set_bucket(0.001, 50.0);
+    let file = fetch(&portal, "GET", &url, &[]);
+    assert_eq!((file.status, file.text().as_str()), (200, "the file"));
+    assert!(portal.bucket_level() > 0.9 && portal.bucket_level() < 1.1, "a transfer is one call");
+    let name = "%D0%9E%D1%82%D1%87%D1%91%D1%82%201.txt";
+    assert!(file
+        .head
+        .contains(&format!("Content-Disposition: attachment; filename=\"{name}\"; filename*=utf-8''{name}")));
+    let call = last_call(&sim);
+    let transfer = call.transfer.as_ref().expect("a transfer");
+    assert_eq!((call.method.as_str(), call.executed, call.token_place), ("download", true, TokenPlace::Query));
+    assert_eq!((transfer.direction, transfer.file, transfer.size), (Direction::Download, Some(id), 8));
+    assert_eq!((transfer.query["id"].as_str(), transfer.token_in_body, transfer.moved()), (Some("1"), false, 8));
+
+    let other = portal.issue_pair(1).access_token;
+    let swapped = fetch(&portal, "GET", &url.replace(&token, &other), &[]);
+    assert_eq!((swapped.status, swapped.text().as_str()), (403, LINK_CHECK_FAILED), "auth is signed");
+    assert!(!last_call(&sim).executed);
+    let removed = url.replace(&format!("auth={token}&"), "");
+    assert_eq!(fetch(&portal, "GET", &removed, &[]).error(), (401, "NO_AUTH_FOUND".to_owned()));
+    let bearer = format!("Bearer {token}");
+    assert_eq!(fetch(&portal, "GET", &removed, &[("Authorization", &bearer)]).error().0, 403);
+    assert_eq!(fetch(&portal, "GET", &url, &[("Authorization", &bearer)]).status, 200, "both agree");
+    assert_eq!(fetch(&portal, "GET", &format!("{url}x"), &[]).error().0, 403);
+    let crm = fetch(&portal, "GET", &url.replace("disk%7C", "crm%7C"), &[]);
+    assert_eq!(crm.error(), (404, "ERROR_METHOD_NOT_FOUND".to_owned()));
+    portal.expire_access_tokens();
+    assert_eq!(fetch(&portal, "GET", &url, &[]).error(), (401, "expired_token".to_owned()));
+    let fresh = format!("Bearer {}", portal.issue_pair(1).access_token);
+    assert_eq!(fetch(&portal, "GET", &url, &[("Authorization", &fresh)]).status, 200, "the header says who asks");
+}
+
+#[test]
+fn an_address_of_a_file_asked_for_with_the_header_outlives_the_token() {
+    let (sim, portal) = with_files();
+    let id = portal.seed_file("a.bin", 1000);
+    let token = portal.issue_pair(1).access_token;
+    let address = |answer: Answer| answer.json()["result"]["DOWNLOAD_URL"].as_str().expect("an address").to_owned();
+    let url = address(by_header(&portal, &token, "disk.file.get", &json!({ "id": id })));
+    assert!(url.starts_with(&format!("{}/rest/download.json?token=disk%7C", portal.url())), "{url}");
+    assert!(!url.contains("auth"));
+    portal.expire_access_tokens();
+    let old = format!("Bearer {token}");
+    assert_eq!(fetch(&portal, "GET", &url, &[("Authorization", &old)]).error(), (401, "expired_token".to_owned()));
+    assert_eq!(fetch(&portal, "GET", &url, &[]).error(), (401, "NO_AUTH_FOUND".to_owned()));
+    let token = portal.issue_pair(1).access_token;
+    let fresh = format!("Bearer {token}");
+    assert_eq!(fetch(&portal, "GET", &url, &[("Authorization", &fresh)]).status, 200);
+    assert_eq!(last_call(&sim).token_place, TokenPlace::Header);
+    let with_auth = format!("{url}&auth={token}");
+    assert_eq!(fetch(&portal, "GET", &with_auth, &[]).error().0, 403, "signed without auth");
+    // PHP reads the token wherever it stands.
+    let form = target_of(&url).split_once('?').expect("a query").1;
+    let head = [&BROWSER[..], &[("Authorization", &*fresh)]].concat();
+    let posted = send_with(&portal, &head, "POST", "/rest/download", FORM, form);
+    assert_eq!((posted.status, posted.body.len()), (200, 1000));
+    assert!(last_call(&sim).transfer.is_some_and(|transfer| transfer.token_in_body));
+    portal.set_strips_authorization(true);
+    assert_eq!(fetch(&portal, "GET", &url, &[("Authorization", &fresh)]).error().1, "NO_AUTH_FOUND");
+
+    let hook = format!("{}disk.file.get.json?id={id}", portal.webhook_url());
+    let url = address(post(&portal, target_of(&hook), FORM, ""));
+    assert!(url.starts_with(&format!("{}download/?token=disk%7C", portal.webhook_url())), "{url}");
+    assert_eq!(fetch(&portal, "GET", &url, &[]).body.len(), 1000);
+    assert_eq!(last_call(&sim).token_place, TokenPlace::Path);
+}
+
+#[test]
+fn records_and_documents_have_addresses_for_programs() {
+    let (sim, portal) = with_files();
+    let files: Vec<i64> = ["a", "b", "c"].map(|text| portal.store_file(File::new(text, Content::given(text)))).to_vec();
+    portal.seed_items(31, 1);
+    portal.attach_file("crm.item", 31, 1, "ufCrmScan", files[0]);
+    portal.seed("catalog.product", 1);
+    portal.attach_file("catalog.product", 0, 1, "detailPicture", files[1]);
+    portal.seed("crm.deal", 1);
+    portal.attach_file("crm.deal", 0, 1, "UF_CRM_1", files[2]);
+    let document = portal.store_document("Счёт", files[0], Some(files[1]), None);
+    let token = portal.issue_pair(1).access_token;
+    let ask = |method: &str, params: Value| by_header(&portal, &token, method, &params).json()["result"].clone();
+    let bearer = format!("Bearer {token}");
+    let text = |address: &Value| {
+        let url = address.as_str().expect("an address");
+        assert!(!url.contains("auth="), "{url}");
+        fetch(&portal, "GET", url, &[("Authorization", &bearer)]).text()
+    };
+
+    let item = ask("crm.item.get", json!({"entityTypeId": 31, "id": 1}));
+    let scan = &item["item"]["ufCrmScan"];
+    assert_eq!(scan["id"], files[0]);
+    assert!(scan["urlMachine"]
+        .as_str()
+        .is_some_and(|u| u.contains("/rest/crm.controller.item.getFile.json?token=crm%7C")));
+    assert_eq!(text(&scan["urlMachine"]), "a");
+    assert_eq!(last_call(&sim).transfer.expect("a transfer").query["fieldName"], "ufCrmScan");
+    let list = ask("crm.item.list", json!({"entityTypeId": 31}));
+    assert_eq!(text(&list["items"][0]["ufCrmScan"]["urlMachine"]), "a");
+    // Without a token it is a method like others; what is no file's address is refused.
+    let direct = format!("/rest/crm.controller.item.getFile?entityTypeId=31&id=1&fileId={}", files[0]);
+    assert_eq!(fetch(&portal, "GET", &format!("{}{direct}", portal.url()), &[("Authorization", &bearer)]).text(), "a");
+    let echo = by_header(&portal, &token, "sim.echo", &json!({"token": "x"}));
+    assert_eq!(echo.error().0, 404, "the scope before the delimiter is not the method's");
+    assert_eq!(by_header(&portal, &token, "sim.echo", &json!({"token": "|x|y"})).text(), LINK_CHECK_FAILED);
+
+    let product = ask("catalog.product.get", json!({"id": 1}));
+    assert_eq!(text(&product["product"]["detailPicture"]["urlMachine"]), "b");
+    let deal = by_parameter(&portal, &token, "crm.deal.get", &json!({"id": 1})).json();
+    let download = deal["result"]["UF_CRM_1"]["downloadUrl"].as_str().expect("an address");
+    assert!(download.contains(&format!("show_file.php?auth={token}&ownerId=1")), "a session's: {download}");
+
+    for method in ["documentgenerator.document.get", "crm.documentgenerator.document.get"] {
+        let answer = ask(method, json!({ "id": document }));
+        assert_eq!(text(&answer["document"]["downloadUrlMachine"]), "a", "{method}");
+        assert_eq!(text(&answer["document"]["pdfUrlMachine"]), "b", "{method}");
+        assert_eq!(answer["document"]["imageUrlMachine"], Value::Null, "{method}");
+    }
+    // By REST, as a program would attach one.
+    let added = ask("crm.item.add", json!({"entityTypeId": 31, "fields": {"ufCrmScan": [{"sim.file": files[2]}]}}));
+    assert_eq!(text(&added["item"]["ufCrmScan"][0]["urlMachine"]), "c");
+    let batch = ask(
+        "batch",
+        json!({"cmd": {"d": "download?token=x", "u": "UPLOAD", "f": format!("disk.file.get?id={}", files[0])}}),
+    );
+    assert_eq!(batch["result_error"]["d"]["error"], "ERROR_BATCH_METHOD_NOT_ALLOWED");
+    assert_eq!(batch["result_error"]["u"]["error"], "ERROR_BATCH_METHOD_NOT_ALLOWED");
+    assert_eq!(text(&batch["result"]["f"]["DOWNLOAD_URL"]), "a");
+    portal.set_scope("crm");
+    assert_eq!(by_header(&portal, &token, "disk.file.get", &json!({"id": 1})).error().1, "insufficient_scope");
+}
+
+#[test]
+fn a_download_has_ranges_and_conditions() {
+    let (_sim, portal) = with_files();
+    let mut file = File::new("a.pdf", Content::generated(100_000, 5));
+    file.content_type = "application/pdf".to_owned();
+    file.disposition = None;
+    let content = file.content.clone();
+    let id = portal.store_file(file);
+    let token = portal.issue_pair(1).access_token;
+    let answer = by_parameter(&portal, &token, "disk.file.get", &json!({ "id": id })).json();
+    let url = answer["result"]["DOWNLOAD_URL"].as_str().expect("an address");
+    let ask = |method: &str, head: &[(&str, &str)]| fetch(&portal, method, url, head);
+    let line =
+        |answer: &Answer, line: &str| assert!(answer.head.contains(&format!("\r\n{line}\r\n")), "{}", answer.head);
+
+    let whole = ask("GET", &[]);
+    assert_eq!(Content::given(whole.body.clone()).sha256(), content.sha256());
+    line(&whole, "Content-Type: application/pdf");
+    line(&whole, "Content-Length: 100000");
+    line(&whole, "Accept-Ranges: bytes");
+    assert!(!whole.head.contains("Content-Disposition"));
+    let head = ask("HEAD", &[]);
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    line(&head, "Content-Length: 100000");
+    let part = ask("GET", &[("Range", "bytes=65500-65599")]);
+    assert_eq!(part.status, 206);
+    assert_eq!(Content::given(part.body.clone()).sha256(), content.sha256_of(65_500..65_600));
+    line(&part, "Content-Range: bytes 65500-65599/100000");
+    line(&part, "Content-Length: 100");
+    let end = ask("GET", &[("Range", "bytes=-10")]);
+    line(&end, "Content-Range: bytes 99990-99999/100000");
+    let beyond = ask("GET", &[("Range", "bytes=100000-")]);
+    assert_eq!(beyond.status, 416);
+    line(&beyond, "Content-Range: bytes */100000");
+    let tag = whole.head.lines().find_map(|l| l.strip_prefix("ETag: ")).expect("an ETag");
+    let unchanged = ask("GET", &[("If-None-Match", tag)]);
+    assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
+    assert!(!unchanged.head.contains("Content-Length"));
+    assert_eq!(ask("GET", &[("If-Range", tag), ("Range", "bytes=0-9")]).status, 206);
+    assert_eq!(ask("GET", &[("If-Range", "\"x\""), ("Range", "bytes=0-9")]).status, 200);
+
+    let target = target_of(url);
+    for missing in 0..BROWSER.len() {
+        let mut some = BROWSER.to_vec();
+        some.remove(missing);
+        assert_eq!(send_with(&portal, &some, "GET", target, FORM, "").status, 404, "{some:?}");
+    }
+    let named = portal.seed_file("b.bin", 10);
+    let answer = by_parameter(&portal, &token, "disk.file.get", &json!({ "id": named })).json();
+    let refused =
+        send_with(&portal, &[], "GET", target_of(answer["result"]["DOWNLOAD_URL"].as_str().expect("one")), FORM, "");
+    assert!(refused.status == 404 && refused.head.contains("Content-Disposition: attachment"), "{}", refused.head);
+    portal.set_picky_downloads(false);
+    assert_eq!(send_with(&portal, &[], "GET", target, FORM, "").status, 200);
+}
+
+#[test]
+fn a_large_file_passes_without_being_held() {
+    let (sim, portal) = with_files();
+    let size = 200_000_000;
+    let id = portal.seed_file("large.bin", size);
+    let token = portal.issue_pair(1).access_token;
+    let answer = by_parameter(&portal, &token, "disk.file.get", &json!({ "id": id })).json();
+    let target = target_of(answer["result"]["DOWNLOAD_URL"].as_str().expect("an address")).to_owned();
+    let host = portal.name();
+    let lines: String = BROWSER.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let message = message("GET", &host, &target, FORM, "").replacen("\r\n", &format!("\r\n{lines}"), 1);
+    let mut stream = TcpStream::connect(&host).expect("a connection");
+    stream.write_all(message.as_bytes()).expect("sent");
+    let mut buffer = vec![0; 256 * 1024];
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_eq!(stream.read(&mut buffer[..1]).expect("a head"), 1);
+        head.push(buffer[0]);
+    }
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut received = 0;
+    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+        digest.update(&buffer[..read]);
+        received += read as u64;
+    }
+    assert_eq!(received, size);
+    let digest: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digest, portal.file(id).expect("the file").content.sha256());
+    assert_eq!(last_call(&sim).transfer.expect("a transfer").moved(), size);
+}
+
+#[test]
+fn faults_strike_downloads() {
+    let (sim, portal) = with_files();
+    let id = portal.seed_file("a.bin", 1_000_000);
+    let token = portal.issue_pair(1).access_token;
+    let answer = by_parameter(&portal, &token, "disk.file.get", &json!({ "id": id })).json();
+    let url = answer["result"]["DOWNLOAD_URL"].as_str().expect("an address");
+    let once = |action: Action| {
+        sim.inject(Fault::once(Target::Download, action));
+        fetch(&portal, "GET", url, &[])
+    };
+    let cut = once(Action::CutAfter(1234));
+    assert_eq!((cut.status, cut.body.len()), (200, 1234));
+    assert!(cut.head.contains("Content-Length: 1000000"));
+    assert_eq!(sim.ledger().last_call().map(|e| e.faults.clone()), Some(vec!["CutAfter".to_owned()]));
+    assert_eq!(once(Action::CloseMidAnswer).body.len(), 500_000);
+    let error = Action::ErrorJson { status: 404, error: "NOT_FOUND".to_owned(), error_description: "x".to_owned() };
+    assert_eq!(once(error).error(), (404, "NOT_FOUND".to_owned()));
+    assert!(!last_call(&sim).executed);
+    let elsewhere = once(Action::Redirect302("https://cdn.example/file".to_owned()));
+    assert!(elsewhere.status == 302 && elsewhere.head.contains("Location: https://cdn.example/file"));
+    let chunked = once(Action::Chunked);
+    assert!(chunked.head.contains("Transfer-Encoding: chunked") && !chunked.head.contains("Content-Length"));
+    assert!(chunked.body.len() > 1_000_000 && chunked.body.ends_with(b"\r\n0\r\n\r\n"));
+    let started = Instant::now();
+    let paused = once(Action::PauseAfter { bytes: 10, pause: Duration::from_millis(100) });
+    assert!(paused.body.len() == 1_000_000 && started.elapsed() >= Duration::from_millis(100));
+    let started = Instant::now();
+    let slow = once(Action::SlowBytes { interval: Duration::from_millis(10), chunk: 100_000 });
+    assert!(slow.body.len() == 1_000_000 && started.elapsed() >= Duration::from_millis(100));
+    std::thread::scope(|scope| {
+        sim.inject(Fault::once(Target::Method("download".to_owned()), Action::HangAfterBytes(77_000)));
+        let hanging = scope.spawn(|| fetch(&portal, "GET", url, &[]).body.len());
+        assert!(sim.wait_hanging(1, Duration::from_secs(5)));
+        assert_eq!(last_call(&sim).transfer.expect("a transfer").moved(), 77_000);
+        sim.release();
+        assert_eq!(hanging.join().expect("a thread"), 1_000_000);
+    });
+    sim.inject(Fault::once(Target::Upload, Action::Html500));
+    assert_eq!(fetch(&portal, "GET", url, &[]).status, 200);
+    assert_eq!(sim.ledger().calls("download"), 9);
 }
 
 #[test]
