@@ -6,6 +6,7 @@ mod allow_list;
 mod attacks;
 mod calls;
 mod configuration;
+mod files;
 #[allow(dead_code)]
 mod fixture;
 mod footprint;
