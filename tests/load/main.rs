@@ -361,7 +361,7 @@ fn disagreement(heard: &[Heard], executions: &[String]) -> Option<String> {
 
 #[test]
 fn whatever_goes_wrong_no_call_is_executed_twice_and_every_answer_is_true() {
-    let calls = number("B24PROXY_LOAD_CALLS").unwrap_or(1500) as usize;
+    let calls = number("B24PROXY_LOAD_CALLS").unwrap_or(2000) as usize;
     let seed = number("B24PROXY_LOAD_SEED").unwrap_or(unix_now() as u64);
     println!("B24PROXY_LOAD_CALLS={calls} B24PROXY_LOAD_SEED={seed}");
     let proxy = proxy(Options { https: false, ..Options::default() }, 10_000, 10_000)
