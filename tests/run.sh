@@ -3,7 +3,7 @@
 #
 #   tests/run.sh        everything, of what could go on for hours a part
 #   tests/run.sh quick  while one works: format, clippy, unit tests, and the contract on a debug build
-#   tests/run.sh long   what takes longer: the load and the faults in full
+#   tests/run.sh long   what takes longer: the load, the fuzz and the faults in full
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -74,6 +74,9 @@ whole() {
 long() {
     release
     step env B24PROXY_LOAD_CALLS=20000 cargo test --workspace --locked --test load -- --nocapture
+    # On the debug build, whose arithmetic is checked.
+    step env -u B24PROXY_TEST_BINARY B24PROXY_FUZZ_REQUESTS=50000 \
+        cargo test --workspace --locked --test fuzz -- --nocapture
     step env B24PROXY_FULL=1 cargo test --workspace --locked --test faults
 }
 
