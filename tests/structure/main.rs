@@ -1,0 +1,3 @@
+//! What the program is made of: what it depends on.
+
+mod dependencies;
