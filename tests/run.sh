@@ -65,6 +65,7 @@ quick() {
 
 whole() {
     style
+    step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
     step sh tests/onec/lint.sh
     release
     step sh tests/install/run.sh
