@@ -4,66 +4,52 @@
 #   tests/packages.sh demo    tests/demo.sh
 #   tests/packages.sh bench   tests/bench/run.sh
 #   tests/packages.sh install tests/install/run.sh
+#   tests/packages.sh quick   tests/run.sh quick
+#   tests/packages.sh long    tests/run.sh long
 #   tests/packages.sh all     every test (the default)
 #
 # No service is started or restarted by this.
 set -eu
 
 usage() {
-    echo "usage: tests/packages.sh [demo|bench|install|all]" >&2
+    echo "usage: tests/packages.sh [demo|bench|install|quick|long|all]" >&2
     exit 2
 }
 
-# A package, and the file by which one sees that what it is needed for is there,
-# or the module of Python.
+# A package, the file by which one sees that what it is needed for is there, or
+# the module of Python, and the groups that need it.
 # Not the package's own state: another variant of nginx does as well, and
 # apt-get would remove it in favour of the one that is named here.
 packages() {
     cat <<'END'
-gcc          cc
-libc6-dev    /usr/include/stdio.h
-curl         curl
-apache2-bin  /usr/sbin/apache2
-END
-    [ "$1" != demo ] || return 0
-    case $1 in install | all)
-        cat <<'END'
-mmdebstrap              mmdebstrap
-debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg
-iproute2                ip
-END
-        ;;
-    esac
-    [ "$1" != install ] || return 0
-    cat <<'END'
-nginx-light  /usr/sbin/nginx
-fcgiwrap     /usr/sbin/fcgiwrap
-php-cgi      php-cgi
-END
-    if [ "$1" = bench ]; then
-        cat <<'END'
-php-fpm      /usr/sbin/php-fpm*
-php-curl     /usr/lib/php/*/curl.so
-END
-        return 0
-    fi
-    cat <<'END'
-time             /usr/bin/time
-strace           strace
-systemd          systemd-analyze
-mount            mount
-python3          python3
-chromium         chromium
-chromium-driver  chromedriver
-python3-venv     python3:ensurepip
-nodejs           node
-npm              npm
+gcc                     cc                      demo bench install quick long all
+libc6-dev               /usr/include/stdio.h    demo bench install quick long all
+apache2-bin             /usr/sbin/apache2       demo bench install quick long all
+curl                    curl                    demo bench install all
+mmdebstrap              mmdebstrap              install all
+debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg  install all
+iproute2                ip                      install all
+nginx-light             /usr/sbin/nginx         bench quick long all
+fcgiwrap                /usr/sbin/fcgiwrap      bench quick long all
+php-cgi                 php-cgi                 bench all
+php-fpm                 /usr/sbin/php-fpm*      bench
+php-curl                /usr/lib/php/*/curl.so  bench
+time                    /usr/bin/time           quick all
+systemd                 systemd-analyze         quick all
+strace                  strace                  long all
+mount                   mount                   long all
+python3                 python3                 all
+chromium                chromium                all
+chromium-driver         chromedriver            all
+python3-venv            python3:ensurepip       all
+nodejs                  node                    all
+npm                     npm                     all
 END
 }
 
 group=${1:-all}
 case $group in
-demo | bench | install | all) ;;
+demo | bench | install | quick | long | all) ;;
 *) usage ;;
 esac
 
@@ -77,8 +63,10 @@ is_there() {
     esac
 }
 
-missing=$(packages "$group" | while read -r package file; do
-    is_there "$file" || echo "$package"
+missing=$(packages | while read -r package file groups; do
+    case " $groups " in
+    *" $group "*) is_there "$file" || echo "$package" ;;
+    esac
 done | tr '\n' ' ')
 [ -n "$missing" ] || exit 0
 

@@ -1,7 +1,24 @@
 #!/bin/sh
-# Runs every test. Needs cargo; installs everything else (tests/packages.sh).
+# Runs the tests. Needs cargo; installs everything else (tests/packages.sh).
+#
+#   tests/run.sh        everything, of what could go on for hours a part
+#   tests/run.sh quick  while one works: format, clippy, unit tests, and the contract on a debug build
+#   tests/run.sh long   what takes longer: the load, the fuzz and the faults in full
 set -eu
 cd "$(dirname "$0")/.."
+
+usage() {
+    echo "usage: tests/run.sh [quick|long]" >&2
+    exit 2
+}
+
+[ $# -le 1 ] || usage
+mode=${1-all}
+case $mode in
+all | quick | long) ;;
+*) usage ;;
+esac
+[ $# = 0 ] || [ "$mode" != all ] || usage
 
 step() {
     printf '\n== %s\n' "$*"
@@ -18,21 +35,55 @@ component() {
     step rustup component add "$2"
 }
 
+style() {
+    component fmt rustfmt
+    component clippy clippy
+    step cargo fmt --all --check
+    step cargo clippy --workspace --all-targets --locked -- -D warnings
+}
+
+# The release is what is tested from here on.
+release() {
+    step cargo build --release --locked
+    target=${CARGO_TARGET_DIR:-target}
+    case $target in
+    /*) ;;
+    *) target=$PWD/$target ;;
+    esac
+    export B24PROXY_TEST_BINARY="$target/release/b24proxy"
+}
+
+quick() {
+    unset B24PROXY_TEST_BINARY
+    style
+    # All packages, as everywhere here: with other ones cargo builds their dependencies with other features, anew.
+    step cargo test --workspace --locked --lib --bins
+    # Most of these tests wait. The footprint is that of a release, which takes a minute to build.
+    threads=$((3 * $(getconf _NPROCESSORS_ONLN)))
+    step cargo test --workspace --locked --test contract -- --skip footprint:: --test-threads "$threads"
+}
+
+whole() {
+    style
+    step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+    step sh tests/onec/lint.sh
+    release
+    step sh tests/install/run.sh
+    step cargo test --workspace --locked
+}
+
+long() {
+    release
+    step env B24PROXY_LOAD_CALLS=20000 cargo test --workspace --locked --test load -- --nocapture
+    # On the debug build, whose arithmetic is checked.
+    step env -u B24PROXY_TEST_BINARY B24PROXY_FUZZ_REQUESTS=50000 \
+        cargo test --workspace --locked --test fuzz -- --nocapture
+    step env B24PROXY_FULL=1 cargo test --workspace --locked --test faults
+}
+
 command -v cargo >/dev/null 2>&1 || PATH="$HOME/.cargo/bin:$PATH"
-sh tests/packages.sh all
-component fmt rustfmt
-component clippy clippy
-
-step cargo fmt --all --check
-step cargo clippy --workspace --all-targets --locked -- -D warnings
-step sh tests/onec/lint.sh
-step cargo build --release --locked
-
-target=${CARGO_TARGET_DIR:-target}
-case $target in
-/*) ;;
-*) target=$PWD/$target ;;
+sh tests/packages.sh "$mode"
+case $mode in
+all) whole ;;
+*) "$mode" ;;
 esac
-step sh tests/install/run.sh
-export B24PROXY_TEST_BINARY="$target/release/b24proxy"
-step cargo test --workspace --locked

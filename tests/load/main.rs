@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use support::cgi::Cgi;
-use support::eventually;
 use support::http::Request;
 use support::webserver::{Kind, WebServer};
+use support::{eventually, number, Random};
 
 const PROGRAM: &str = "/cgi-bin/b24proxy";
 
@@ -60,31 +60,6 @@ fn behind_nginx_200_callers_on_an_expired_token_cause_one_refresh_and_get_200_an
 #[test]
 fn behind_apache_200_callers_on_an_expired_token_cause_one_refresh_and_get_200_answers() {
     two_hundred_callers_on_an_expired_token(Kind::ApacheCgid);
-}
-
-/// SplitMix64: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
 }
 
 /// What goes wrong at one request that reaches Bitrix24.
@@ -273,7 +248,7 @@ impl Call {
     fn make(&self, ways: &Ways, random: &mut Random) -> Vec<Heard> {
         let mut heard = Vec::new();
         if self.key.is_some() && random.percent(20) {
-            let mut other = Random(random.next());
+            let mut other = Random(random.any());
             std::thread::scope(|scope| {
                 let second = scope.spawn(|| self.attempt(ways, &mut other));
                 heard.push(self.attempt(ways, random));
@@ -361,7 +336,7 @@ fn disagreement(heard: &[Heard], executions: &[String]) -> Option<String> {
 
 #[test]
 fn whatever_goes_wrong_no_call_is_executed_twice_and_every_answer_is_true() {
-    let calls = number("B24PROXY_LOAD_CALLS").unwrap_or(1500) as usize;
+    let calls = number("B24PROXY_LOAD_CALLS").unwrap_or(2000) as usize;
     let seed = number("B24PROXY_LOAD_SEED").unwrap_or(unix_now() as u64);
     println!("B24PROXY_LOAD_CALLS={calls} B24PROXY_LOAD_SEED={seed}");
     let proxy = proxy(Options { https: false, ..Options::default() }, 10_000, 10_000)

@@ -1,3 +1,4 @@
-//! The house itself: its rooms, and what it is built on.
+//! What the program is made of: its rooms, and what it depends on.
 
+mod dependencies;
 mod rooms;

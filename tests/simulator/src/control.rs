@@ -34,7 +34,8 @@ POST /fault             {"target","action",…,"times":1|N|"forever","after":N,"
                         html500; error_json {"status","error","error_description"}; close_before; close_after;
                         close_mid_answer; cut_after {"bytes"}; pause_after {"bytes","seconds"}; hang_after_bytes {"bytes"};
                         redirect302 {"location"}; slow_bytes {"seconds","chunk"}; hang; hang_after;
-                        truncate_json; huge_answer {"bytes"}; wrong_content_type {"content_type"}; chunked; raw {"body"}
+                        truncate_json; huge_answer {"bytes"}; wrong_content_type {"content_type"}; chunked; raw {"body"};
+                        raw_instead {"body"}
 POST /remove_fault      {"id"}
 POST /clear_faults
 POST /release           what hangs goes on
@@ -476,6 +477,7 @@ fn action(body: &Value) -> Result<Action, String> {
         "wrong_content_type" => Action::WrongContentType(content_type()),
         "chunked" => Action::Chunked,
         "raw" => Action::Raw(content().into_bytes()),
+        "raw_instead" => Action::RawInstead(content().into_bytes()),
         other => return Err(format!("action: {other} is unknown")),
     })
 }

@@ -74,6 +74,8 @@ pub enum Action {
     Chunked,
     /// Executed; these bytes instead of an HTTP answer.
     Raw(Vec<u8>),
+    /// These bytes instead of an HTTP answer, not executed.
+    RawInstead(Vec<u8>),
 }
 
 /// A rule. Once a rule other than `Delay` matches, later ones are not looked at.
@@ -347,6 +349,7 @@ impl Action {
             }
             Action::CloseBefore => Some(Reply::nothing()),
             Action::Redirect302(location) => Some(Reply::redirect(location)),
+            Action::RawInstead(bytes) => Some(Reply { delivery: Delivery::Raw(bytes.clone()), ..Reply::nothing() }),
             _ => None,
         }
     }

@@ -160,7 +160,7 @@ fn comment(params: &Array) -> Outcome {
     };
     let task = task.and_then(Php::to_int).ok_or_else(|| missing("0 (taskId)"))?;
     fields.and_then(Php::as_array).ok_or_else(|| missing("1 (arFields)"))?;
-    Ok(Php::Int(task * 1000 + 1).into())
+    Ok(Php::Int(task.saturating_mul(1000).saturating_add(1)).into())
 }
 
 fn about(portal: &PortalState, caller: &Caller, method: &str) -> Outcome {

@@ -310,7 +310,7 @@ fn page(params: &Array) -> (usize, usize) {
     };
     let limit = number("limit").unwrap_or(PAGE).min(1000);
     let from = match number("page") {
-        Some(page) => page.saturating_sub(1) * limit,
+        Some(page) => page.saturating_sub(1).saturating_mul(limit),
         None => number("offset").unwrap_or(0),
     };
     (from, limit)

@@ -194,7 +194,7 @@ impl<'a> Cgi<'a> {
     }
 
     /// All variables of the request.
-    fn environment(&self) -> BTreeMap<String, OsString> {
+    pub fn environment(&self) -> BTreeMap<String, OsString> {
         let mut uri = format!("{SCRIPT_NAME}{}", encode_path(&self.path));
         if !self.query.is_empty() {
             uri = format!("{uri}?{}", self.query);
@@ -404,7 +404,7 @@ impl Answer {
 }
 
 /// RFC 3875, 4.4: a query without `=` is a list of search words.
-fn arguments(query: &str) -> Vec<OsString> {
+pub fn arguments(query: &str) -> Vec<OsString> {
     use std::os::unix::ffi::OsStringExt;
     if query.is_empty() || query.contains('=') {
         return Vec::new();
@@ -461,10 +461,12 @@ fn read_lossy(path: &std::path::Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
-type Parsed = (u16, Vec<(String, String)>, Vec<u8>);
+/// Status, headers without `Status`, body.
+pub type Parsed = (u16, Vec<(String, String)>, Vec<u8>);
 
-/// Reads a document response (RFC 3875, 6.2) and names the first thing wrong with it.
-fn parse(output: &[u8], head: bool) -> Result<Parsed, String> {
+/// Reads a document response (RFC 3875, 6.2) and names the first thing wrong with it. `head`: an answer to HEAD, which
+/// may announce a body that it does not have.
+pub fn parse(output: &[u8], head: bool) -> Result<Parsed, String> {
     let mut headers: Vec<(String, String)> = Vec::new();
     let mut rest = output;
     loop {
@@ -510,7 +512,8 @@ fn parse_header(line: &[u8]) -> Result<(String, String), String> {
     const CONNECTION: [&str; 6] = ["connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"];
     let line = std::str::from_utf8(line)
         .ok()
-        .filter(|line| line.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
+        // A tab is white space there (RFC 3875, 6.3; RFC 9110, 5.5).
+        .filter(|line| line.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)))
         .ok_or_else(|| {
             let line = String::from_utf8_lossy(line);
             format!("a header with bytes that are not printable ASCII: {line:?}")

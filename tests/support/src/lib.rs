@@ -25,11 +25,13 @@ pub mod example;
 mod executable;
 pub mod http;
 mod processes;
+mod random;
 mod sandbox;
 pub mod webserver;
 
 pub use executable::executable;
 pub use processes::{peak_memory, Group, PATH};
+pub use random::{number, Random};
 pub use sandbox::Sandbox;
 
 /// Waits until something is so; panics when it is not within ten seconds.
