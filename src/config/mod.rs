@@ -640,7 +640,7 @@ mod tests {
     #[test]
     fn what_the_example_shows_beside_samples_is_the_default() {
         let defaults = "oauth_server connect_timeout timeout allow_http requests_per_second burst type path max_body \
-                        max_response max_wait file level";
+                        max_response max_file max_wait file level";
         let load = |text: &str| Config::parse(&filled_in(text), Path::new("/proxy.toml")).unwrap();
         let written = uncommented(|key| defaults.split_whitespace().any(|known| known == key));
         assert_eq!(written.lines().filter(|line| line.starts_with('#')).count() + 13, example_comments());

@@ -384,7 +384,7 @@ fn proxy_toml_example_mentions_every_key() {
         ("[storage]", "type path url"),
         ("[security]", "auth_token allowed_ips cors_origins"),
         ("[[security.clients]]", "name token portals methods ips"),
-        ("[limits]", "max_body max_response max_wait"),
+        ("[limits]", "max_body max_response max_file max_wait"),
         ("[log]", "file level"),
     ] {
         let (_, text) = all.split_once(&format!("\n{section}\n")).unwrap_or_else(|| panic!("{section}"));

@@ -6,7 +6,7 @@ use crate::fixture::*;
 use crate::markdown::{documents, Block, Document};
 use crate::{assert_shown, documented_proxy, platform, shown_json};
 use serde_json::Value;
-use simulator::{Action, Fault, Target};
+use simulator::{Action, Content, Fault, File, Target};
 use std::collections::BTreeSet;
 use std::process::Command;
 use support::cgi::{Answer, SCRIPT_NAME};
@@ -19,9 +19,12 @@ const BLOCKS: &[Known] = &[
     ("README.md", "[bitrix24]", configuration),
     ("README.md", "    include snippets/b24proxy.conf;", included),
     ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
+    ("README.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
+    ("README.md", "POST /cgi-bin/b24proxy/file?", file_sent),
     ("README.md", r#"{"success":false,"#, not_installed),
     ("README.md", r#"{"domain":"acme","calls":["#, calls),
     ("README.ru.md", "Защита = Новый ЗащищенноеСоединениеOpenSSL(", request_of_1c),
+    ("README.ru.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
     ("README.ru.md", r#"{"success":false,"#, unreachable),
     ("README.ru.md", r#"{"domain":"acme","calls":["#, calls),
     ("deploy/1c/README.ru.md", "Подключение = Битрикс24Прокси.НовоеПодключение(", use_of_the_module),
@@ -117,17 +120,82 @@ fn configuration(block: &Block) {
 
 /// Sends a request as it stands, but for the token.
 fn send(block: &Block, proxy: &Proxy) -> Answer {
-    let (head, body) = block.text.split_once("\n\n").unwrap_or_else(|| panic!("{}: no body", block.at()));
+    send_with(block, proxy, "")
+}
+
+/// And but for the address of a file.
+fn send_with(block: &Block, proxy: &Proxy, address: &str) -> Answer {
+    let (head, body) = block.text.split_once("\n\n").unwrap_or((block.text.trim_end(), ""));
     let mut lines = head.lines();
     let line: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
     let [method, path, "HTTP/1.1"] = line[..] else { panic!("{}: not a request: {line:?}", block.at()) };
     let path = path.strip_prefix(SCRIPT_NAME).unwrap_or_else(|| panic!("{}: not the program's address", block.at()));
-    let mut request = proxy.get(path).method(method).body(body.trim_end());
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let query = query.replace("ADDRESS", address).replace("АДРЕС", address);
+    let mut request = proxy.get(path).method(method).query(&query);
     for header in lines {
         let (name, value) = header.split_once(": ").unwrap_or_else(|| panic!("{}: {header}", block.at()));
-        request = request.header(name, &value.replace("TOKEN", TOKEN));
+        request = request.header(name, &value.replace("ВАШ_ТОКЕН", TOKEN).replace("TOKEN", TOKEN));
     }
-    request.run()
+    // Between parts a line ends as RFC 2046 has it.
+    let body = if head.contains("multipart/") { body.replace('\n', "\r\n") } else { body.trim_end().to_owned() };
+    request.body(body).run()
+}
+
+/// A proxy that may use the disk.
+fn with_a_disk() -> Proxy {
+    let proxy = documented_proxy();
+    proxy.portal().set_scope("crm,catalog,disk");
+    proxy
+}
+
+/// What a method answers.
+fn answered(proxy: &Proxy, method: &str, id: i64) -> Value {
+    let answer = proxy.call(method, serde_json::json!({ "id": id }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["data"]["result"].clone()
+}
+
+/// Percent-encoded, as `КодироватьСтроку` does it.
+fn encoded(text: &Value) -> String {
+    let text = text.as_str().expect("an address");
+    serde_urlencoded::to_string([("", text)]).expect("a text").trim_start_matches('=').to_owned()
+}
+
+fn file_fetched(block: &Block) {
+    let proxy = with_a_disk();
+    let bytes = "Договор\n".repeat(100).into_bytes();
+    let file = proxy.portal().store_file(File::new("Договор.txt", Content::given(bytes.clone())));
+    let address = encoded(&answered(&proxy, "disk.file.get", file)["DOWNLOAD_URL"]);
+    let answer = send_with(block, &proxy, &address);
+    assert_eq!((answer.status, &answer.body), (200, &bytes), "{}: {}", block.at(), answer.text());
+    for header in ["Content-Type", "Content-Length", "Content-Disposition"] {
+        assert!(answer.header(header).is_some(), "{}: {header}", block.at());
+    }
+}
+
+fn file_sent(block: &Block) {
+    let proxy = with_a_disk();
+    let place = answered(&proxy, "disk.folder.uploadfile", 1);
+    assert!(block.text.contains(&format!("name={}; filename=", place["field"])), "{}: {place}", block.at());
+    let answer = send_with(block, &proxy, &encoded(&place["uploadUrl"]));
+    let content = block.text.split("\n\n").nth(2).and_then(|rest| rest.lines().next()).expect("a part with a line");
+    assert_has_arrived(&proxy, &answer, content, &block.at());
+}
+
+/// The upload has reached the signed address, with the file's bytes.
+#[track_caller]
+fn assert_has_arrived(proxy: &Proxy, answer: &Answer, content: &str, at: &str) {
+    let ledger = proxy.simulator.ledger();
+    let call = ledger.last_call().expect("a call");
+    assert_eq!(
+        (call.http_method.as_str(), call.path.as_str()),
+        ("POST", "/rest/upload.json"),
+        "{at}: {}",
+        answer.text()
+    );
+    let body = String::from_utf8_lossy(&call.body);
+    assert!(body.contains(&format!("\r\n\r\n{content}\r\n--")), "{at}: {body}");
 }
 
 fn request(block: &Block) {
