@@ -9,8 +9,16 @@ use support::webserver::WebServer;
 #[derive(Clone)]
 pub struct HttpFile {
     pub name: String,
+    pub method: String,
+    /// `{{path}}` is the program's address.
+    pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
+}
+
+/// Those that the module sends, by name.
+pub fn of_the_module() -> Vec<HttpFile> {
+    all().into_iter().filter(|file| file.target == "{{path}}").collect()
 }
 
 /// All of them, by name.
@@ -34,15 +42,20 @@ pub fn load(name: &str) -> HttpFile {
 impl HttpFile {
     fn parse(name: &str, text: &str) -> HttpFile {
         let mut lines = text.lines().skip_while(|line| line.starts_with('#') || line.is_empty());
-        assert_eq!(lines.next(), Some("POST {{path}} HTTP/1.1"), "{name}");
+        let line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
+        let [method, target, "HTTP/1.1"] = line[..] else { panic!("{name}: not a request: {line:?}") };
+        assert!(target.starts_with("{{path}}"), "{name}");
         let headers = lines.by_ref().take_while(|line| !line.is_empty()).map(|line| {
             let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("not a header: {line}"));
             (name.to_owned(), value.to_owned())
         });
         let headers = headers.collect();
         let body: Vec<_> = lines.collect();
-        assert_eq!(body.len(), 1, "{name}: the module writes JSON without line breaks");
-        HttpFile { name: name.to_owned(), headers, body: body[0].to_owned() }
+        let is_of_the_module = target == "{{path}}";
+        assert!(!is_of_the_module || body.len() == 1, "{name}: the module writes JSON without line breaks");
+        // Between parts a line ends as RFC 2046 has it.
+        let body = if is_of_the_module { body[0].to_owned() } else { body.iter().flat_map(|l| [*l, "\r\n"]).collect() };
+        HttpFile { name: name.to_owned(), method: method.to_owned(), target: target.to_owned(), headers, body }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -64,13 +77,16 @@ impl HttpFile {
     pub fn with(mut self, name: &str, value: &str) -> HttpFile {
         let name = format!("{{{{{name}}}}}");
         self.body = self.body.replace(&name, value);
+        self.target = self.target.replace(&name, value);
         self.headers.iter_mut().for_each(|(_, text)| *text = text.replace(&name, value));
         self
     }
 
     pub fn request(&self, server: &WebServer) -> support::http::Request {
         assert!(!self.body.contains("{{"), "{}: {}", self.name, self.body);
-        let request = server.request("POST", "/cgi-bin/b24proxy");
+        let target = self.target.replace("{{path}}", "/cgi-bin/b24proxy");
+        assert!(!target.contains("{{"), "{}: {target}", self.name);
+        let request = server.request(&self.method, &target);
         let request = self.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         request.body(self.body.as_bytes())
     }

@@ -106,7 +106,7 @@ const BUILDERS: &[(&str, &[&str])] = &[
 #[test]
 fn the_bodies_of_the_requests_have_the_fields_of_the_module_in_its_order() {
     let module = Module::load();
-    let files = http_file::all();
+    let files = http_file::of_the_module();
     assert!(files.iter().map(|f| f.name.as_str()).eq(BUILDERS.iter().map(|(name, _)| *name)), "see BUILDERS");
     let (mut built, mut sent) = (BTreeSet::new(), BTreeSet::new());
     for (file, (_, functions)) in files.iter().zip(BUILDERS) {
@@ -154,7 +154,7 @@ fn the_headers_of_the_requests_are_those_of_the_module() {
         .collect();
     let names: Vec<_> = built.iter().map(|(name, _)| *name).collect();
     let mut sent = BTreeSet::new();
-    for file in http_file::all() {
+    for file in http_file::of_the_module() {
         let own: Vec<_> = file.headers.iter().map(|(name, _)| name.clone()).collect();
         assert!(in_order(&own, &names), "{}: {own:?}, the module: {names:?}", file.name);
         for (name, value) in &file.headers {

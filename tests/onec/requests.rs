@@ -5,7 +5,7 @@ use crate::fixture::*;
 use crate::http_file::{load, HttpFile};
 use crate::module::codes_in_results;
 use serde_json::{json, Value};
-use simulator::{Action, Fault, Target};
+use simulator::{Action, Content, Fault, File, Target};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use support::webserver::{Kind, WebServer};
@@ -209,6 +209,45 @@ fn calls_that_fail_on_the_way_to_bitrix24_have_a_code_that_the_module_knows_and_
     let (_, answer) = place.send(&file);
     assert_eq!((&answer["data"]["errors"], &answer["data"]["next"]), (&json!(0), &Value::Null), "{answer}");
     assert_eq!(place.executed("crm.deal.add"), 60);
+}
+
+/// With the right to the disk; what one of its methods answers.
+fn with_a_disk(method: &str, id: impl Fn(&Place) -> i64) -> (Place, Value) {
+    let place = Place::new();
+    place.proxy.portal().set_scope("crm,catalog,disk");
+    let answer = place.proxy.call(method, json!({ "id": id(&place) }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let result = answer.json()["data"]["result"].clone();
+    (place, result)
+}
+
+/// `КодироватьСтроку`
+fn encoded(text: &Value) -> String {
+    serde_urlencoded::to_string([("", text.as_str().unwrap())]).unwrap().trim_start_matches('=').to_owned()
+}
+
+#[test]
+fn a_file_comes_whole_and_has_the_size_that_bitrix24_has_told() {
+    let bytes = "Счёт № 15\n".repeat(1000).into_bytes();
+    let (place, told) = with_a_disk("disk.file.get", |place| {
+        place.proxy.portal().store_file(File::new("Счёт 15.txt", Content::given(bytes.clone())))
+    });
+    let file = place.file("file-get.http").with("address", &encoded(&told["DOWNLOAD_URL"]));
+    let answer = file.send(&place.server);
+    assert_eq!((answer.status, &answer.body), (200, &bytes), "{}", answer.text());
+    assert_eq!(told["SIZE"], bytes.len().to_string());
+}
+
+#[test]
+fn a_file_is_sent_whole() {
+    let (place, told) = with_a_disk("disk.folder.uploadfile", |_| 1);
+    let file = place.file("file-send.http").with("address", &encoded(&told["uploadUrl"]));
+    let file = file.with("field", told["field"].as_str().unwrap());
+    let answer = file.send(&place.server);
+    let ledger = place.proxy.simulator.ledger();
+    let call = ledger.last_call().unwrap();
+    assert_eq!((call.http_method.as_str(), call.path.as_str()), ("POST", "/rest/upload.json"), "{}", answer.text());
+    assert_eq!(String::from_utf8_lossy(&call.body), file.body);
 }
 
 /// `ПолучитьСписок`: part after part, with the cursor of the one before.
