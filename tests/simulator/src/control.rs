@@ -34,7 +34,9 @@ POST /fault             {"target","action",…,"times":1|N|"forever","after":N,"
                         html500; error_json {"status","error","error_description"}; close_before; close_after;
                         close_mid_answer; cut_after {"bytes"}; pause_after {"bytes","seconds"}; hang_after_bytes {"bytes"};
                         redirect302 {"location"}; slow_bytes {"seconds","chunk"}; hang; hang_after;
-                        truncate_json; huge_answer {"bytes"}; wrong_content_type {"content_type"}; chunked; raw {"body"}
+                        truncate_json; huge_answer {"bytes"}; wrong_content_type {"content_type"}; chunked; raw {"body"};
+                        of uploads: slow_read {"seconds","chunk"}; close_reading {"bytes"}; hang_reading {"bytes"};
+                        answer_unread {"status","error","error_description"}
 POST /remove_fault      {"id"}
 POST /clear_faults
 POST /release           what hangs goes on
@@ -467,6 +469,14 @@ fn action(body: &Value) -> Result<Action, String> {
         "cut_after" => Action::CutAfter(bytes()?),
         "pause_after" => Action::PauseAfter { bytes: bytes()?, pause: seconds()? },
         "hang_after_bytes" => Action::HangAfterBytes(bytes()?),
+        "slow_read" => Action::SlowRead { interval: seconds()?, chunk: body["chunk"].as_u64().unwrap_or(1) as usize },
+        "close_reading" => Action::CloseReading(bytes()?),
+        "hang_reading" => Action::HangReading(bytes()?),
+        "answer_unread" => Action::AnswerUnread {
+            status: status()?,
+            error: text(body, "error")?,
+            error_description: body["error_description"].as_str().unwrap_or_default().to_owned(),
+        },
         "redirect302" => Action::Redirect302(text(body, "location")?),
         "slow_bytes" => Action::SlowBytes { interval: seconds()?, chunk: body["chunk"].as_u64().unwrap_or(1) as usize },
         "hang" => Action::Hang,

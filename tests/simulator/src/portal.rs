@@ -1,6 +1,6 @@
 //! A portal: the handle that tests hold, and its listeners' way to REST or pages.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::addresses::FILE;
@@ -455,6 +455,13 @@ struct PortalService {
     name: String,
 }
 
+impl PortalService {
+    /// Where the portal is now, if this is an address it has left.
+    fn moved_to(&self) -> Option<String> {
+        self.portal.read(|p| (p.name != self.name).then(|| p.url()))
+    }
+}
+
 impl Service for PortalService {
     fn connected(&self) -> bool {
         let shared = &self.portal.shared;
@@ -462,9 +469,22 @@ impl Service for PortalService {
         shared.faults.connection(&Moment::Connection(self.portal.index))
     }
 
+    fn streams(&self, request: &Request) -> bool {
+        Route::of(&request.path).is_some_and(|route| rest::is_upload(&route, request))
+    }
+
+    fn answer_stream(&self, request: Request, body: &mut dyn Read) -> Reply {
+        let (shared, index) = (&self.portal.shared, self.portal.index);
+        let moved_to = self.moved_to();
+        match Route::of(&request.path) {
+            Some(route) => rest::answer_upload(shared, index, &self.name, &route, &request, body, moved_to.as_deref()),
+            None => self.answer(request),
+        }
+    }
+
     fn answer(&self, request: Request) -> Reply {
         let (shared, index) = (&self.portal.shared, self.portal.index);
-        let moved_to = self.portal.read(|p| (p.name != self.name).then(|| p.url()));
+        let moved_to = self.moved_to();
         match (Route::of(&request.path), moved_to) {
             (Some(route), moved_to) => rest::answer(shared, index, &self.name, &route, &request, moved_to.as_deref()),
             (None, Some(url)) => {
