@@ -9,6 +9,7 @@ use serde_json::{json, Value};
 use crate::faults::{Action, Fault, Target};
 use crate::files::{Content, File};
 use crate::http::{Reply, Request, Wait};
+use crate::leak::LeakAs;
 use crate::oauth;
 use crate::params;
 use crate::portal::Portal;
@@ -49,6 +50,8 @@ POST /set               {"token_lifetime","scope","grant","deleted","payment_req
                         "strips_authorization","lenient_rest3_batch","plain_slashes","picky_downloads",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
                         "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
+POST /leak              {"as":"success"|"error"|"error_code"|"rest3_error"|"html","status","access_token","refresh_token"}: an
+                        answer {"status","content_type","body"} for the fault `status`; calls have the method sim.leak
 POST /block_method      {"method","seconds"}
 POST /seed              {"kind":"crm.deal","count":120,"entityTypeId"}
 POST /seed_file         {"name","size"|"text","content_type","disposition"|null,"seed"}: {"id","size","sha256"}
@@ -283,6 +286,17 @@ fn one_portal(portal: &Portal, path: &str, body: &Value) -> Result<Value, String
     match path {
         "/issue_code" => return Ok(json!({"code": portal.issue_code(user)})),
         "/issue_pair" => return Ok(portal.issue_pair(user).to_json()),
+        "/leak" => {
+            let shape = LeakAs::named(&text(body, "as")?).ok_or("as: unknown")?;
+            let (access, refresh) = (text(body, "access_token")?, text(body, "refresh_token")?);
+            let status = body["status"].as_u64().map(|status| status as u16);
+            return match portal.leak_of(&access, &refresh, shape, status) {
+                Action::Status { status, content_type, body } => {
+                    Ok(json!({"status": status, "content_type": content_type, "body": body}))
+                }
+                _ => Err("no answer".to_owned()),
+            };
+        }
         "/seed_file" => return seed_file(portal, body),
         "/store_document" => {
             let (title, file) = (text(body, "title")?, number(body, "file")? as i64);

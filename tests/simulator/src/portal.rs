@@ -7,10 +7,11 @@ use crate::addresses::FILE;
 use crate::bucket::Bucket;
 use crate::client::{post_form, HttpAnswer};
 use crate::entities;
-use crate::faults::{Fault, Moment};
+use crate::faults::{Action, Fault, Moment};
 use crate::file_methods::Document;
 use crate::files::{Content, File};
 use crate::http::{Reply, Request, Wait};
+use crate::leak::{self, LeakAs};
 use crate::ledger::Kind;
 use crate::oauth::{KeyPair, TokenPair};
 use crate::pages;
@@ -321,6 +322,19 @@ impl Portal {
     /// beside the file's `Content-Disposition`. So at first.
     pub fn set_picky_downloads(&self, picky: bool) {
         self.change(|p| p.picky_downloads = picky);
+    }
+
+    /// An answer in place of execution that repeats this pair's tokens and the portal's own secrets: for a fault, at the token
+    /// endpoint too. (Calls have it from the method `sim.leak {"as": "success", …, "status"}`.)
+    pub fn leak(&self, pair: &TokenPair, shape: LeakAs, status: u16) -> Action {
+        self.leak_of(&pair.access_token, &pair.refresh_token, shape, Some(status))
+    }
+
+    pub(crate) fn leak_of(&self, access: &str, refresh: &str, shape: LeakAs, status: Option<u16>) -> Action {
+        let secrets = self.read(|p| leak::secrets_of(p, Some(access), Some(refresh)));
+        let reply = leak::reply(&secrets, shape, status, "{}");
+        let content_type = reply.headers.first().map(|(_, value)| value.clone()).unwrap_or_default();
+        Action::Status { status: reply.status, content_type, body: String::from_utf8_lossy(&reply.body).into_owned() }
     }
 
     /// A fault at this portal only (token requests: those with this portal's tokens and codes).

@@ -7,6 +7,7 @@ use crate::batch;
 use crate::clock;
 use crate::faults::{Moment, Pace};
 use crate::http::{Reply, Request};
+use crate::leak;
 use crate::ledger::{Auth, AuthParameter, Call, Direction, Kind, TokenPlace, Transfer};
 use crate::methods::{self, Answer, Caller, Failure, Outcome};
 use crate::multipart::{self, Form};
@@ -124,6 +125,7 @@ pub(crate) fn answer(
                 let entered = enter(shared, portal, route, &credentials);
                 let job = Job { shared, portal, route, credentials: &credentials, started, number };
                 let reply = match (route.version, direction) {
+                    _ if route.method == "sim.leak" && entered.is_ok() => leak::answer(&job, &params),
                     (3, _) => rest3::answer(&job, request, entered, &params),
                     (_, Some(_)) => transfer::answer(&job, request, entered, &params, &Form::default()),
                     (_, None) => job.rest2(entered, &params),
@@ -320,6 +322,10 @@ fn enter(shared: &Shared, index: usize, route: &Route, credentials: &Credentials
         client_id,
         auth: credentials.parameters.iter().map(|given| (given.name.clone(), given.value.clone())).collect(),
         webhook: route.webhook.clone(),
+        token: match &credentials.auth {
+            Auth::Token(token) => Some(token.clone()),
+            _ => None,
+        },
         xml: route.xml,
     };
     match &credentials.auth {

@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{json, Value};
 use simulator::{
-    Action, Auth, Call, Content, Direction, Fault, File, Kind, Options, Portal, PortalOptions, Simulator, Target,
-    TokenPlace,
+    Action, Auth, Call, Content, Direction, Fault, File, KeyPair, Kind, LeakAs, Options, Portal, PortalOptions,
+    Simulator, Target, TokenPlace,
 };
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -933,6 +933,55 @@ fn faults_strike_uploads() {
     let body = multipart(&[("file", Some("a"), "content")]);
     let moved = try_send(&old, &message("POST", &old, target_of(&url), MULTIPART, &body)).expect("an answer");
     assert!(moved.status == 302 && moved.head.contains(&format!("Location: http://{new}/rest/upload.json?")));
+}
+
+#[test]
+fn answers_repeat_secrets_on_demand() {
+    let keys = KeyPair { client_id: "local.1".to_owned(), client_secret: "se/cret +1é".to_owned() };
+    let sim = Simulator::start(Options { https: false, key_pair: Some(keys), ..Options::default() });
+    let portal = sim.portal();
+    let pair = portal.issue_pair(1);
+    let secrets = [
+        &pair.access_token,
+        &pair.refresh_token,
+        &portal.application_token(),
+        &sim.client_secret(),
+        &portal.webhook_url(),
+    ]
+    .map(|secret| simulator::spellings(secret));
+    let has_all = |text: &str| {
+        for spelling in secrets.iter().flatten() {
+            assert!(text.contains(spelling), "{spelling} in {text}");
+        }
+    };
+    for (shape, status) in [("success", 200), ("error", 400), ("error_code", 400)] {
+        let answer = by_header(&portal, &pair.access_token, "sim.leak", &json!({ "as": shape }));
+        assert_eq!((answer.status, answer.json().is_object()), (status, true));
+        has_all(&answer.text());
+    }
+    let coded = by_parameter(&portal, &pair.access_token, "sim.leak", &json!({"as": "error_code", "status": 403}));
+    assert!(coded.status == 403 && coded.error().1.contains(&pair.refresh_token));
+    let page = by_header(&portal, &pair.access_token, "sim.leak", &json!({"as": "html"}));
+    assert!(page.status == 502 && page.head.contains("Content-Type: text/html"));
+    let title = page.text().lines().find(|line| line.contains("<title>")).expect("a title").to_owned();
+    assert!(title.contains(&pair.access_token) && page.text().contains("%73%65%2f%63"), "{}", page.text());
+    let third = by_header(&portal, &pair.access_token, "../rest/api/sim.leak", &json!({"as": "rest3_error"}));
+    assert_eq!((third.status, third.json()["error"]["code"].as_str()), (400, Some("LEAK")));
+    has_all(&third.text());
+    let batch = json!({"cmd": {"r": "sim.leak", "e": "sim.leak?as=error"}});
+    let batch = by_header(&portal, &pair.access_token, "batch", &batch).json();
+    assert_eq!(batch["result"]["result"]["r"]["refresh_token"]["plain"], pair.refresh_token);
+    let description = batch["result"]["result_error"]["e"]["error_description"].as_str();
+    assert!(description.is_some_and(|text| text.contains(&pair.access_token)));
+    let hook = format!("{}sim.leak", portal.webhook_url());
+    assert!(post(&portal, target_of(&hook), FORM, "").text().contains("webhook_code"));
+    assert_eq!(by_header(&portal, "wrong", "sim.leak", &json!({})).status, 401);
+
+    sim.inject(Fault::once(Target::Token, portal.leak(&pair, LeakAs::Error, 400)));
+    let answer = refresh(&sim, &pair.refresh_token).expect("an answer");
+    assert_eq!(answer.error(), (400, "LEAK".to_owned()));
+    has_all(&answer.text());
+    assert!(portal.is_live(&pair.refresh_token), "not executed");
 }
 
 #[test]
