@@ -48,6 +48,7 @@ POST /expire            access tokens
 POST /revoke            {"access":bool,"refresh":bool}; both by default
 POST /set               {"token_lifetime","scope","grant","deleted","payment_required","old_auth_errors","member_id",
                         "strips_authorization","lenient_rest3_batch","plain_slashes","picky_downloads",
+                        "rest3_access_denied",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
                         "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
 POST /leak              {"as":"success"|"error"|"error_code"|"rest3_error"|"html","status","access_token","refresh_token"}: an
@@ -393,6 +394,9 @@ fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
     }
     if let Some(scope) = body["grant"].as_str() {
         portal.grant(scope);
+    }
+    if let Some(denied) = body["rest3_access_denied"].as_bool() {
+        portal.set_rest3_access_denied(denied);
     }
     if let Some(plain) = body["plain_slashes"].as_bool() {
         portal.set_plain_slashes(plain);

@@ -186,6 +186,12 @@ impl Portal {
         self.change(|p| p.old_auth_errors = old);
     }
 
+    /// REST 3.0 answers every failure of authorization with 401 `BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION`, as Bitrix24 does,
+    /// instead of REST 2's code in its own shape.
+    pub fn set_rest3_access_denied(&self, denied: bool) {
+        self.change(|p| p.rest3_access_denied = denied);
+    }
+
     /// JSON answers have `/` as it is; PHP, and so Bitrix24, writes `\/`.
     pub fn set_plain_slashes(&self, plain: bool) {
         self.change(|p| p.plain_slashes = plain);

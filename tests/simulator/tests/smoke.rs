@@ -1079,6 +1079,72 @@ fn the_control_listener_does_the_same() {
 }
 
 #[test]
+fn the_control_listener_has_files_and_their_faults() {
+    let (sim, portal) = http();
+    let url = sim.control_url();
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    let tell = |path: &str, body: Value| {
+        let answer = try_send(host, &message("POST", host, path, JSON, &body.to_string())).expect("an answer");
+        assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text());
+        answer.json()
+    };
+    tell("/set", json!({"grant": "disk,documentgenerator", "picky_downloads": false, "plain_slashes": true}));
+    let file =
+        tell("/seed_file", json!({"name": "a.bin", "size": 1000, "content_type": "image/x", "disposition": null}));
+    let stored = portal.file(file["id"].as_i64().expect("an ID")).expect("a file");
+    assert_eq!(
+        (stored.content_type.as_str(), stored.disposition, file["size"].as_u64()),
+        ("image/x", None, Some(1000))
+    );
+    assert_eq!(file["sha256"], stored.content.sha256());
+    let text = tell("/seed_file", json!({"name": "b.txt", "text": "b"}));
+    tell("/seed", json!({"kind": "crm.item", "entityTypeId": 2, "count": 1}));
+    let field = json!({"kind": "crm.item", "entityTypeId": 2, "record": 1, "field": "ufCrm", "file": text["id"]});
+    tell("/attach_file", field);
+    let document = tell("/store_document", json!({"title": "d", "file": file["id"], "pdf": text["id"]}));
+    assert_eq!(document["id"], 1);
+    let token = portal.issue_pair(1).access_token;
+    let item = by_parameter(&portal, &token, "crm.item.get", &json!({"entityTypeId": 2, "id": 1}));
+    assert!(item.text().contains("/rest/crm.controller.item.getFile.json?auth="), "plain: {}", item.text());
+    let machine = item.json()["result"]["item"]["ufCrm"]["urlMachine"].as_str().expect("an address").to_owned();
+    tell("/fault", json!({"target": "download", "action": "cut_after", "bytes": 0}));
+    assert_eq!(send_with(&portal, &[], "GET", target_of(&machine), FORM, "").body, b"");
+    assert_eq!(send_with(&portal, &[], "GET", target_of(&machine), FORM, "").body, b"b");
+    for fault in [
+        json!({"target": "download", "action": "pause_after", "bytes": 1, "seconds": 0.01}),
+        json!({"target": "download", "action": "hang_after_bytes", "bytes": 1}),
+        json!({"target": "upload", "action": "slow_read", "seconds": 0.01, "chunk": 100}),
+        json!({"target": "upload", "action": "close_reading", "bytes": 1}),
+        json!({"target": "upload", "action": "hang_reading", "bytes": 1}),
+        json!({"target": "upload", "action": "answer_unread", "status": 401, "error": "expired_token"}),
+    ] {
+        tell("/fault", fault);
+    }
+    assert_eq!(sim.faults().len(), 6);
+    sim.clear_faults();
+    let entries = try_send(host, &message("GET", host, "/ledger?kind=call", "", "")).expect("an answer").json();
+    let transfer = &entries[1]["transfer"];
+    assert_eq!(
+        (&transfer["direction"], &transfer["size"], &entries[1]["token_place"]),
+        (&json!("download"), &json!(1), &json!("query"))
+    );
+    assert_eq!(entries[0]["auth_parameters"][0]["value"], token);
+    let leak = json!({"as": "error", "access_token": "aa", "refresh_token": "bb", "status": 401});
+    let leak = tell("/leak", leak);
+    assert!(leak["body"].as_str().is_some_and(|body| body.contains("%61%61")));
+    tell("/set", json!({"strips_authorization": true, "lenient_rest3_batch": false, "rest3_access_denied": true}));
+    let refused = by_header(&portal, &token, "../rest/api/profile", &json!({}));
+    let code = refused.json()["error"]["code"].clone();
+    assert_eq!((refused.status, code.as_str()), (401, Some("BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION")));
+    let strict = tell("/add_portal", json!({"strips_authorization": true, "lenient_rest3_batch": false}));
+    let strict = sim.portal_named(strict["name"].as_str().expect("a name")).expect("a portal");
+    let token = strict.issue_pair(1).access_token;
+    assert_eq!(by_header(&strict, &token, "profile", &json!({})).status, 401);
+    let body = json!({"0": {"method": "profile", "query": {}}, "auth": token}).to_string();
+    assert_eq!(post(&strict, "/rest/api/batch", JSON, &body).status, 400);
+}
+
+#[test]
 fn events_are_posted_as_forms() {
     let (sim, portal) = http();
     // The portal itself stands in for a handler: its ledger shows what was posted.
