@@ -17,7 +17,7 @@ use crate::values::mask::Mask;
 use crate::values::method::Method;
 use crate::values::portal::{Endpoint, IncomingWebhook, Refused, Version};
 use crate::values::secret::Secret;
-use crate::values::verdict::{judge, Operating, Verdict};
+use crate::values::verdict::{judge, judge_either, Operating, Verdict};
 use std::time::Duration;
 
 /// Pause before the one other try after a refused connection.
@@ -110,7 +110,7 @@ impl<'a> Relay<'a> {
                 }
                 Err(failure) => return Err(error_of(failure, call.max_response).into()),
             };
-            let (verdict, operating) = judge(reply.status, &reply.body);
+            let (verdict, operating) = judge_either(reply.status, &reply.body, call.method.wants_xml());
             self.note_operating(&method, &verdict, operating);
             if in_body && swallowed && !is_unauthorized(&verdict) {
                 self.note_swallowed();

@@ -68,7 +68,7 @@ pub fn renewed_at(tokens: &Tokens) -> Option<i64> {
 
 /// Whether a refresh token is older than so many days. One of unknown age is.
 fn is_old(renewed_at: Option<i64>, days: u32, now: i64) -> bool {
-    renewed_at.is_none_or(|at| now - at >= i64::from(days) * 86_400)
+    renewed_at.is_none_or(|at| now.saturating_sub(at) >= i64::from(days) * 86_400)
 }
 
 fn run(arguments: &Arguments) -> Outcome {

@@ -161,7 +161,7 @@ impl Installer<'_> {
         let lock = self.lock(portal, self.job.end.at_most(self.job.app.config.limits.max_wait))?;
         let now = unix_now();
         let mut notes = lock.notes();
-        notes.attempts.retain(|at| (0..60).contains(&(now - at)));
+        notes.attempts.retain(|at| (0..60).contains(&now.saturating_sub(*at)));
         if notes.attempts.len() >= ATTEMPTS_A_MINUTE {
             let oldest = notes.attempts.iter().min().copied().unwrap_or(now);
             return Err(Problem::Attempts { retry_after: u64::try_from(oldest + 60 - now).unwrap_or(60).max(1) });

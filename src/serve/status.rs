@@ -124,7 +124,7 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
                 installed_at: tokens.installed_at,
                 refreshed_at: tokens.refreshed_at,
                 expires_at: tokens.expires_at,
-                expires_in: tokens.expires_at - unix_now(),
+                expires_in: tokens.expires_at.saturating_sub(unix_now()),
             });
             Condition::Installed
         }

@@ -25,15 +25,24 @@ pub struct Operating {
     pub operating_reset_at: i64,
 }
 
-/// Reads an answer's status and body.
+/// Reads an answer's status and body. In its XML form it is read only where that was asked for (`.xml`): nobody else could
+/// use it.
+pub fn judge_either(status: u16, body: &[u8], xml: bool) -> (Verdict, Option<Operating>) {
+    let text = std::str::from_utf8(body).map(str::trim_start);
+    match text {
+        Ok(text) if xml && !(300..400).contains(&status) && text.starts_with("<?xml") => {
+            (judge_xml(status, text), None)
+        }
+        _ => judge(status, body),
+    }
+}
+
+/// The same of JSON.
 pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
     if (300..400).contains(&status) {
         return (Verdict::Moved, None);
     }
     let text = std::str::from_utf8(body).ok();
-    if let Some(xml) = text.map(str::trim_start).filter(|text| text.starts_with("<?xml")) {
-        return (judge_xml(status, xml), None);
-    }
     let text = text.filter(|text| text.trim_start().starts_with('{'));
     let Some(fields) = text.and_then(|text| json::entries(text).ok()) else {
         let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
@@ -92,6 +101,16 @@ fn version_3_error(raw: &str) -> (String, String) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn xml_is_an_answer_only_to_who_asked_for_it() {
+        let xml = b" <?xml version=\"1.0\"?><response><error>X</error></response>";
+        assert!(matches!(judge_either(400, xml, true).0, Verdict::Error(upstream) if upstream.error == "X"));
+        assert_eq!(judge_either(200, xml, true).0, Verdict::Success);
+        assert_eq!(judge_either(302, xml, true).0, Verdict::Moved);
+        assert!(matches!(judge_either(200, xml, false).0, Verdict::Unusable(_)));
+        assert_eq!(judge_either(200, br#"{"result":1}"#, true).0, Verdict::Success);
+    }
 
     #[test]
     fn answers_are_told_apart() {

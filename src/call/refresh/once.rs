@@ -36,7 +36,7 @@ use std::time::Duration;
 /// For how long a failure is shared.
 const SHARE_FAILURE: Duration = Duration::from_secs(10);
 /// After a refresh, only `expired_token` causes another for so many seconds, so that a wrong clock cannot.
-const QUIET_SECONDS: i64 = 300;
+const QUIET_SECONDS: u64 = 300;
 /// A token is refreshed that many seconds before it expires, so that a call under way does not meet its end.
 const MARGIN_SECONDS: i64 = 30;
 /// Why new tokens are needed.
@@ -52,11 +52,11 @@ pub enum Why {
 
 /// Whether the known lifetime is over, and a refresh is not so recent that the clock must be wrong.
 pub fn is_due(tokens: &Tokens, now: i64) -> bool {
-    now >= tokens.expires_at - MARGIN_SECONDS && !is_quiet(tokens, now)
+    now >= tokens.expires_at.saturating_sub(MARGIN_SECONDS) && !is_quiet(tokens, now)
 }
 
 fn is_quiet(tokens: &Tokens, now: i64) -> bool {
-    tokens.refreshed_at != 0 && (now - tokens.refreshed_at).abs() < QUIET_SECONDS
+    tokens.refreshed_at != 0 && now.abs_diff(tokens.refreshed_at) < QUIET_SECONDS
 }
 
 /// Tokens that are newer than `stale`, from whoever gets them first.
@@ -207,6 +207,13 @@ mod tests {
         assert!(!is_due(&tokens(5000, 4800), 5099));
         assert!(is_due(&tokens(5000, 4800), 5100));
         assert!(!is_due(&tokens(100, 5200), 5000), "a clock set back");
+    }
+
+    #[test]
+    fn times_that_cannot_be_are_only_wrong() {
+        assert!(is_due(&tokens(i64::MIN, 0), 4000));
+        assert!(!is_due(&tokens(i64::MAX, i64::MIN), 4000));
+        assert!(is_due(&tokens(i64::MIN, i64::MAX), 4000));
     }
 
     #[test]

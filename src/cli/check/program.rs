@@ -34,6 +34,20 @@ const SCOPES: [&str; 20] = [
     "userfieldconfig",
 ];
 
+/// Methods that make Bitrix24 post tokens to an address of the caller's choice.
+const HANDING_OUT: [&str; 10] = [
+    "event.bind",
+    "placement.bind",
+    "bizproc.activity.add",
+    "bizproc.robot.add",
+    "bizproc.provider.add",
+    "imbot.register",
+    "imbot.app.register",
+    "imbot.command.register",
+    "messageservice.sender.add",
+    "userfieldtype.add",
+];
+
 /// What decides about starting an executable.
 #[derive(Clone, Copy, Debug)]
 struct Facts {
@@ -205,6 +219,19 @@ fn doubtful_values(config: &Config) -> Vec<Line> {
                 format!("write \"{scope}.*\" for all that begin so"),
             );
         }
+        let handing_out: Vec<&str> = HANDING_OUT.into_iter().filter(|method| allows(method)).collect();
+        let is_limited = !allows("any.method");
+        if is_limited && !handing_out.is_empty() {
+            warn(
+                format!(
+                    "client {:?} may call {}: these make Bitrix24 post tokens to an address of the caller's choice, so that \
+                     its other limits are worth nothing",
+                    client.name,
+                    handing_out.join(", ")
+                ),
+                "name the methods that it needs one by one, without these".into(),
+            );
+        }
     }
     lines
 }
@@ -303,6 +330,28 @@ mod tests {
         let (file, above) = (facts(file, owners.0), facts(above, owners.1));
         let lines = suexec(Path::new("/c/b24proxy"), file, Path::new("/c"), above, runs);
         lines.into_iter().map(|line| (line.status, line.text + &line.cure)).collect()
+    }
+
+    #[test]
+    fn a_limited_client_that_can_have_tokens_posted_to_itself_is_named() {
+        let warned = |methods: &str| {
+            let text = format!("[[security.clients]]\nname = \"x\"\ntoken = \"a-token-of-twenty-chars\"\n{methods}");
+            let config = Config::parse(&text, Path::new("/proxy.toml")).unwrap();
+            doubtful_values(&config).into_iter().map(|line| line.text).collect::<String>()
+        };
+        for (methods, named) in [
+            ("methods = [\"event.*\"]", "event.bind"),
+            ("methods = [\"crm.*\", \"placement.bind\"]", "placement.bind"),
+            ("methods = [\"bizproc.*\"]", "bizproc.activity.add, bizproc.robot.add"),
+            ("methods = [\"imbot.*\"]", "imbot.register"),
+            ("methods = [\"messageservice.*\", \"userfieldtype.*\"]", "messageservice.sender.add, userfieldtype.add"),
+        ] {
+            assert!(warned(methods).contains(named), "{methods}: {}", warned(methods));
+        }
+        assert_eq!(warned("methods = [\"crm.*\", \"event.get\", \"disk.*\", \"batch\"]"), "");
+        for methods in ["", "methods = [\"*\"]"] {
+            assert_eq!(warned(methods), "", "who may do everything is not limited by this: {methods}");
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn of_portal(app: &App, portal: &Portal) -> Vec<Line> {
     }
     lines.extend(age(name, &tokens, unix_now(), &install));
     if lines.is_empty() {
-        let state = match tokens.expires_at - unix_now() {
+        let state = match tokens.expires_at.saturating_sub(unix_now()) {
             left if left > 0 => format!("the access token is valid for {} more minutes", left / 60),
             _ => "the next call renews the access token".to_owned(),
         };
@@ -84,7 +84,7 @@ fn of_portal(app: &App, portal: &Portal) -> Vec<Line> {
 
 /// The refresh token's age.
 fn age(name: &str, tokens: &Tokens, now: i64, install: &str) -> Option<Line> {
-    let days = (now - renewed_at(tokens)?) / DAY;
+    let days = now.saturating_sub(renewed_at(tokens)?) / DAY;
     if days >= LIFETIME_DAYS {
         return Some(Line::fail(
             name,

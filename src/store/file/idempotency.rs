@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-const SWEEP_EVERY: i64 = 3600;
+const SWEEP_EVERY: u64 = 3600;
 
 /// The keys of one client.
 #[derive(Clone)]
@@ -96,11 +96,11 @@ impl Keys {
             let now = unix_now();
             let full = |usage: &Usage| usage.keys >= self.quota.keys || usage.bytes >= self.quota.bytes;
             let mut oldest = now;
-            if full(usage) || (now - usage.swept_at).abs() >= SWEEP_EVERY {
+            if full(usage) || now.abs_diff(usage.swept_at) >= SWEEP_EVERY {
                 (*usage, oldest) = self.sweep(now);
             }
             if full(usage) {
-                let until = oldest + KEY_LIFETIME - now;
+                let until = oldest.saturating_add(KEY_LIFETIME).saturating_sub(now);
                 return Some(u64::try_from(until).unwrap_or(0).clamp(1, KEY_LIFETIME as u64));
             }
             usage.keys += 1;

@@ -9,6 +9,7 @@ use serde_json::{json, Value};
 use crate::faults::{Action, Fault, Target};
 use crate::files::{Content, File};
 use crate::http::{Reply, Request, Wait};
+use crate::leak::LeakAs;
 use crate::oauth;
 use crate::params;
 use crate::portal::Portal;
@@ -35,7 +36,9 @@ POST /fault             {"target","action",…,"times":1|N|"forever","after":N,"
                         close_mid_answer; cut_after {"bytes"}; pause_after {"bytes","seconds"}; hang_after_bytes {"bytes"};
                         redirect302 {"location"}; slow_bytes {"seconds","chunk"}; hang; hang_after;
                         truncate_json; huge_answer {"bytes"}; wrong_content_type {"content_type"}; chunked; raw {"body"};
-                        raw_instead {"body"}
+                        raw_instead {"body"};
+                        of uploads: slow_read {"seconds","chunk"}; close_reading {"bytes"}; hang_reading {"bytes"};
+                        answer_unread {"status","error","error_description"}
 POST /remove_fault      {"id"}
 POST /clear_faults
 POST /release           what hangs goes on
@@ -46,8 +49,11 @@ POST /expire            access tokens
 POST /revoke            {"access":bool,"refresh":bool}; both by default
 POST /set               {"token_lifetime","scope","grant","deleted","payment_required","old_auth_errors","member_id",
                         "strips_authorization","lenient_rest3_batch","plain_slashes","picky_downloads",
+                        "rest3_access_denied",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
                         "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
+POST /leak              {"as":"success"|"error"|"error_code"|"rest3_error"|"html","status","access_token","refresh_token"}: an
+                        answer {"status","content_type","body"} for the fault `status`; calls have the method sim.leak
 POST /block_method      {"method","seconds"}
 POST /seed              {"kind":"crm.deal","count":120,"entityTypeId"}
 POST /seed_file         {"name","size"|"text","content_type","disposition"|null,"seed"}: {"id","size","sha256"}
@@ -282,6 +288,17 @@ fn one_portal(portal: &Portal, path: &str, body: &Value) -> Result<Value, String
     match path {
         "/issue_code" => return Ok(json!({"code": portal.issue_code(user)})),
         "/issue_pair" => return Ok(portal.issue_pair(user).to_json()),
+        "/leak" => {
+            let shape = LeakAs::named(&text(body, "as")?).ok_or("as: unknown")?;
+            let (access, refresh) = (text(body, "access_token")?, text(body, "refresh_token")?);
+            let status = body["status"].as_u64().map(|status| status as u16);
+            return match portal.leak_of(&access, &refresh, shape, status) {
+                Action::Status { status, content_type, body } => {
+                    Ok(json!({"status": status, "content_type": content_type, "body": body}))
+                }
+                _ => Err("no answer".to_owned()),
+            };
+        }
         "/seed_file" => return seed_file(portal, body),
         "/store_document" => {
             let (title, file) = (text(body, "title")?, number(body, "file")? as i64);
@@ -379,6 +396,9 @@ fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
     if let Some(scope) = body["grant"].as_str() {
         portal.grant(scope);
     }
+    if let Some(denied) = body["rest3_access_denied"].as_bool() {
+        portal.set_rest3_access_denied(denied);
+    }
     if let Some(plain) = body["plain_slashes"].as_bool() {
         portal.set_plain_slashes(plain);
     }
@@ -468,6 +488,14 @@ fn action(body: &Value) -> Result<Action, String> {
         "cut_after" => Action::CutAfter(bytes()?),
         "pause_after" => Action::PauseAfter { bytes: bytes()?, pause: seconds()? },
         "hang_after_bytes" => Action::HangAfterBytes(bytes()?),
+        "slow_read" => Action::SlowRead { interval: seconds()?, chunk: body["chunk"].as_u64().unwrap_or(1) as usize },
+        "close_reading" => Action::CloseReading(bytes()?),
+        "hang_reading" => Action::HangReading(bytes()?),
+        "answer_unread" => Action::AnswerUnread {
+            status: status()?,
+            error: text(body, "error")?,
+            error_description: body["error_description"].as_str().unwrap_or_default().to_owned(),
+        },
         "redirect302" => Action::Redirect302(text(body, "location")?),
         "slow_bytes" => Action::SlowBytes { interval: seconds()?, chunk: body["chunk"].as_u64().unwrap_or(1) as usize },
         "hang" => Action::Hang,

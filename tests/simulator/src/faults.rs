@@ -64,6 +64,14 @@ pub enum Action {
     Hang,
     /// Executed; the answer waits for `release`.
     HangAfter,
+    /// An upload's body is read that much at a time, each time after this wait; then it is executed.
+    SlowRead { interval: Duration, chunk: usize },
+    /// The connection is closed when so much of an upload's body has been read; not executed.
+    CloseReading(u64),
+    /// So much of an upload's body is read, and the rest after `release`; then it is executed.
+    HangReading(u64),
+    /// Answers Bitrix24's error JSON before an upload's body is read, and closes; not executed.
+    AnswerUnread { status: u16, error: String, error_description: String },
     /// Executed; the answer is complete HTTP with half of the JSON.
     TruncateJson,
     /// Executed; the answer has that many bytes.
@@ -139,6 +147,15 @@ pub(crate) enum Moment<'a> {
     Call(usize, &'a str, Option<Direction>),
     OauthConnection,
     Connection(usize),
+}
+
+/// How an upload's body is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    Free,
+    Slow { interval: Duration, chunk: usize },
+    CloseAt(u64),
+    HangAt(u64),
 }
 
 #[derive(Default)]
@@ -267,6 +284,18 @@ impl Faults {
         struck: &mut Vec<String>,
         execute: impl FnOnce() -> Reply,
     ) -> Reply {
+        self.around_reading(moment, struck, |_| true, execute)
+    }
+
+    /// The same where the body is still to be read: `read` does it, after what comes before it, and answers whether all of it
+    /// has come.
+    pub(crate) fn around_reading(
+        &self,
+        moment: &Moment<'_>,
+        struck: &mut Vec<String>,
+        read: impl FnOnce(Pace) -> bool,
+        execute: impl FnOnce() -> Reply,
+    ) -> Reply {
         let actions = self.take(moment);
         struck.extend(actions.iter().map(Action::name));
         let mut last = None;
@@ -284,6 +313,18 @@ impl Faults {
                 }
                 action => last = Some(action),
             }
+        }
+        let pace = match last {
+            Some(Action::AnswerUnread { status, error, error_description }) => {
+                return error_json(status, &error, &error_description);
+            }
+            Some(Action::SlowRead { interval, chunk }) => Pace::Slow { interval, chunk },
+            Some(Action::CloseReading(bytes)) => Pace::CloseAt(bytes),
+            Some(Action::HangReading(bytes)) => Pace::HangAt(bytes),
+            _ => Pace::Free,
+        };
+        if !read(pace) {
+            return Reply::nothing();
         }
         match last {
             None => execute(),
@@ -326,6 +367,11 @@ impl Faults {
     }
 }
 
+fn error_json(status: u16, error: &str, description: &str) -> Reply {
+    let body = Array::new().with("error", error).with("error_description", description);
+    Reply::json(status, Php::from(body).encode())
+}
+
 impl Action {
     fn name(&self) -> String {
         let debug = format!("{self:?}");
@@ -343,9 +389,7 @@ impl Action {
                  </body>\r\n</html>\r\n",
             )),
             Action::ErrorJson { status, error, error_description } => {
-                let body =
-                    Array::new().with("error", error.as_str()).with("error_description", error_description.as_str());
-                Some(Reply::json(*status, Php::from(body).encode()))
+                Some(error_json(*status, error, error_description))
             }
             Action::CloseBefore => Some(Reply::nothing()),
             Action::Redirect302(location) => Some(Reply::redirect(location)),

@@ -61,7 +61,7 @@ fn not_found(id: i64) -> Failure {
     fail(400, "ERROR_NOT_FOUND", &format!("Could not find entity with id `{id}`."))
 }
 
-fn described(signer: &Signer, id: i64, file: &File, now: f64) -> Php {
+pub(crate) fn described(signer: &Signer, id: i64, file: &File, now: f64) -> Php {
     let time = clock::iso(now);
     Array::new()
         .with("ID", id.to_string())

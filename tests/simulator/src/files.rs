@@ -44,6 +44,11 @@ enum Bytes {
         size: u64,
         pattern: Vec<u8>,
     },
+    /// Received, counted, and not kept.
+    Gone {
+        size: u64,
+        sha256: String,
+    },
 }
 
 /// A prime, so that nobody's buffers fall in step with it.
@@ -70,16 +75,24 @@ impl Content {
         Content(Arc::new(Bytes::Generated { size, pattern }))
     }
 
+    pub(crate) fn gone(size: u64, sha256: &str) -> Content {
+        Content(Arc::new(Bytes::Gone { size, sha256: sha256.to_owned() }))
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(*self.0, Bytes::Gone { .. })
+    }
+
     pub fn size(&self) -> u64 {
         match &*self.0 {
             Bytes::Given(bytes) => bytes.len() as u64,
-            Bytes::Generated { size, .. } => *size,
+            Bytes::Generated { size, .. } | Bytes::Gone { size, .. } => *size,
         }
     }
 
     /// Fills `out` from `at` on; answers less than its length only at the end.
     pub fn read_at(&self, at: u64, out: &mut [u8]) -> usize {
-        let left = self.size().saturating_sub(at);
+        let left = if self.is_gone() { 0 } else { self.size().saturating_sub(at) };
         let length = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let out = &mut out[..length];
         match &*self.0 {
@@ -90,6 +103,7 @@ impl Content {
                     done += repetition(pattern, at + done as u64, &mut out[done..]);
                 }
             }
+            Bytes::Gone { .. } => {}
         }
         length
     }
@@ -104,7 +118,10 @@ impl Content {
 
     /// In lower-case hexadecimal digits.
     pub fn sha256(&self) -> String {
-        self.sha256_of(0..self.size())
+        match &*self.0 {
+            Bytes::Gone { sha256, .. } => sha256.clone(),
+            _ => self.sha256_of(0..self.size()),
+        }
     }
 
     pub fn sha256_of(&self, range: Range<u64>) -> String {

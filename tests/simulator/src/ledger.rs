@@ -7,6 +7,7 @@ use serde_json::{json, Value};
 
 use crate::files::Moved;
 use crate::http::{Delivery, Reply, Request};
+use crate::multipart::Part;
 use crate::server::lock;
 
 /// A request.
@@ -101,17 +102,37 @@ pub struct Transfer {
     pub query: Value,
     /// The ID of the file that was sent or has come to be.
     pub file: Option<i64>,
+    /// Of what was uploaded.
+    pub name: Option<String>,
     /// The whole file's.
     pub size: u64,
+    /// Of what was uploaded, in hexadecimal digits.
+    pub sha256: String,
+    /// The parts of the upload's body that have come, in order; an entry's `body` is its first 64 KiB.
+    pub parts: Vec<Part>,
+    /// The upload's closing boundary has come.
+    pub complete: bool,
     pub(crate) moved: Moved,
 }
 
 impl Transfer {
     pub(crate) fn new(direction: Direction, token: Option<String>, token_in_body: bool) -> Transfer {
-        Transfer { direction, token, token_in_body, query: Value::Null, file: None, size: 0, moved: Moved::default() }
+        Transfer {
+            direction,
+            token,
+            token_in_body,
+            query: Value::Null,
+            file: None,
+            name: None,
+            size: 0,
+            sha256: String::new(),
+            parts: Vec::new(),
+            complete: false,
+            moved: Moved::default(),
+        }
     }
 
-    /// How many bytes of the file have been written to the connection, up to now.
+    /// How many bytes of the file have been written to the connection, or of an upload's body read from it, up to now.
     pub fn moved(&self) -> u64 {
         self.moved.bytes()
     }
@@ -123,7 +144,12 @@ impl Transfer {
         };
         json!({
             "direction": direction, "token": self.token, "token_in_body": self.token_in_body, "query": self.query,
-            "file": self.file, "size": self.size, "moved": self.moved(),
+            "file": self.file, "name": self.name, "size": self.size, "sha256": self.sha256, "moved": self.moved(),
+            "complete": self.complete,
+            "parts": self.parts.iter().map(|part| json!({
+                "name": part.name, "filename": part.filename, "content_type": part.content_type, "size": part.size,
+                "sha256": part.sha256,
+            })).collect::<Vec<_>>(),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::addresses::Signer;
 use crate::entities::{self, Kind, PAGE};
 use crate::file_methods;
+use crate::leak;
 use crate::php::{Array, Php};
 use crate::state::{PortalState, Shared};
 
@@ -17,6 +18,7 @@ pub(crate) struct Caller {
     /// What its parameters say of who it is.
     pub(crate) auth: Vec<(String, String)>,
     pub(crate) webhook: Option<(u32, String)>,
+    pub(crate) token: Option<String>,
     /// Asks for XML.
     pub(crate) xml: bool,
 }
@@ -62,6 +64,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("sim.echo", ""),
     ("sim.emptyerror", ""),
     ("sim.fail", ""),
+    ("sim.leak", ""),
     ("sim.numericerror", ""),
     ("sim.oldstyle", ""),
     ("sim.sleep", ""),
@@ -112,6 +115,10 @@ pub(crate) fn run(shared: &Shared, caller: &Caller, method: &str, params: &Array
             let wait = Duration::try_from_secs_f64(seconds).unwrap_or_default();
             shared.faults.pause(wait);
             Ok(Php::Bool(true).into())
+        }
+        "sim.leak" => {
+            let result = leak::in_batch(&shared.state(), caller.portal, caller.token.as_deref(), params);
+            result.map(Answer::from).map_err(|text| fail(400, "LEAK", &text))
         }
         "server.time" => Ok(Php::Str(crate::clock::iso(shared.clock.now())).into()),
         method if method.starts_with("sim.") => simulated(method, params),

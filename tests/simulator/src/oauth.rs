@@ -50,6 +50,8 @@ pub(crate) struct Oauth {
     codes: HashMap<String, Grant>,
     access: HashMap<String, Grant>,
     refresh: HashMap<String, (Grant, Refresh)>,
+    /// From an access token to the refresh token it was issued with.
+    pairs: HashMap<String, String>,
 }
 
 /// The OAuth server's answer to a successful token request.
@@ -121,6 +123,7 @@ impl Oauth {
             codes: HashMap::new(),
             access: HashMap::new(),
             refresh: HashMap::new(),
+            pairs: HashMap::new(),
         }
     }
 
@@ -131,6 +134,10 @@ impl Oauth {
             Some(grant) => Access::Valid(grant.clone()),
             None => Access::Unknown,
         }
+    }
+
+    pub(crate) fn refresh_token_beside(&self, access_token: &str) -> Option<&str> {
+        self.pairs.get(access_token).map(String::as_str)
     }
 
     pub(crate) fn add_code(&mut self, portal: usize, user: u32, client_id: &str, now: f64) -> String {
@@ -195,6 +202,7 @@ impl State {
             refresh_token: random::hex(70),
         };
         let oauth = &mut self.oauth;
+        oauth.pairs.insert(pair.access_token.clone(), pair.refresh_token.clone());
         oauth.access.insert(pair.access_token.clone(), grant(now + lifetime as f64));
         oauth.refresh.insert(pair.refresh_token.clone(), (grant(now + REFRESH_LIFETIME), Refresh::Live));
         pair

@@ -1,6 +1,7 @@
 //! How PHP, and Bitrix24 on top of it, reads parameters: query string, form, multipart, JSON.
 
 use crate::http::Request;
+use crate::multipart::{self, Form};
 use crate::php::{Array, Key, Php};
 
 /// The parameters of a REST 2 call: the query, and the body over it.
@@ -52,8 +53,12 @@ fn form(request: &Request) -> Array {
     match media_type(request).as_str() {
         "application/x-www-form-urlencoded" => parse_query(&request.body),
         "multipart/form-data" => {
-            let header = request.header("content-type").unwrap_or_default();
-            boundary(header).map_or_else(Array::new, |b| parse_multipart(&request.body, &b))
+            let mut form = Form::default();
+            if let Some(boundary) = boundary(request) {
+                // A slice does not fail.
+                let _ = multipart::read(&mut &request.body[..], &boundary, &mut form);
+            }
+            form.fields
         }
         _ => Array::new(),
     }
@@ -125,7 +130,7 @@ pub(crate) fn encode_pairs<N: AsRef<str>, V: AsRef<str>>(pairs: &[(N, V)]) -> St
 /// One variable, as `php_register_variable_ex` enters it: leading spaces are dropped; spaces and dots
 /// before the first `[` become `_`; what follows the last `]` is ignored; a `[` that is never closed
 /// is a `_`.
-fn register(params: &mut Array, name: &str, value: String) {
+pub(crate) fn register(params: &mut Array, name: &str, value: String) {
     let name = name.trim_start_matches(' ');
     // PHP's names end at a NUL.
     let name = name.split('\0').next().unwrap_or_default();
@@ -160,7 +165,9 @@ fn register(params: &mut Array, name: &str, value: String) {
     }
 }
 
-fn boundary(content_type: &str) -> Option<String> {
+/// Of a `multipart/form-data` body.
+pub(crate) fn boundary(request: &Request) -> Option<String> {
+    let content_type = request.header("content-type").filter(|_| media_type(request) == "multipart/form-data")?;
     let at = content_type.to_ascii_lowercase().find("boundary=")? + "boundary=".len();
     let value = &content_type[at..];
     let value = match value.strip_prefix('"') {
@@ -170,41 +177,14 @@ fn boundary(content_type: &str) -> Option<String> {
     value.map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
 }
 
-/// The fields of a `multipart/form-data` body; files are passed over, as they are not parameters.
-fn parse_multipart(body: &[u8], boundary: &str) -> Array {
-    let mut params = Array::new();
-    let delimiter = format!("--{boundary}");
-    let mut starts = find_all(body, delimiter.as_bytes());
-    starts.push(body.len());
-    for pair in starts.windows(2) {
-        let part = &body[(pair[0] + delimiter.len()).min(pair[1])..pair[1]];
-        let Some(split) = find_all(part, b"\r\n\r\n").first().copied() else {
-            continue;
-        };
-        let head = String::from_utf8_lossy(&part[..split]).into_owned();
-        let content = &part[split + 4..];
-        let content = content.strip_suffix(b"\r\n").unwrap_or(content);
-        if let (Some(name), None) = (attribute(&head, "name"), attribute(&head, "filename")) {
-            register(&mut params, &name, String::from_utf8_lossy(content).into_owned());
-        }
-    }
-    params
-}
-
 /// Quotes of either kind; of a name given twice the last, as in PHP.
-fn attribute(head: &str, name: &str) -> Option<String> {
+pub(crate) fn attribute(head: &str, name: &str) -> Option<String> {
     let disposition = head.lines().find(|l| l.to_ascii_lowercase().starts_with("content-disposition:"))?;
     let found = disposition.split(';').skip(1).filter_map(|part| {
         let (key, value) = part.split_once('=')?;
         key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches(['"', '\'']).to_owned())
     });
     found.last()
-}
-
-fn find_all(text: &[u8], what: &[u8]) -> Vec<usize> {
-    (0..text.len().saturating_sub(what.len() - 1))
-        .filter(|i| text[*i] == what[0] && text[*i..].starts_with(what))
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! A portal: the handle that tests hold, and its listeners' way to REST or pages.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use crate::addresses::FILE;
 use crate::bucket::Bucket;
 use crate::client::{post_form, HttpAnswer};
 use crate::entities;
-use crate::faults::{Fault, Moment};
+use crate::faults::{Action, Fault, Moment};
 use crate::file_methods::Document;
 use crate::files::{Content, File};
 use crate::http::{Reply, Request, Wait};
+use crate::leak::{self, LeakAs};
 use crate::ledger::Kind;
 use crate::oauth::{KeyPair, TokenPair};
 use crate::pages;
@@ -185,6 +186,12 @@ impl Portal {
         self.change(|p| p.old_auth_errors = old);
     }
 
+    /// REST 3.0 answers every failure of authorization with 401 `BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION`, as Bitrix24 does,
+    /// instead of REST 2's code in its own shape.
+    pub fn set_rest3_access_denied(&self, denied: bool) {
+        self.change(|p| p.rest3_access_denied = denied);
+    }
+
     /// JSON answers have `/` as it is; PHP, and so Bitrix24, writes `\/`.
     pub fn set_plain_slashes(&self, plain: bool) {
         self.change(|p| p.plain_slashes = plain);
@@ -323,6 +330,19 @@ impl Portal {
         self.change(|p| p.picky_downloads = picky);
     }
 
+    /// An answer in place of execution that repeats this pair's tokens and the portal's own secrets: for a fault, at the token
+    /// endpoint too. (Calls have it from the method `sim.leak {"as": "success", …, "status"}`.)
+    pub fn leak(&self, pair: &TokenPair, shape: LeakAs, status: u16) -> Action {
+        self.leak_of(&pair.access_token, &pair.refresh_token, shape, Some(status))
+    }
+
+    pub(crate) fn leak_of(&self, access: &str, refresh: &str, shape: LeakAs, status: Option<u16>) -> Action {
+        let secrets = self.read(|p| leak::secrets_of(p, Some(access), Some(refresh)));
+        let reply = leak::reply(&secrets, shape, status, "{}");
+        let content_type = reply.headers.first().map(|(_, value)| value.clone()).unwrap_or_default();
+        Action::Status { status: reply.status, content_type, body: String::from_utf8_lossy(&reply.body).into_owned() }
+    }
+
     /// A fault at this portal only (token requests: those with this portal's tokens and codes).
     /// Answers a number for `Simulator::remove_fault`.
     pub fn inject(&self, mut fault: Fault) -> u64 {
@@ -455,6 +475,13 @@ struct PortalService {
     name: String,
 }
 
+impl PortalService {
+    /// Where the portal is now, if this is an address it has left.
+    fn moved_to(&self) -> Option<String> {
+        self.portal.read(|p| (p.name != self.name).then(|| p.url()))
+    }
+}
+
 impl Service for PortalService {
     fn connected(&self) -> bool {
         let shared = &self.portal.shared;
@@ -462,9 +489,22 @@ impl Service for PortalService {
         shared.faults.connection(&Moment::Connection(self.portal.index))
     }
 
+    fn streams(&self, request: &Request) -> bool {
+        Route::of(&request.path).is_some_and(|route| rest::is_upload(&route, request))
+    }
+
+    fn answer_stream(&self, request: Request, body: &mut dyn Read) -> Reply {
+        let (shared, index) = (&self.portal.shared, self.portal.index);
+        let moved_to = self.moved_to();
+        match Route::of(&request.path) {
+            Some(route) => rest::answer_upload(shared, index, &self.name, &route, &request, body, moved_to.as_deref()),
+            None => self.answer(request),
+        }
+    }
+
     fn answer(&self, request: Request) -> Reply {
         let (shared, index) = (&self.portal.shared, self.portal.index);
-        let moved_to = self.portal.read(|p| (p.name != self.name).then(|| p.url()));
+        let moved_to = self.moved_to();
         match (Route::of(&request.path), moved_to) {
             (Some(route), moved_to) => rest::answer(shared, index, &self.name, &route, &request, moved_to.as_deref()),
             (None, Some(url)) => {

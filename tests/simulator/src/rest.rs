@@ -1,17 +1,22 @@
 //! A REST call's way through the portal: path, parameters, limits, authentication, method, answer.
 
+use std::cell::RefCell;
+use std::io::Read;
+
 use crate::batch;
 use crate::clock;
-use crate::faults::Moment;
+use crate::faults::{Moment, Pace};
 use crate::http::{Reply, Request};
-use crate::ledger::{Auth, AuthParameter, Call, Kind, TokenPlace};
+use crate::leak;
+use crate::ledger::{Auth, AuthParameter, Call, Direction, Kind, TokenPlace, Transfer};
 use crate::methods::{self, Answer, Caller, Failure, Outcome};
+use crate::multipart::{self, Form};
 use crate::oauth::Access;
 use crate::params;
 use crate::php::{Array, Php};
 use crate::rest3;
 use crate::state::Shared;
-use crate::transfer;
+use crate::transfer::{self, Paced};
 use crate::xml;
 
 /// Where a call's path leads.
@@ -103,28 +108,11 @@ pub(crate) fn answer(
         3 => (rest3::params(request), rest3::of_body(request)),
         _ => (params::of_request(request), params::of_body(request)),
     };
-    let (name, strips) = {
-        let state = shared.state();
-        (state.portals[portal].name.clone(), state.portals[portal].strips_authorization)
-    };
-    let header = request.header("authorization").filter(|_| !strips);
+    let header = authorization(shared, portal, request);
     let credentials = Credentials::take(route.webhook.as_ref(), header, &mut params, &body);
     let transfer = if route.version == 3 { None } else { transfer::of(&route.method, &params, &body) };
     let direction = transfer.as_ref().map(|transfer| transfer.direction);
-    let kind = Kind::Call(Call {
-        portal: name,
-        version: route.version,
-        method: route.method.clone(),
-        auth: credentials.auth.clone(),
-        token_place: credentials.place,
-        authorization: credentials.header.clone(),
-        auth_parameters: credentials.parameters.clone(),
-        params: Php::Array(params.clone()).to_json(),
-        executed: false,
-        replayed: false,
-        commands: Vec::new(),
-        transfer: transfer.map(Box::new),
-    });
+    let kind = Kind::Call(entered_call(shared, portal, route, &credentials, &params, transfer));
     let now = shared.clock.now();
     let number = shared.ledger.begin(now, listener, request, kind);
     let mut struck = Vec::new();
@@ -137,12 +125,113 @@ pub(crate) fn answer(
                 let entered = enter(shared, portal, route, &credentials);
                 let job = Job { shared, portal, route, credentials: &credentials, started, number };
                 let reply = match (route.version, direction) {
+                    _ if route.method == "sim.leak" && entered.is_ok() => leak::answer(&job, &params),
                     (3, _) => rest3::answer(&job, request, entered, &params),
-                    (_, Some(_)) => transfer::answer(&job, request, entered, &params),
+                    (_, Some(_)) => transfer::answer(&job, request, entered, &params, &Form::default()),
                     (_, None) => job.rest2(entered, &params),
                 };
                 job.with_its_slashes(reply)
             })
+        }
+    };
+    shared.ledger.finish(number, &reply, struck);
+    reply
+}
+
+/// Unless a web server in front swallows it.
+fn authorization<'a>(shared: &Shared, portal: usize, request: &'a Request) -> Option<&'a str> {
+    let strips = shared.state().portals[portal].strips_authorization;
+    request.header("authorization").filter(|_| !strips)
+}
+
+/// A call as the ledger first has it.
+fn entered_call(
+    shared: &Shared,
+    portal: usize,
+    route: &Route,
+    credentials: &Credentials,
+    params: &Array,
+    transfer: Option<Transfer>,
+) -> Call {
+    Call {
+        portal: shared.state().portals[portal].name.clone(),
+        version: route.version,
+        method: route.method.clone(),
+        auth: credentials.auth.clone(),
+        token_place: credentials.place,
+        authorization: credentials.header.clone(),
+        auth_parameters: credentials.parameters.clone(),
+        params: Php::Array(params.clone()).to_json(),
+        executed: false,
+        replayed: false,
+        commands: Vec::new(),
+        transfer: transfer.map(Box::new),
+    }
+}
+
+/// Whether a call brings a file that `answer_upload` takes in as it comes.
+pub(crate) fn is_upload(route: &Route, request: &Request) -> bool {
+    let posted = request.method == "POST" && params::boundary(request).is_some();
+    route.version == 2 && route.method == "upload" && posted
+}
+
+/// Answers such a call, of which the head has come. As PHP does, it looks at credentials and signature when all of the body is
+/// there, and reads `token`, `auth` and `access_token` in the form before those in the address.
+pub(crate) fn answer_upload(
+    shared: &Shared,
+    portal: usize,
+    listener: &str,
+    route: &Route,
+    request: &Request,
+    body: &mut dyn Read,
+    moved_to: Option<&str>,
+) -> Reply {
+    let header = authorization(shared, portal, request);
+    let query = params::parse_query(request.query.as_bytes());
+    let in_address = Credentials::take(route.webhook.as_ref(), header, &mut query.clone(), &Array::new());
+    let transfer = transfer::of(&route.method, &query, &Array::new());
+    let read = transfer.as_ref().map(|transfer| transfer.moved.clone()).unwrap_or_default();
+    let call = entered_call(shared, portal, route, &in_address, &query, transfer);
+    let number = shared.ledger.begin(shared.clock.now(), listener, request, Kind::Call(call));
+    let mut struck = Vec::new();
+    let form = RefCell::new(Form::default());
+    let take_in = |pace: Pace| {
+        let boundary = params::boundary(request).unwrap_or_default();
+        let mut body = Paced { body, pace, faults: &shared.faults, read, start: Vec::new() };
+        let result = multipart::read(&mut body, &boundary, &mut form.borrow_mut());
+        shared.ledger.update(number, |entry| entry.body = body.start);
+        shared.ledger.update_call(number, |call| {
+            if let Some(transfer) = &mut call.transfer {
+                transfer.parts.clone_from(&form.borrow().parts);
+                transfer.complete = form.borrow().complete;
+            }
+        });
+        result.is_ok()
+    };
+    let execute = || {
+        let form = form.take();
+        let mut params = query.clone();
+        params.replace(form.fields.clone());
+        let credentials = Credentials::take(route.webhook.as_ref(), header, &mut params, &form.fields);
+        let as_read = transfer::of(&route.method, &params, &form.fields);
+        let as_read = entered_call(shared, portal, route, &credentials, &params, as_read);
+        shared.ledger.update_call(number, |call| {
+            let mut transfer = call.transfer.take();
+            if let (Some(transfer), Some(as_read)) = (&mut transfer, &as_read.transfer) {
+                (transfer.token, transfer.token_in_body) = (as_read.token.clone(), as_read.token_in_body);
+            }
+            *call = Call { transfer, ..as_read };
+        });
+        let entered = enter(shared, portal, route, &credentials);
+        let started = shared.clock.now();
+        let job = Job { shared, portal, route, credentials: &credentials, started, number };
+        job.with_its_slashes(transfer::answer(&job, request, entered, &params, &form))
+    };
+    let reply = match moved_to {
+        Some(url) => Reply::redirect(&format!("{url}{}", request.target)),
+        None => {
+            let moment = Moment::Call(portal, &route.method, Some(Direction::Upload));
+            shared.faults.around_reading(&moment, &mut struck, take_in, execute)
         }
     };
     shared.ledger.finish(number, &reply, struck);
@@ -233,6 +322,10 @@ fn enter(shared: &Shared, index: usize, route: &Route, credentials: &Credentials
         client_id,
         auth: credentials.parameters.iter().map(|given| (given.name.clone(), given.value.clone())).collect(),
         webhook: route.webhook.clone(),
+        token: match &credentials.auth {
+            Auth::Token(token) => Some(token.clone()),
+            _ => None,
+        },
         xml: route.xml,
     };
     match &credentials.auth {

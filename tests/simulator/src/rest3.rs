@@ -85,8 +85,13 @@ pub(crate) fn answer(job: &Job<'_>, request: &Request, entered: Result<Caller, F
     let caller = match entered {
         Ok(caller) => caller,
         Err(failure) => {
-            let old = job.shared.state().portals[job.portal].old_auth_errors;
-            return if old {
+            let (old, denied) = {
+                let state = job.shared.state();
+                (state.portals[job.portal].old_auth_errors, state.portals[job.portal].rest3_access_denied)
+            };
+            return if denied && failure.status == 401 {
+                refuse(401, "BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION", "Access denied").reply()
+            } else if old {
                 let status = failure.status;
                 Reply::json(status, Php::from(old_error(failure)).encode())
             } else {

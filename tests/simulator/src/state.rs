@@ -97,6 +97,8 @@ pub(crate) struct PortalState {
     pub(crate) payment_required: bool,
     /// Authentication errors of REST 3.0 in the shape of REST 2.
     pub(crate) old_auth_errors: bool,
+    /// REST 3.0 gives every failure of authorization the same code, as Bitrix24 does.
+    pub(crate) rest3_access_denied: bool,
     /// JSON has `/` for PHP's `\/`.
     pub(crate) plain_slashes: bool,
     /// REST 3.0 passes over what stands beside the commands of a batch.
@@ -144,6 +146,7 @@ impl PortalState {
             deleted: false,
             payment_required: false,
             old_auth_errors: false,
+            rest3_access_denied: false,
             plain_slashes: false,
             lenient_rest3_batch: true,
             strips_authorization: false,

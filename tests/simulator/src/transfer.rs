@@ -1,12 +1,16 @@
 //! Files on their way: what a signed address leads to.
 
+use std::io::{self, Read};
 use std::ops::Range;
 
 use crate::addresses::Signer;
-use crate::files::{File, Moved};
-use crate::http::{Piece, Reply, Request};
+use crate::faults::{Faults, Pace};
+use crate::file_methods;
+use crate::files::{Content, File, Moved};
+use crate::http::{Piece, Reply, Request, Wait};
 use crate::ledger::{Direction, Transfer};
 use crate::methods::{self, Answer, Caller, Failure};
+use crate::multipart::{Form, Part};
 use crate::php::{Array, Php};
 use crate::rest::Job;
 use crate::state::PortalState;
@@ -51,9 +55,15 @@ enum Done {
     Answer(Answer),
 }
 
-/// Answers such a call.
-pub(crate) fn answer(job: &Job<'_>, request: &Request, entered: Result<Caller, Failure>, params: &Array) -> Reply {
-    let done = entered.and_then(|caller| run(job, &caller, params));
+/// Answers such a call; `form` is what an upload brought.
+pub(crate) fn answer(
+    job: &Job<'_>,
+    request: &Request,
+    entered: Result<Caller, Failure>,
+    params: &Array,
+    form: &Form,
+) -> Reply {
+    let done = entered.and_then(|caller| run(job, &caller, params, form));
     let executed = !matches!(&done, Err(failure) if failure.refused);
     let mut sent = Moved::default();
     job.shared.ledger.update_call(job.number, |call| {
@@ -77,7 +87,7 @@ pub(crate) fn answer(job: &Job<'_>, request: &Request, entered: Result<Caller, F
 }
 
 /// In the order of the portal's own PHP: the method by the token's scope, the right to that scope, the signature.
-fn run(job: &Job<'_>, caller: &Caller, params: &Array) -> Result<Done, Failure> {
+fn run(job: &Job<'_>, caller: &Caller, params: &Array, form: &Form) -> Result<Done, Failure> {
     let method = job.route.method.as_str();
     let not_found = || methods::refuse(404, "ERROR_METHOD_NOT_FOUND", "Method not found!");
     let own_scope = scope_of(method).or_else(|| methods::scope_of(method)).ok_or_else(not_found)?;
@@ -90,9 +100,10 @@ fn run(job: &Job<'_>, caller: &Caller, params: &Array) -> Result<Done, Failure> 
     let mut state = job.shared.state();
     let portal = &mut state.portals[job.portal];
     methods::admit_scope(portal, scope)?;
+    let signer = Signer::of(portal, caller);
     let query = match signed {
         false => params.clone(),
-        true => Signer::of(portal, caller)
+        true => signer
             .read(method, &text)
             .ok_or_else(|| methods::refuse(403, "ACCESS_DENIED", "Access denied! Link check failed"))?,
     };
@@ -105,7 +116,33 @@ fn run(job: &Job<'_>, caller: &Caller, params: &Array) -> Result<Done, Failure> 
         drop(state);
         return methods::run(job.shared, caller, method, &query).map(Done::Answer);
     }
-    stored(portal, method, &query)
+    if method != "upload" {
+        return stored(portal, method, &query);
+    }
+    let file = uploaded(form)?;
+    let id = portal.store_file(file.clone());
+    job.shared.ledger.update_call(job.number, |call| {
+        if let Some(transfer) = &mut call.transfer {
+            transfer.file = Some(id);
+            transfer.name = Some(file.name.clone());
+            transfer.size = file.content.size();
+            transfer.sha256 = file.content.sha256();
+        }
+    });
+    Ok(Done::Answer(file_methods::described(&signer, id, &file, job.started).into()))
+}
+
+/// The file of the part that the address's answer named; of several, PHP keeps the last.
+fn uploaded(form: &Form) -> Result<File, Failure> {
+    let found = form.parts.iter().zip(&form.bytes).rfind(|(part, _)| part.name == file_methods::UPLOAD_FIELD);
+    let Some((Part { filename: Some(name), size, sha256, .. }, bytes)) = found else {
+        return Err(methods::fail(400, "ERROR_ARGUMENT", "Required parameter {file} is missing"));
+    };
+    let content = match bytes {
+        Some(bytes) => Content::given(bytes.clone()),
+        None => Content::gone(*size, sha256),
+    };
+    Ok(File::new(name, content))
 }
 
 /// The file that the method and its query mean.
@@ -123,6 +160,7 @@ fn stored(portal: &PortalState, method: &str, query: &Array) -> Result<Done, Fai
         _ => document().map(|document| document.file),
     };
     let found = id.and_then(|id| Some((id, portal.files.get(&id)?.clone())));
+    let found = found.filter(|(_, file)| !file.content.is_gone());
     let (id, file) = found.ok_or_else(|| methods::fail(400, "ERROR_NOT_FOUND", "Could not find the file"))?;
     Ok(Done::File(id, file))
 }
@@ -180,6 +218,49 @@ fn range(header: Option<&str>, size: u64) -> Option<Option<Range<u64>>> {
         (first, last) => first.parse().ok()?..last.parse::<u64>().ok()?.saturating_add(1).min(size),
     };
     (range.start < range.end).then_some(Some(range))
+}
+
+/// An upload's body, at the pace that the faults give it.
+pub(crate) struct Paced<'a> {
+    pub(crate) body: &'a mut dyn Read,
+    pub(crate) pace: Pace,
+    pub(crate) faults: &'a Faults,
+    pub(crate) read: Moved,
+    /// The first bytes, for the ledger.
+    pub(crate) start: Vec<u8>,
+}
+
+/// How much of an upload's body the ledger keeps.
+const KEPT: usize = 64 * 1024;
+
+impl Read for Paced<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
+        let up_to = |bytes: u64| usize::try_from(bytes.saturating_sub(self.read.bytes())).unwrap_or(usize::MAX);
+        let most = match self.pace {
+            Pace::Free => usize::MAX,
+            Pace::Slow { interval, chunk } => {
+                self.faults.wait(&Wait::For(interval)).then_some(chunk.max(1)).ok_or_else(aborted)?
+            }
+            Pace::CloseAt(bytes) => match up_to(bytes) {
+                0 => return Err(aborted()),
+                left => left,
+            },
+            Pace::HangAt(bytes) => match up_to(bytes) {
+                0 => {
+                    self.pace = Pace::Free;
+                    self.faults.wait(&Wait::Release).then_some(usize::MAX).ok_or_else(aborted)?
+                }
+                left => left,
+            },
+        };
+        let most = most.min(out.len());
+        let read = self.body.read(&mut out[..most])?;
+        self.read.add(read);
+        let room = KEPT - self.start.len();
+        self.start.extend_from_slice(&out[..read.min(room)]);
+        Ok(read)
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{json, Value};
 use simulator::{
-    Action, Auth, Call, Content, Direction, Fault, File, Kind, Options, Portal, PortalOptions, Simulator, Target,
-    TokenPlace,
+    Action, Auth, Call, Content, Direction, Fault, File, KeyPair, Kind, LeakAs, Options, Portal, PortalOptions,
+    Simulator, Target, TokenPlace,
 };
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -716,6 +716,274 @@ fn faults_strike_downloads() {
     assert_eq!(sim.ledger().calls("download"), 9);
 }
 
+/// A multipart body of these parts: name, filename, content.
+fn multipart(parts: &[(&str, Option<&str>, &str)]) -> String {
+    let mut body = String::new();
+    for (name, filename, content) in parts {
+        let filename = filename.map(|name| format!("; filename=\"{name}\"")).unwrap_or_default();
+        body.push_str(&format!(
+            "--b0und\r\nContent-Disposition: form-data; name=\"{name}\"{filename}\r\n\r\n{content}\r\n"
+        ));
+    }
+    body + "--b0und--\r\n"
+}
+
+const MULTIPART: &str = "multipart/form-data; boundary=b0und";
+
+/// Where to upload into this folder.
+fn upload_url(answer: &Answer) -> String {
+    let result = &answer.json()["result"];
+    assert_eq!(result["field"], "file");
+    result["uploadUrl"].as_str().expect("an address").to_owned()
+}
+
+#[test]
+fn an_upload_is_taken_in_at_a_signed_address() {
+    let (sim, portal) = with_files();
+    let token = portal.issue_pair(1).access_token;
+    let folder = json!({"id": 8});
+    let by_auth = upload_url(&by_parameter(&portal, &token, "disk.folder.uploadfile", &folder));
+    assert!(by_auth.starts_with(&format!("{}/rest/upload.json?auth={token}&token=disk%7C", portal.url())), "{by_auth}");
+    let free = upload_url(&by_header(&portal, &token, "disk.folder.uploadfile", &folder));
+    assert!(free.starts_with(&format!("{}/rest/upload.json?token=disk%7C", portal.url())), "{free}");
+    let hook = format!("{}disk.folder.uploadfile?id=8", portal.webhook_url());
+    let hook = upload_url(&post(&portal, target_of(&hook), FORM, ""));
+    assert!(hook.starts_with(&format!("{}upload/?token=disk%7C", portal.webhook_url())), "{hook}");
+    let bearer = format!("Bearer {token}");
+    let body = multipart(&[("file", Some("Счёт.txt"), "content")]);
+    portal.set_bucket(0.001, 50.0);
+    for (url, head, place) in [
+        (&by_auth, &[][..], TokenPlace::Query),
+        (&free, &[("Authorization", &*bearer)][..], TokenPlace::Header),
+        (&hook, &[][..], TokenPlace::Path),
+    ] {
+        let answer = send_with(&portal, head, "POST", target_of(url), MULTIPART, &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let result = answer.json()["result"].clone();
+        assert_eq!((&result["NAME"], &result["SIZE"]), (&json!("Счёт.txt"), &json!("7")));
+        let entry = sim.ledger().last_call().cloned().expect("a call");
+        assert_eq!(entry.body, body.as_bytes());
+        let call = entry.call().expect("a call");
+        assert_eq!((call.method.as_str(), call.executed, call.token_place), ("upload", true, place));
+        let transfer = call.transfer.as_ref().expect("a transfer");
+        let content = Content::given("content");
+        assert_eq!((transfer.direction, transfer.size), (Direction::Upload, 7));
+        assert_eq!((&transfer.sha256, transfer.name.as_deref()), (&content.sha256(), Some("Счёт.txt")));
+        assert_eq!((transfer.query["id"].as_str(), transfer.complete), (Some("8"), true));
+        assert_eq!((transfer.parts.len(), transfer.parts[0].name.as_str()), (1, "file"));
+        assert_eq!((transfer.moved(), transfer.token_in_body), (body.len() as u64, false));
+        assert_eq!(result["ID"].as_str(), transfer.file.map(|id| id.to_string()).as_deref());
+        // What is small can be read again.
+        let stored = by_header(&portal, &token, "disk.file.get", &json!({"id": result["ID"]})).json();
+        let url = stored["result"]["DOWNLOAD_URL"].as_str().expect("an address");
+        assert_eq!(fetch(&portal, "GET", url, &[("Authorization", &bearer)]).text(), "content");
+    }
+    assert!((8.9..9.1).contains(&portal.bucket_level()), "each call is one: {}", portal.bucket_level());
+    let refused = |head: &[(&str, &str)], url: &str, kind: &str, body: &str| {
+        let answer = send_with(&portal, head, "POST", target_of(url), kind, body);
+        assert!(!last_call(&sim).executed || answer.status == 400);
+        answer.error()
+    };
+    let without = multipart(&[("other", Some("x"), "content")]);
+    assert_eq!(refused(&[], &by_auth, MULTIPART, &without), (400, "ERROR_ARGUMENT".to_owned()));
+    assert_eq!(refused(&[], &by_auth, FORM, "file=x"), (400, "ERROR_ARGUMENT".to_owned()));
+    let other = portal.issue_pair(1).access_token;
+    assert_eq!(refused(&[], &by_auth.replace(&token, &other), MULTIPART, &body).0, 403);
+    assert_eq!(refused(&[], &by_auth.replace("upload", "download"), MULTIPART, &body).0, 403);
+    assert_eq!(refused(&[], &free, MULTIPART, &body), (401, "NO_AUTH_FOUND".to_owned()));
+    portal.expire_access_tokens();
+    assert_eq!(refused(&[], &by_auth, MULTIPART, &body), (401, "expired_token".to_owned()));
+    assert_eq!(refused(&[("Authorization", &bearer)], &free, MULTIPART, &body), (401, "expired_token".to_owned()));
+    assert_eq!(last_call(&sim).transfer.expect("a transfer").parts.len(), 1, "PHP reads the body first");
+}
+
+#[test]
+fn a_part_of_an_upload_counts_before_the_address() {
+    let (sim, portal) = with_files();
+    let token = portal.issue_pair(1).access_token;
+    let address = |id: u32| upload_url(&by_header(&portal, &token, "disk.folder.uploadfile", &json!({ "id": id })));
+    let (eight, nine) = (address(8), address(9));
+    let escaped = nine.split_once("token=").expect("a token").1;
+    let signed = escaped.replace("%7C", "|").replace("%3D", "=").replace("%2F", "/").replace("%2B", "+");
+    let bearer = format!("Bearer {token}");
+    let send = |parts: &[(&str, Option<&str>, &str)]| {
+        let head = [("Authorization", &*bearer)];
+        let status = send_with(&portal, &head, "POST", target_of(&eight), MULTIPART, &multipart(parts)).status;
+        (status, last_call(&sim).transfer.expect("a transfer"))
+    };
+    let file = ("file", Some("a"), "content");
+    let (status, transfer) = send(&[file, ("token", None, &signed)]);
+    assert_eq!(
+        (status, transfer.query["id"].as_str(), transfer.token_in_body),
+        (200, Some("9"), true),
+        "another folder"
+    );
+    assert_eq!(transfer.token.as_deref(), Some(&*signed));
+    assert_eq!(send(&[file, ("token[]", None, "x")]).0, 403, "an array is no token");
+    assert_eq!(send(&[file, ("auth", None, &token)]).0, 403, "auth among the parameters is signed");
+    assert!(last_call(&sim).auth_parameters[0].in_body);
+    assert_eq!(send(&[file, ("access_token", None, "x")]).0, 403);
+    assert_eq!(send(&[file, ("token", Some("x"), "y"), ("auth", Some("x"), "y")]).0, 200, "a file is no parameter");
+    // With a token of its own a part says who uploads.
+    let other = portal.issue_pair(2).access_token;
+    let signed = upload_url(&by_parameter(&portal, &other, "disk.folder.uploadfile", &json!({"id": 7})));
+    let signed = signed.split_once("token=").expect("a token").1.replace("%7C", "|").replace("%3D", "=");
+    let signed = signed.replace("%2F", "/").replace("%2B", "+");
+    let body = multipart(&[file, ("token", None, &signed), ("auth", None, &other)]);
+    assert_eq!(post(&portal, target_of(&eight), MULTIPART, &body).status, 200);
+    assert_eq!((last_call(&sim).auth, last_call(&sim).token_place), (Auth::Token(other), TokenPlace::Body));
+}
+
+/// An upload that is sent as it is made, so that neither side holds it.
+fn upload_large(
+    portal: &Portal,
+    url: &str,
+    size: u64,
+    answered: impl FnOnce(TcpStream) -> Option<Answer>,
+) -> Option<Answer> {
+    let host = portal.name();
+    let start = "--b0und\r\nContent-Disposition: form-data; name=\"file\"; filename=\"large.bin\"\r\n\r\n";
+    let end = "\r\n--b0und--\r\n";
+    let mut stream = TcpStream::connect(&host).expect("a connection");
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {MULTIPART}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        target_of(url),
+        (start.len() + end.len()) as u64 + size
+    );
+    let mut send = || {
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(start.as_bytes())?;
+        std::io::copy(&mut Content::generated(size, 3).reader(), &mut stream)?;
+        stream.write_all(end.as_bytes())
+    };
+    // The portal may close while it is being sent.
+    let _ = send();
+    answered(stream)
+}
+
+#[test]
+fn a_large_upload_is_counted_and_not_held() {
+    let (sim, portal) = with_files();
+    let token = portal.issue_pair(1).access_token;
+    let url = upload_url(&by_parameter(&portal, &token, "disk.folder.uploadfile", &json!({"id": 8})));
+    let size = 200_000_000;
+    let answer = upload_large(&portal, &url, size, read_answer).expect("an answer");
+    assert_eq!(answer.json()["result"]["SIZE"], size.to_string());
+    let entry = sim.ledger().last_call().cloned().expect("a call");
+    assert_eq!(entry.body.len(), 64 * 1024);
+    let transfer = entry.call().and_then(|call| call.transfer.clone()).expect("a transfer");
+    assert_eq!((transfer.size, &transfer.sha256), (size, &Content::generated(size, 3).sha256()));
+    let id = transfer.file.expect("a file");
+    let address = by_parameter(&portal, &token, "disk.file.get", &json!({ "id": id })).json();
+    assert_eq!(address["result"]["SIZE"], size.to_string());
+    let url = address["result"]["DOWNLOAD_URL"].as_str().expect("an address");
+    assert_eq!(fetch(&portal, "GET", url, &[]).error().0, 400, "received, not kept");
+}
+
+#[test]
+fn faults_strike_uploads() {
+    let (sim, portal) = with_files();
+    let token = portal.issue_pair(1).access_token;
+    let url = upload_url(&by_parameter(&portal, &token, "disk.folder.uploadfile", &json!({"id": 8})));
+    let upload = |size: u64| upload_large(&portal, &url, size, read_answer);
+    let once = |action: Action, size: u64| {
+        sim.inject(Fault::once(Target::Upload, action));
+        upload(size)
+    };
+    let expired = || ("expired_token".to_owned(), "The access token provided has expired.".to_owned());
+    let (error, error_description) = expired();
+    let refused = once(Action::ErrorJson { status: 401, error, error_description }, 1000).expect("an answer");
+    assert_eq!(refused.error(), (401, "expired_token".to_owned()));
+    let call = last_call(&sim);
+    assert!(!call.executed && call.transfer.expect("a transfer").complete, "the body was read");
+
+    let (error, error_description) = expired();
+    let unread = Action::AnswerUnread { status: 401, error, error_description };
+    let refused = once(unread, 30_000_000).expect("an answer");
+    assert_eq!(refused.error(), (401, "expired_token".to_owned()));
+    assert!(refused.head.contains("Connection: close"));
+    assert_eq!(last_call(&sim).transfer.expect("a transfer").moved(), 0);
+
+    assert!(once(Action::CloseReading(100_000), 30_000_000).is_none());
+    let call = last_call(&sim);
+    assert!(!call.executed);
+    assert_eq!(call.transfer.expect("a transfer").moved(), 100_000);
+    assert!(once(Action::CloseAfter, 1000).is_none());
+    assert!(last_call(&sim).executed);
+
+    let started = Instant::now();
+    let slow = Action::SlowRead { interval: Duration::from_millis(10), chunk: 100_000 };
+    assert_eq!(once(slow, 1_000_000).map(|answer| answer.status), Some(200));
+    assert!(started.elapsed() >= Duration::from_millis(100));
+
+    for (action, read) in [(Action::Hang, 0), (Action::HangReading(200_000), 200_000)] {
+        std::thread::scope(|scope| {
+            sim.inject(Fault::once(Target::Upload, action));
+            let hanging = scope.spawn(|| upload(30_000_000).map(|answer| answer.status));
+            assert!(sim.wait_hanging(1, Duration::from_secs(5)));
+            assert_eq!(last_call(&sim).transfer.expect("a transfer").moved(), read);
+            assert!(!hanging.is_finished(), "nobody reads");
+            sim.release();
+            assert_eq!(hanging.join().expect("a thread"), Some(200));
+        });
+    }
+    assert_eq!(sim.ledger().executed("upload"), 4);
+    let old = portal.name();
+    let new = portal.rename();
+    let body = multipart(&[("file", Some("a"), "content")]);
+    let moved = try_send(&old, &message("POST", &old, target_of(&url), MULTIPART, &body)).expect("an answer");
+    assert!(moved.status == 302 && moved.head.contains(&format!("Location: http://{new}/rest/upload.json?")));
+}
+
+#[test]
+fn answers_repeat_secrets_on_demand() {
+    let keys = KeyPair { client_id: "local.1".to_owned(), client_secret: "se/cret +1é".to_owned() };
+    let sim = Simulator::start(Options { https: false, key_pair: Some(keys), ..Options::default() });
+    let portal = sim.portal();
+    let pair = portal.issue_pair(1);
+    let secrets = [
+        &pair.access_token,
+        &pair.refresh_token,
+        &portal.application_token(),
+        &sim.client_secret(),
+        &portal.webhook_url(),
+    ]
+    .map(|secret| simulator::spellings(secret));
+    let has_all = |text: &str| {
+        for spelling in secrets.iter().flatten() {
+            assert!(text.contains(spelling), "{spelling} in {text}");
+        }
+    };
+    for (shape, status) in [("success", 200), ("error", 400), ("error_code", 400)] {
+        let answer = by_header(&portal, &pair.access_token, "sim.leak", &json!({ "as": shape }));
+        assert_eq!((answer.status, answer.json().is_object()), (status, true));
+        has_all(&answer.text());
+    }
+    let coded = by_parameter(&portal, &pair.access_token, "sim.leak", &json!({"as": "error_code", "status": 403}));
+    assert!(coded.status == 403 && coded.error().1.contains(&pair.refresh_token));
+    let page = by_header(&portal, &pair.access_token, "sim.leak", &json!({"as": "html"}));
+    assert!(page.status == 502 && page.head.contains("Content-Type: text/html"));
+    let title = page.text().lines().find(|line| line.contains("<title>")).expect("a title").to_owned();
+    assert!(title.contains(&pair.access_token) && page.text().contains("%73%65%2f%63"), "{}", page.text());
+    let third = by_header(&portal, &pair.access_token, "../rest/api/sim.leak", &json!({"as": "rest3_error"}));
+    assert_eq!((third.status, third.json()["error"]["code"].as_str()), (400, Some("LEAK")));
+    has_all(&third.text());
+    let batch = json!({"cmd": {"r": "sim.leak", "e": "sim.leak?as=error"}});
+    let batch = by_header(&portal, &pair.access_token, "batch", &batch).json();
+    assert_eq!(batch["result"]["result"]["r"]["refresh_token"]["plain"], pair.refresh_token);
+    let description = batch["result"]["result_error"]["e"]["error_description"].as_str();
+    assert!(description.is_some_and(|text| text.contains(&pair.access_token)));
+    let hook = format!("{}sim.leak", portal.webhook_url());
+    assert!(post(&portal, target_of(&hook), FORM, "").text().contains("webhook_code"));
+    assert_eq!(by_header(&portal, "wrong", "sim.leak", &json!({})).status, 401);
+
+    sim.inject(Fault::once(Target::Token, portal.leak(&pair, LeakAs::Error, 400)));
+    let answer = refresh(&sim, &pair.refresh_token).expect("an answer");
+    assert_eq!(answer.error(), (400, "LEAK".to_owned()));
+    has_all(&answer.text());
+    assert!(portal.is_live(&pair.refresh_token), "not executed");
+}
+
 #[test]
 fn a_renamed_portal_sends_its_callers_on() {
     let (sim, portal) = http();
@@ -808,6 +1076,72 @@ fn the_control_listener_does_the_same() {
     assert_eq!(ask("POST", "/fault", "{}").status, 400);
     assert_eq!(ask("POST", "/nonsense", "").status, 400);
     assert_eq!(ask("GET", "/state", "").json()["portal"], portal.name());
+}
+
+#[test]
+fn the_control_listener_has_files_and_their_faults() {
+    let (sim, portal) = http();
+    let url = sim.control_url();
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    let tell = |path: &str, body: Value| {
+        let answer = try_send(host, &message("POST", host, path, JSON, &body.to_string())).expect("an answer");
+        assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text());
+        answer.json()
+    };
+    tell("/set", json!({"grant": "disk,documentgenerator", "picky_downloads": false, "plain_slashes": true}));
+    let file =
+        tell("/seed_file", json!({"name": "a.bin", "size": 1000, "content_type": "image/x", "disposition": null}));
+    let stored = portal.file(file["id"].as_i64().expect("an ID")).expect("a file");
+    assert_eq!(
+        (stored.content_type.as_str(), stored.disposition, file["size"].as_u64()),
+        ("image/x", None, Some(1000))
+    );
+    assert_eq!(file["sha256"], stored.content.sha256());
+    let text = tell("/seed_file", json!({"name": "b.txt", "text": "b"}));
+    tell("/seed", json!({"kind": "crm.item", "entityTypeId": 2, "count": 1}));
+    let field = json!({"kind": "crm.item", "entityTypeId": 2, "record": 1, "field": "ufCrm", "file": text["id"]});
+    tell("/attach_file", field);
+    let document = tell("/store_document", json!({"title": "d", "file": file["id"], "pdf": text["id"]}));
+    assert_eq!(document["id"], 1);
+    let token = portal.issue_pair(1).access_token;
+    let item = by_parameter(&portal, &token, "crm.item.get", &json!({"entityTypeId": 2, "id": 1}));
+    assert!(item.text().contains("/rest/crm.controller.item.getFile.json?auth="), "plain: {}", item.text());
+    let machine = item.json()["result"]["item"]["ufCrm"]["urlMachine"].as_str().expect("an address").to_owned();
+    tell("/fault", json!({"target": "download", "action": "cut_after", "bytes": 0}));
+    assert_eq!(send_with(&portal, &[], "GET", target_of(&machine), FORM, "").body, b"");
+    assert_eq!(send_with(&portal, &[], "GET", target_of(&machine), FORM, "").body, b"b");
+    for fault in [
+        json!({"target": "download", "action": "pause_after", "bytes": 1, "seconds": 0.01}),
+        json!({"target": "download", "action": "hang_after_bytes", "bytes": 1}),
+        json!({"target": "upload", "action": "slow_read", "seconds": 0.01, "chunk": 100}),
+        json!({"target": "upload", "action": "close_reading", "bytes": 1}),
+        json!({"target": "upload", "action": "hang_reading", "bytes": 1}),
+        json!({"target": "upload", "action": "answer_unread", "status": 401, "error": "expired_token"}),
+    ] {
+        tell("/fault", fault);
+    }
+    assert_eq!(sim.faults().len(), 6);
+    sim.clear_faults();
+    let entries = try_send(host, &message("GET", host, "/ledger?kind=call", "", "")).expect("an answer").json();
+    let transfer = &entries[1]["transfer"];
+    assert_eq!(
+        (&transfer["direction"], &transfer["size"], &entries[1]["token_place"]),
+        (&json!("download"), &json!(1), &json!("query"))
+    );
+    assert_eq!(entries[0]["auth_parameters"][0]["value"], token);
+    let leak = json!({"as": "error", "access_token": "aa", "refresh_token": "bb", "status": 401});
+    let leak = tell("/leak", leak);
+    assert!(leak["body"].as_str().is_some_and(|body| body.contains("%61%61")));
+    tell("/set", json!({"strips_authorization": true, "lenient_rest3_batch": false, "rest3_access_denied": true}));
+    let refused = by_header(&portal, &token, "../rest/api/profile", &json!({}));
+    let code = refused.json()["error"]["code"].clone();
+    assert_eq!((refused.status, code.as_str()), (401, Some("BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION")));
+    let strict = tell("/add_portal", json!({"strips_authorization": true, "lenient_rest3_batch": false}));
+    let strict = sim.portal_named(strict["name"].as_str().expect("a name")).expect("a portal");
+    let token = strict.issue_pair(1).access_token;
+    assert_eq!(by_header(&strict, &token, "profile", &json!({})).status, 401);
+    let body = json!({"0": {"method": "profile", "query": {}}, "auth": token}).to_string();
+    assert_eq!(post(&strict, "/rest/api/batch", JSON, &body).status, 400);
 }
 
 #[test]
