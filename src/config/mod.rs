@@ -643,7 +643,7 @@ mod tests {
                         max_response max_file max_wait file level";
         let load = |text: &str| Config::parse(&filled_in(text), Path::new("/proxy.toml")).unwrap();
         let written = uncommented(|key| defaults.split_whitespace().any(|known| known == key));
-        assert_eq!(written.lines().filter(|line| line.starts_with('#')).count() + 13, example_comments());
+        assert_eq!(written.lines().filter(|line| line.starts_with('#')).count() + 14, example_comments());
         assert_eq!(format!("{:?}", load(&written)), format!("{:?}", load(&example())));
     }
 

@@ -243,11 +243,12 @@ fn a_file_is_sent_whole() {
     let (place, told) = with_a_disk("disk.folder.uploadfile", |_| 1);
     let file = place.file("file-send.http").with("address", &encoded(&told["uploadUrl"]));
     let file = file.with("field", told["field"].as_str().unwrap());
-    let answer = file.send(&place.server);
-    let ledger = place.proxy.simulator.ledger();
-    let call = ledger.last_call().unwrap();
-    assert_eq!((call.http_method.as_str(), call.path.as_str()), ("POST", "/rest/upload.json"), "{}", answer.text());
-    assert_eq!(String::from_utf8_lossy(&call.body), file.body);
+    let (status, answer) = place.send(&file);
+    assert_eq!((status, &answer["success"]), (200, &json!(true)), "{answer}");
+    let result = &answer["data"]["result"];
+    assert_eq!(result["NAME"], "Счёт 15.txt");
+    let stored = place.proxy.portal().file(result["ID"].as_str().unwrap().parse().unwrap()).unwrap();
+    assert_eq!(stored.content.sha256(), Content::given("Счёт № 15").sha256());
 }
 
 /// `ПолучитьСписок`: part after part, with the cursor of the one before.
