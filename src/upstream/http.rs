@@ -516,7 +516,7 @@ impl Tls {
         let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("not a host name"))?;
         let mut connection = ClientConnection::new(self.config.clone(), name).map_err(ureq::Error::Rustls)?;
         let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
-        let mut socket = Gathered { socket: adapter, pending: Vec::new() };
+        let mut socket = Gathered { socket: adapter, pending: Vec::new(), failed: None };
         socket.socket.set_timeout(details.timeout);
         connection.complete_io(&mut socket)?;
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
@@ -529,13 +529,22 @@ impl Tls {
 struct Gathered {
     socket: TransportAdapter,
     pending: Vec<u8>,
+    /// Why sending failed: `rustls` keeps it to itself and takes in more, but what was lost would be missing in between.
+    failed: Option<std::io::Error>,
 }
 
 impl Gathered {
     fn send(&mut self) -> std::io::Result<()> {
-        let sent = self.socket.write_all(&self.pending);
+        if self.failed.is_some() {
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
+        if let Err(error) = self.socket.write_all(&self.pending) {
+            let kind = error.kind();
+            self.failed = Some(error);
+            return Err(kind.into());
+        }
         self.pending.clear();
-        sent
+        Ok(())
     }
 }
 
@@ -578,12 +587,20 @@ impl Transport for TlsTransport {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         self.stream.get_mut().socket.set_timeout(timeout);
-        Ok(self.stream.write_all(&self.buffers.output()[..amount])?)
+        let written = self.stream.write_all(&self.buffers.output()[..amount]);
+        match self.stream.get_mut().failed.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(written?),
+        }
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         self.stream.get_mut().socket.set_timeout(timeout);
-        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        let read = self.stream.read(self.buffers.input_append_buf());
+        let amount = match self.stream.get_mut().failed.take() {
+            Some(error) => return Err(error.into()),
+            None => read?,
+        };
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
