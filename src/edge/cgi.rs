@@ -25,6 +25,9 @@ use std::time::Instant;
 /// Up to here head and body leave in one write.
 const SMALL: usize = 64 << 10;
 
+/// So much of a file is read at a time.
+const PIECE: usize = 64 << 10;
+
 /// Set once there is a configuration, or none; for the panic hook too.
 static LOG: OnceLock<Log> = OnceLock::new();
 /// The answer is being written: from here on a panic means that the client has gone.
@@ -50,7 +53,7 @@ pub fn serve() -> ExitCode {
     let answer = serve::answer(app.as_ref(), &mut request, log);
     ANSWERED.store(true, Ordering::SeqCst);
     // A client that has gone is no failure of ours.
-    let _ = write(answer, head_only, &log.request_id);
+    let _ = write(answer, head_only, log);
     ExitCode::SUCCESS
 }
 
@@ -102,8 +105,8 @@ impl Source for StandardInput {
 }
 
 /// Writes the answer: the head by `cgi`, with a small body; a large one, or one that is still to be read, behind it.
-fn write(answer: Answer, head_only: bool, request_id: &str) -> std::io::Result<()> {
-    let (head, body) = parted(answer, head_only, request_id);
+fn write(answer: Answer, head_only: bool, log: &Log) -> std::io::Result<()> {
+    let (head, body) = parted(answer, head_only, &log.request_id);
     // What is left for `cgi` to parse: the parts of a request that nobody else sent.
     std::env::set_var("REQUEST_METHOD", "GET");
     std::env::set_var("REQUEST_URI", "/");
@@ -112,10 +115,31 @@ fn write(answer: Answer, head_only: bool, request_id: &str) -> std::io::Result<(
     match body {
         Content::Parts(parts) => parts.iter().try_for_each(|part| output.write_all(part))?,
         Content::Reader { reader, length } => {
-            std::io::copy(&mut reader.take(length.unwrap_or(u64::MAX)), &mut output)?;
+            if let Err(why) = pour(reader, length, &mut output)? {
+                log.warn(&format!("the file was cut off on its way from Bitrix24: {why}"));
+            }
         }
     }
     output.flush()
+}
+
+/// Writes what is read as it comes. The inner failure: what was read ended before its length, and why.
+fn pour(mut reader: impl Read, length: Option<u64>, output: &mut impl Write) -> std::io::Result<Result<(), String>> {
+    let (mut buffer, mut left) = (vec![0; PIECE], length.unwrap_or(u64::MAX));
+    while left > 0 {
+        let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        match reader.read(&mut buffer[..most]) {
+            Ok(0) if length.is_none() => break,
+            Ok(0) => return Ok(Err(format!("{left} bytes are missing"))),
+            Ok(count) => {
+                output.write_all(&buffer[..count])?;
+                left -= count as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// The response for `cgi`, and what is to be written behind it.

@@ -66,7 +66,7 @@ impl Serving<'_> {
     }
 
     pub fn read(&self, config: &Config, body: &mut Body, limit: u64) -> Result<Vec<u8>> {
-        body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit))
+        body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit, "max_body"))
     }
 
     pub fn credentials(&self) -> Option<Credentials> {
@@ -112,9 +112,10 @@ impl Serving<'_> {
     }
 }
 
-pub fn body_error(error: BodyError, limit: u64) -> Error {
+/// `setting`: the limit's name in the configuration.
+pub fn body_error(error: BodyError, limit: u64, setting: &'static str) -> Error {
     match error {
-        BodyError::TooLarge => Error::BodyTooLarge { limit },
+        BodyError::TooLarge => Error::BodyTooLarge { limit, setting },
         BodyError::Truncated => Error::InvalidRequest("the body ended before its announced length".into()),
         BodyError::TimedOut => Error::InvalidRequest("the body did not arrive in time".into()),
         BodyError::InvalidLength => Error::InvalidRequest("Content-Length is not a number".into()),

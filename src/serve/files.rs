@@ -107,7 +107,7 @@ impl Serving<'_> {
         let parts = Parts::of(content_type)
             .ok_or_else(|| wrong("a file is uploaded as multipart/form-data, with a boundary".into()))?;
         let (limit, pause) = (config.limits.max_file, config.bitrix24.timeout);
-        let too_large = |error| Failed::from(super::context::body_error(error, limit));
+        let too_large = |error| Failed::from(super::context::body_error(error, limit, "max_file"));
         let length = body.announced(limit).map_err(too_large)?;
         let content_type = parts.content_type();
         let mut source = Upload { body, parts, limit, pause, stopped: None };
@@ -198,11 +198,14 @@ struct Upload<'u, 'b> {
 impl Read for Upload<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.body.read_on(buffer, self.limit, Deadline::after(self.pause));
-        let judged = match read {
-            Ok(0) if !self.parts.is_complete() => Err(Stopped::Part(Refused::Unclear)),
-            Ok(count) => self.parts.see(&buffer[..count]).map(|()| count).map_err(Stopped::Part),
-            Err(error) => Err(Stopped::Body(error)),
-        };
+        let judged = read.map_err(Stopped::Body).and_then(|count| {
+            self.parts.see(&buffer[..count]).map_err(Stopped::Part)?;
+            // Before the last bytes go: without them it is no request.
+            if self.body.is_at_end() && !self.parts.is_complete() {
+                return Err(Stopped::Part(Refused::Unclear));
+            }
+            Ok(count)
+        });
         judged.map_err(|stopped| {
             self.stopped = Some(stopped);
             std::io::Error::other("the upload was stopped")

@@ -46,8 +46,10 @@ pub enum Error {
     OutcomeUnknown {
         too_large: bool,
     },
+    /// `setting`: the limit's name under `[limits]`.
     BodyTooLarge {
         limit: u64,
+        setting: &'static str,
     },
     /// The address of a file that Bitrix24 answered does not lead to it any more: why.
     FileAddressExpired(String),
@@ -177,8 +179,8 @@ impl Error {
                 format!("A body with Content-Encoding {encoding:?} is not passed on: send it unpacked, without this header.")
             }
             Error::StillInstalled => "Bitrix24 still accepts the stored tokens, so nothing was removed.".into(),
-            Error::BodyTooLarge { limit } => format!(
-                "The request body is larger than {limit} bytes: send less at once, or raise max_body under \
+            Error::BodyTooLarge { limit, setting } => format!(
+                "The request body is larger than {limit} bytes: send less at once, or raise {setting} under \
                  [limits] in proxy.toml."
             ),
             Error::MethodBlocked { .. } => {

@@ -174,6 +174,11 @@ impl<'a> Body<'a> {
         Ok(count)
     }
 
+    /// Whether nothing more will come.
+    pub fn is_at_end(&self) -> bool {
+        self.ended
+    }
+
     /// Reads and forgets what is left: at most `limit` bytes in all and ten seconds.
     pub fn drain(&mut self, limit: u64) {
         let deadline = Deadline::after(DRAIN_TIME);

@@ -8,7 +8,7 @@ use support::cgi::{Answer, Cgi};
 const MIB: u64 = 1 << 20;
 
 /// An installed proxy whose application may use the disk.
-fn with_files() -> Proxy {
+pub fn with_files() -> Proxy {
     let proxy = Proxy::not_installed();
     proxy.portal().set_scope("crm,catalog,disk,documentgenerator");
     proxy.store_pair(&proxy.portal().issue_pair(1));
@@ -16,7 +16,7 @@ fn with_files() -> Proxy {
 }
 
 /// The same as a client that may call `disk.*` alone.
-fn restricted() -> Proxy {
+pub fn restricted() -> Proxy {
     let proxy = with_files().reconfigured(
         &format!("auth_token = \"{TOKEN}\""),
         &format!("[[security.clients]]\nname = \"disk\"\ntoken = \"{TOKEN}\"\nmethods = [\"disk.*\", \"batch\"]"),
@@ -36,7 +36,7 @@ fn encoded(text: &str) -> String {
     serde_urlencoded::to_string([("", text)]).unwrap().trim_start_matches('=').to_owned()
 }
 
-fn asked<'p>(proxy: &'p Proxy, address: &str) -> Cgi<'p> {
+pub fn asked<'p>(proxy: &'p Proxy, address: &str) -> Cgi<'p> {
     proxy.get("/file").bearer(TOKEN).query(&format!("portal=acme&address={}", encoded(address)))
 }
 
@@ -47,7 +47,7 @@ fn text_file(portal: &Portal) -> (i64, Vec<u8>) {
     (portal.store_file(file), bytes)
 }
 
-fn code(answer: &Answer) -> (u16, String) {
+pub fn code(answer: &Answer) -> (u16, String) {
     (answer.status, answer.json()["error_code"].as_str().unwrap_or_default().to_owned())
 }
 

@@ -22,6 +22,7 @@ mod requests;
 mod root;
 mod status_page;
 mod uninstalling;
+mod uploads;
 #[allow(dead_code)]
 mod visitor;
 mod web_servers;
