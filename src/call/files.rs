@@ -39,20 +39,24 @@ impl Way {
                         return Err(gone("it was answered for another webhook"));
                     }
                 }
-                Ok(Way { url: webhook.url(Version::V2, &address.tail(None)), bearer: None })
+                let code = webhook.code();
+                let tail = address.tail(Some(&code)).ok_or_else(|| gone("it was signed with another webhook"))?;
+                Ok(Way { url: webhook.url(Version::V2, &tail), bearer: None })
             }
             Authorization::OAuth { endpoint, tokens } => {
                 if address.webhook.is_some() {
                     return Err(wrong(&format!("is one of a webhook, and {} is called with OAuth", portal.name)));
                 }
-                let token = match &address.auth {
+                let signed = match &address.auth {
                     // The token belongs to what is signed, and the header would be another authorization.
-                    Some(name) if *name == name_of(&tokens.access_token) => Some(tokens.access_token.expose()),
+                    Some(name) if *name == name_of(&tokens.access_token) => Some(&tokens.access_token),
                     Some(_) => return Err(gone("the token that it was signed with has been renewed")),
                     None => None,
                 };
-                let url = endpoint.url(Version::V2, &address.tail(token));
-                Ok(Way { url, bearer: token.is_none().then(|| bearer(tokens.access_token.expose())) })
+                let tail =
+                    address.tail(signed).ok_or_else(|| gone("the token that it was signed with has been renewed"))?;
+                let url = endpoint.url(Version::V2, &tail);
+                Ok(Way { url, bearer: signed.is_none().then(|| bearer(tokens.access_token.expose())) })
             }
         }
     }

@@ -6,6 +6,9 @@
 use super::mask;
 use super::method::Method;
 use super::portal::{split_address, PortalName, Scheme};
+use super::secret::Secret;
+use super::signed;
+use std::borrow::Cow;
 
 /// The part of it behind the portal's `/rest/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,16 +64,32 @@ impl FileAddress {
         }
     }
 
-    /// What follows `/rest/` or the code of a webhook, with this access token in the place of its name.
-    pub fn tail(&self, access_token: Option<&str>) -> String {
+    /// What follows `/rest/` or the code of a webhook, with the secret that it was signed with, if any, in the place of its
+    /// name. `None`: it was signed with another one.
+    pub fn tail(&self, secret: Option<&Secret>) -> Option<String> {
         let slash = if self.slash { "/" } else { "" };
-        let put_back = |pair: &str| match (pair.starts_with("auth="), access_token) {
-            (true, Some(token)) => serde_urlencoded::to_string([("auth", token)]).expect("a pair of texts serializes"),
-            _ => pair.to_owned(),
+        let put_back = |pair: &str| match (pair.split_once('='), secret) {
+            (Some(("auth", _)), Some(secret)) => serde_urlencoded::to_string([("auth", secret.expose())]).ok(),
+            (Some(("token", token)), _) => Some(format!("token={}", put_back(token, secret)?)),
+            _ => Some(pair.to_owned()),
         };
-        let query: Vec<String> = self.query.split('&').map(put_back).collect();
-        format!("{}{slash}?{}", self.method.as_str(), query.join("&"))
+        let query: Option<Vec<String>> = self.query.split('&').map(put_back).collect();
+        Some(format!("{}{slash}?{}", self.method.as_str(), query?.join("&")))
     }
+}
+
+/// The value of a `token`, percent-encoded, with a secret in the place of its name wherever its base64 holds that. `None`: it
+/// holds the name of another secret.
+pub fn put_back<'t>(token: &'t str, secret: Option<&Secret>) -> Option<Cow<'t, str>> {
+    let token = match secret {
+        Some(secret) => {
+            let name = mask::name_of(secret);
+            let restored = signed::with_text_replaced(token, &name, secret.expose());
+            restored.map_or(Cow::Borrowed(token), Cow::Owned)
+        }
+        None => token.into(),
+    };
+    signed::with_text_replaced(&token, mask::PREFIX, "").is_none().then_some(token)
 }
 
 /// Whether a query holds a `token`, as PHP reads it: then it is the address of a file.
@@ -99,13 +118,13 @@ mod tests {
         let parse = |address: &str| FileAddress::parse(address).unwrap().2;
         let address = parse("https://acme.bitrix24.ru/rest/download.json?token=disk%7CaWQ9MQ%3D%3D%7Csig");
         assert_eq!((address.method.as_str(), &address.auth, &address.webhook), ("download.json", &None, &None));
-        assert_eq!(address.tail(None), "download.json?token=disk%7CaWQ9MQ%3D%3D%7Csig");
+        assert_eq!(address.tail(None).as_deref(), Some("download.json?token=disk%7CaWQ9MQ%3D%3D%7Csig"));
         let address = parse(&format!("https://crm.example.org:8443/rest/crm.x.y?auth={NAME}&token=a|b"));
         assert_eq!(address.auth.as_deref(), Some(NAME));
-        assert_eq!(address.tail(Some("t+k")), "crm.x.y?auth=t%2Bk&token=a|b");
+        assert_eq!(address.tail(Some(&Secret::new("t+k"))).as_deref(), Some("crm.x.y?auth=t%2Bk&token=a|b"));
         let address = parse(&format!("https://acme.bitrix24.ru/rest/1/{NAME}/download/?token=x"));
         assert_eq!(address.webhook, Some(("1".to_owned(), NAME.to_owned())));
-        assert_eq!(address.tail(None), "download/?token=x");
+        assert_eq!(address.tail(None).as_deref(), Some("download/?token=x"));
     }
 
     #[test]
@@ -162,7 +181,7 @@ mod tests {
                 let fields = super::super::form::fields(query.as_bytes());
                 prop_assert_eq!(fields.iter().filter(|(name, _)| name == "token").count(), 1);
                 prop_assert!(fields.iter().all(|(name, _)| name == "token" || name == "auth"));
-                prop_assert!(address.tail(None).ends_with(&query));
+                prop_assert!(address.tail(None).is_some_and(|tail| tail.ends_with(&query)));
             }
         }
 

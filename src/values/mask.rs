@@ -2,13 +2,14 @@
 //!
 //! A portal repeats what it was sent: tokens in addresses of files, in errors. Whatever Bitrix24 or the OAuth server answers
 //! passes here before anybody sees it. A secret is found plain, percent-encoded (RFC 3986, section 2.1), escaped as in JSON
-//! (RFC 8259, section 7), and percent-encoded in JSON; in an answer without one not a byte is copied or changed.
+//! (RFC 8259, section 7), percent-encoded in JSON, and in the base64 of a signed address ([`signed`]); in an answer without one not a byte is copied or changed.
 
 use super::secret::{hex, sha256, Secret};
+use super::signed;
 use memchr::{memchr2, memmem};
 use std::borrow::Cow;
 
-const PREFIX: &str = "b24proxy-";
+pub const PREFIX: &str = "b24proxy-";
 /// Hex digits of a secret's SHA-256 behind the prefix.
 const DIGITS: usize = 12;
 /// A shorter text is no secret that anybody keeps, and would be found everywhere.
@@ -71,6 +72,14 @@ impl Mask {
 
     /// `None`: there is nothing to replace.
     fn replaced(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let unsigned = signed::replaced(text, &self.needles().collect::<Vec<_>>(), |signed| self.replaced_in(signed));
+        match unsigned {
+            Some(unsigned) => Some(self.replaced_in(&unsigned).unwrap_or(unsigned)),
+            None => self.replaced_in(text),
+        }
+    }
+
+    fn replaced_in(&self, text: &[u8]) -> Option<Vec<u8>> {
         if self.secrets.is_empty() || !(self.is_plain_in(text) || self.may_be_escaped_in(text)) {
             return None;
         }

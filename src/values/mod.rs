@@ -14,6 +14,7 @@ pub mod percent;
 pub mod portal;
 pub mod request;
 pub mod secret;
+pub mod signed;
 pub mod spelling;
 pub mod upload;
 pub mod verdict;

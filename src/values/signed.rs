@@ -1,0 +1,220 @@
+//! What Bitrix24 signs stands in the signature itself, in base64 (RFC 4648): `token=disk|PAYLOAD|BASE64.HMAC`, where BASE64 is
+//! of `"download|disk|PAYLOAD|CREDENTIALS"`. So the token or the webhook's code that an address was asked with can be read in
+//! it, and is replaced there too; the address is made right again before it is asked.
+
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::Engine;
+use memchr::memmem;
+
+/// Reads what was written with or without padding.
+const READING: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// The characters that a secret makes wherever it begins: those that no other byte has a part in.
+struct Needle {
+    characters: Vec<u8>,
+    /// How many characters of its first group of four stand before them.
+    before: usize,
+}
+
+fn needles(secret: &[u8]) -> impl Iterator<Item = Needle> + '_ {
+    (0..3).map(move |shift| {
+        let text = write(&[&vec![0; shift], secret].concat(), false);
+        let (first, end) = ((shift * 8).div_ceil(6), (shift + secret.len()) * 8 / 6);
+        Needle { characters: text.as_bytes()[first..end].to_vec(), before: first % 4 }
+    })
+}
+
+fn write(bytes: &[u8], padded: bool) -> String {
+    match padded {
+        true => base64::engine::general_purpose::STANDARD.encode(bytes),
+        false => base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes),
+    }
+}
+
+/// The text with what `hidden` makes of every base64 in it that holds one of these secrets; `None`: there is none.
+pub fn replaced(text: &[u8], secrets: &[&[u8]], hidden: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    memmem::find(text, b"token")?;
+    let mut found: Vec<(usize, usize, usize)> = Vec::new();
+    for needle in secrets.iter().flat_map(|secret| needles(secret)) {
+        let length = needle.characters.len();
+        found.extend(memmem::find_iter(text, &needle.characters).map(|at| (at, needle.before, length)));
+    }
+    found.sort_unstable();
+    let (mut out, mut copied) = (Vec::new(), 0);
+    for (at, before, length) in found {
+        if at < copied {
+            continue;
+        }
+        let run = run_around(text, at, before).and_then(|run| Some((hidden(&run.read()?)?, run)));
+        match run {
+            Some((hidden, run)) if run.begin >= copied => {
+                out.extend_from_slice(&text[copied..run.begin]);
+                out.extend_from_slice(run.written(&hidden).as_bytes());
+                copied = run.end;
+            }
+            // Base64 with its beginning missing: what would show the secret is left out.
+            _ => {
+                out.extend_from_slice(&text[copied..at]);
+                copied = at + length;
+            }
+        }
+    }
+    if copied == 0 {
+        return None;
+    }
+    out.extend_from_slice(&text[copied..]);
+    Some(out)
+}
+
+/// Base64 in a text, from the beginning of a group of four characters to its end.
+struct Run {
+    begin: usize,
+    end: usize,
+    characters: Vec<u8>,
+    is_padded: bool,
+    is_percent_encoded: bool,
+    has_escaped_slash: bool,
+}
+
+impl Run {
+    fn read(&self) -> Option<Vec<u8>> {
+        READING.decode(&self.characters).ok()
+    }
+
+    /// As it was written.
+    fn written(&self, bytes: &[u8]) -> String {
+        let text = write(bytes, self.is_padded || self.characters.len().is_multiple_of(4));
+        match (self.is_percent_encoded, self.has_escaped_slash) {
+            (true, _) => text.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
+            (false, true) => text.replace('/', "\\/"),
+            (false, false) => text,
+        }
+    }
+}
+
+/// The forms in which `+`, `/` and `=` may stand beside themselves.
+const ESCAPED: [(&[u8], u8); 7] =
+    [(b"%2B", b'+'), (b"%2b", b'+'), (b"%2F", b'/'), (b"%2f", b'/'), (b"%3D", b'='), (b"%3d", b'='), (b"\\/", b'/')];
+
+fn is_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
+}
+
+/// The run in which the character at `at` is the one behind `before` others of its group.
+fn run_around(text: &[u8], at: usize, before: usize) -> Option<Run> {
+    let mut begin = at;
+    for _ in 0..before {
+        let escaped = ESCAPED.iter().find(|(form, of)| *of != b'=' && text[..begin].ends_with(form));
+        begin -= match escaped {
+            Some((form, _)) => form.len(),
+            None => text[..begin].last().filter(|byte| is_character(**byte)).map(|_| 1)?,
+        };
+    }
+    let mut run = Run {
+        begin,
+        end: begin,
+        characters: Vec::new(),
+        is_padded: false,
+        is_percent_encoded: false,
+        has_escaped_slash: false,
+    };
+    while let Some(&byte) = text.get(run.end) {
+        let escaped = ESCAPED.iter().find(|(form, _)| text[run.end..].starts_with(form));
+        let (character, length) = escaped.map_or((byte, 1), |(form, of)| (*of, form.len()));
+        match character {
+            b'=' => run.is_padded = true,
+            _ if run.is_padded || !is_character(character) => break,
+            _ => run.characters.push(character),
+        }
+        run.is_percent_encoded |= length == 3;
+        run.has_escaped_slash |= length == 2;
+        run.end += length;
+    }
+    Some(run)
+}
+
+/// The value of a `token`, percent-encoded, with `by` in the place of `text` in its base64; `None`: that is nowhere there.
+pub fn with_text_replaced(token: &str, text: &str, by: &str) -> Option<String> {
+    let pair = format!("token={token}");
+    let restored = replaced(pair.as_bytes(), &[text.as_bytes()], |bytes| {
+        let at = memmem::find(bytes, text.as_bytes())?;
+        Some([&bytes[..at], by.as_bytes(), &bytes[at + text.len()..]].concat())
+    });
+    restored.and_then(|pair| Some(String::from_utf8(pair).ok()?.strip_prefix("token=")?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::file_address::put_back;
+    use crate::values::mask::{name_of, Mask};
+    use crate::values::percent;
+    use crate::values::secret::Secret;
+    use proptest::prelude::*;
+    use std::borrow::Cow;
+
+    /// An address as Bitrix24 answers it, in JSON: signed with these credentials.
+    fn address(payload: &str, credentials: &str) -> String {
+        let signed = write(format!("\"download|disk|{payload}|{credentials}\"").as_bytes(), true);
+        let token = format!("disk|{payload}|{signed}.aG1hYy9obWFj");
+        let token = serde_urlencoded::to_string([("token", token)]).unwrap();
+        format!("{{\"DOWNLOAD_URL\":\"https:\\/\\/acme.bitrix24.ru\\/rest\\/download.json?{token}\"}}")
+    }
+
+    /// What can be read in the base64 of an address.
+    fn read(address: &str) -> String {
+        let decoded = percent_decoded(address);
+        let parts = decoded.split(|c: char| !(c.is_ascii_alphanumeric() || "+/=".contains(c)));
+        parts
+            .filter_map(|part| READING.decode(part).ok())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .collect()
+    }
+
+    fn percent_decoded(text: &str) -> String {
+        String::from_utf8(percent::decoded(text.as_bytes())).unwrap()
+    }
+
+    fn token_of(address: &str) -> &str {
+        address.split_once("token=").unwrap().1.trim_end_matches("\"}")
+    }
+
+    proptest! {
+        #[test]
+        fn a_secret_that_was_signed_cannot_be_read_and_can_be_put_back(
+            secret in "[a-z0-9]{8,72}", user in "([0-9]{1,4}\\|)?", payload in "[A-Za-z0-9+/]{0,40}={0,2}", more in "(\\|[a-z]{0,5})?"
+        ) {
+            let secret = Secret::new(secret);
+            let plain = address(&payload, &format!("{user}{}{more}", secret.expose()));
+            prop_assert!(read(&plain).contains(secret.expose()));
+            let masked = Mask::of([&secret]).text(&plain).into_owned();
+            prop_assert!(!read(&masked).contains(secret.expose()), "{masked}");
+            prop_assert!(read(&masked).contains(&name_of(&secret)), "{masked}");
+            prop_assert!(serde_json::from_str::<serde_json::Value>(&masked).is_ok());
+            let token = put_back(token_of(&masked), Some(&secret)).unwrap();
+            prop_assert_eq!(percent_decoded(&token), percent_decoded(token_of(&plain)));
+            prop_assert!(put_back(token_of(&masked), Some(&Secret::new("another-secret"))).is_none());
+            prop_assert!(put_back(token_of(&masked), None).is_none());
+        }
+
+        #[test]
+        fn no_text_panics(text in "(token|=|%3D|%2B|%2f|\\\\/|YjI0cHJveHkt|IyNHByb3h5L|iMjRwcm94eS|YWJjZGVmZ2g|[A-Za-z0-9+/|.\"]){0,20}") {
+            let _ = Mask::of([&Secret::new("abcdefgh")]).text(&text);
+            let _ = put_back(&text, Some(&Secret::new("abcdefgh")));
+        }
+    }
+
+    #[test]
+    fn what_holds_no_secret_stays() {
+        let secret = Secret::new("4f9a0166006e2b8700005a4e");
+        let plain = address("aWQ9MQ==", "another");
+        assert!(matches!(Mask::of([&secret]).text(&plain), Cow::Borrowed(_)));
+        assert!(matches!(put_back(token_of(&plain), Some(&secret)), Some(Cow::Borrowed(_))));
+    }
+}
