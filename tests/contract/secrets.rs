@@ -336,7 +336,7 @@ fn no_secret_that_the_oauth_server_or_the_portal_repeats_is_shown_by_a_page_of_i
 }
 
 #[test]
-fn neither_a_client_nor_a_redirect_nor_a_files_head_shows_a_secret() {
+fn neither_a_redirect_nor_a_files_head_nor_a_page_in_its_place_shows_a_secret() {
     let proxy = installed();
     let secrets = secrets(&proxy);
     let token = &secrets[1];
@@ -358,6 +358,10 @@ fn neither_a_client_nor_a_redirect_nor_a_files_head_shows_a_secret() {
         Action::RawInstead(head.replace("X-", &format!("X {token}\0")).into_bytes()),
         Action::RawInstead(head.replace("filename=\"", "filename=\"Счёт ").into_bytes()),
         proxy.portal().leak(&pair_of(&proxy), LeakAs::Rest3Error, 403),
+        proxy.portal().leak(&pair_of(&proxy), LeakAs::Html, 404),
+        proxy.portal().leak(&pair_of(&proxy), LeakAs::Success, 200),
+        // A page in a file's place, as where somebody is asked to log in.
+        proxy.portal().leak(&pair_of(&proxy), LeakAs::Html, 200),
     ] {
         for target in [Target::Download, Target::Method("sim.echo".into())] {
             // A call that is redirected renews the tokens: the portal may have another address.
@@ -423,12 +427,15 @@ fn no_secret_stands_in_the_process_list() {
 /// A client that may call so little.
 const LIMITED: &str = "methods = [\"disk.*\", \"crm.*\", \"documentgenerator.*\", \"batch\"]";
 
+fn limited(proxy: Proxy) -> Proxy {
+    let client = format!("[[security.clients]]\nname = \"limited\"\ntoken = \"{TOKEN}\"\n{LIMITED}");
+    proxy.reconfigured(&format!("auth_token = \"{TOKEN}\""), &client)
+}
+
 #[test]
 fn a_limited_client_obtains_no_secret_by_addresses_of_files() {
     for (make, strips) in [(installed as fn() -> Proxy, false), (installed, true), (by_webhook, false)] {
-        let proxy = make();
-        let client = format!("[[security.clients]]\nname = \"limited\"\ntoken = \"{TOKEN}\"\n{LIMITED}");
-        let proxy = proxy.reconfigured(&format!("auth_token = \"{TOKEN}\""), &client);
+        let proxy = limited(make());
         let portal = proxy.portal();
         portal.set_strips_authorization(strips);
         let file = portal.store_file(File::new("Счёт.txt", Content::given("text")));
@@ -457,6 +464,32 @@ fn a_limited_client_obtains_no_secret_by_addresses_of_files() {
         assert_eq!(repeated == 0, from_header, "{repeated}");
         assert_eq!(proxy.call("profile", json!({})).status, 403);
         proxy.assert_no_secret(&proxy.call("user.current", json!({})));
+    }
+}
+
+#[test]
+fn a_limited_client_that_has_a_batch_store_an_address_of_a_file_reads_it_without_its_secret() {
+    for (make, strips) in [(installed as fn() -> Proxy, true), (by_webhook, false)] {
+        let proxy = limited(make());
+        proxy.portal().set_strips_authorization(strips);
+        let file = proxy.portal().seed_file("a.bin", 1000);
+        let commands = json!({ "cmd": {
+            "a": format!("disk.file.get?id={file}"),
+            "b": "crm.deal.add?fields[TITLE]=$result[a][DOWNLOAD_URL]",
+            "c": "crm.deal.get?id=$result[b]",
+        } });
+        let secrets = secrets(&proxy);
+        let batch = proxy.call("batch", commands);
+        assert!(batch.json()["data"]["result"]["result"]["c"]["TITLE"].is_string(), "{}", batch.text());
+        assert_hidden(&secrets, &seen(&batch), "batch");
+        for (way, request) in ways(&proxy, "crm.deal.list", &json!({ "start": 0 })) {
+            let answer = request.run();
+            assert!(answer.text().contains("token="), "{way}: {}", seen(&answer));
+            assert_hidden(&secrets, &seen(&answer), way);
+        }
+        let ledger = proxy.simulator.ledger();
+        let sent = String::from_utf8_lossy(&ledger.last_call().unwrap().answer).into_owned();
+        assert!(secrets.iter().any(|secret| sent.contains(secret)), "the portal has stored it: {sent}");
     }
 }
 
@@ -508,7 +541,7 @@ fn answers_that_an_older_version_kept_with_a_secret_are_replayed_without_it() {
 fn an_answer_without_a_secret_passes_byte_for_byte() {
     let proxy = installed();
     let token = secrets(&proxy)[1].clone();
-    let almost = format!("{} {}0", &token[1..], &token[..token.len() - 1]);
+    let almost = format!("{} {}x", &token[1..], &token[..token.len() - 1]);
     let odd = [
         r#"{"result":{"a":"https:\/\/h\/x?y=%D0%A1%20%zz%&auth=1","b\/c":[]},"time":{}}"#.to_owned(),
         "{\"result\":\"Стол — «ok» 𝄞\u{feff}\u{a0}\u{7f}\"}".to_owned(),
