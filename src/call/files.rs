@@ -151,17 +151,23 @@ impl Transfer<'_> {
             return Err(redirected(status, download.headers.get("Location")));
         }
         let is_file = matches!(status, 200 | 206 | 304 | 416);
-        let is_json = download.header("Content-Type").is_some_and(|kind| kind.starts_with("application/json"));
-        if is_file && (!is_json || download.header("Content-Disposition").is_some() || status != 200) {
+        let is_of = |kind: &str| download.header("Content-Type").is_some_and(|value| value.starts_with(kind));
+        let (is_json, is_page) = (is_of("application/json"), is_of("text/html"));
+        if is_file && (!(is_json || is_page) || download.header("Content-Disposition").is_some() || status != 200) {
             return self.within_size(download).map(Judged::File);
         }
         let mut begin = Vec::new();
         let read = (&mut download.reader).take(MOST_ERROR + 1).read_to_end(&mut begin);
         if is_file {
-            // A file of JSON, unless it is short and Bitrix24's own error.
+            // A file of JSON, unless it is short and Bitrix24's own error; or a page, such as one that asks to log in and
+            // repeats the address.
             let is_error = begin.len() as u64 <= MOST_ERROR && matches!(judge(status, &begin).0, Verdict::Error(_));
             if !is_error {
                 read.map_err(|_| error_of(Failure::Lost { why: "while it was read".into() }, 0))?;
+                if begin.len() as u64 <= MOST_ERROR {
+                    begin = relay.hide.bytes(begin);
+                    download.length = Some(begin.len() as u64);
+                }
                 download.reader = Box::new(Cursor::new(begin).chain(download.reader));
                 return self.within_size(download).map(Judged::File);
             }

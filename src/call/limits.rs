@@ -56,9 +56,9 @@ impl<'a> Pace<'a> {
         Duration::try_from_secs_f64(1.0 / self.bucket().rate).unwrap_or(Duration::MAX)
     }
 
-    /// The portal's web server keeps the `Authorization` header to itself; to be remembered by all.
-    pub fn swallows_header(&self) {
-        self.step(Step::Swallows);
+    /// The portal's web server keeps the `Authorization` header to itself; to be remembered by all. Whether it was known.
+    pub fn swallows_header(&self) -> bool {
+        self.step(Step::Swallows).swallows_header
     }
 
     /// Bitrix24 answered `OPERATION_TIME_LIMIT`, or said that this call used up the method's time. `until`: Unix seconds.

@@ -244,7 +244,9 @@ impl<'a> Relay<'a> {
 
     /// Remembered by all processes, so that the header is tried but once a day.
     fn note_swallowed(&self) {
-        Pace::of(self.job.app, self.portal).swallows_header();
+        if Pace::of(self.job.app, self.portal).swallows_header() {
+            return;
+        }
         self.job.log.warn(&format!(
             "the web server of {} keeps the Authorization header to itself: for a day the token goes in the body, so addresses \
              of files will hold it (masked for clients) and expire with it",

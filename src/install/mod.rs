@@ -174,15 +174,17 @@ impl Installer<'_> {
         notes.attempts.push(now);
         lock.write_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
-        oauth::request(&self.job.app.http, &self.job.app.config.bitrix24.oauth_server, application, grant, self.job.end)
-            .map_err(|refusal| match refusal {
+        let (server, hide) = (&self.job.app.config.bitrix24.oauth_server, secrets::of_portal(self.job.app, portal));
+        oauth::request(&self.job.app.http, server, application, grant, self.job.end, hide).map_err(|refusal| {
+            match refusal {
                 Refusal::InvalidGrant { .. } => match grant {
                     Grant::AuthorizationCode(_) => Problem::CodeSpent,
                     Grant::RefreshToken(_) => Problem::TokenRefused,
                 },
                 Refusal::Configuration { why } => Problem::Configuration(why),
                 refusal => Problem::Oauth { why: refusal.text(self.job.app.config.bitrix24.oauth_server.host()) },
-            })
+            }
+        })
     }
 
     fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Box<dyn Lock>, Problem> {

@@ -109,10 +109,17 @@ impl Log {
 
 /// The text without control characters, which a terminal or a log's reader could obey; each is a space instead.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    match text.contains(char::is_control) {
-        true => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().into(),
+    match text.contains(is_control) {
+        true => text.chars().map(|c| if is_control(c) { ' ' } else { c }).collect::<String>().into(),
         false => text.into(),
     }
+}
+
+/// C0, C1 and DEL, separators of lines, and what turns the direction of writing (Unicode's `Bidi_Control`), by which a text
+/// can look like another.
+pub fn is_control(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
@@ -130,6 +137,7 @@ mod tests {
     #[test]
     fn controls_become_spaces() {
         assert_eq!(printable("a\x1b[31mb\u{9b}c\nd\x7f"), "a [31mb c d ");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{2028}\u{200f}\u{61c}"), "a b c   ");
         assert!(matches!(printable("Стол — «ok»"), Cow::Borrowed(_)));
     }
 }

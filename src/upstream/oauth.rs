@@ -12,13 +12,15 @@ use crate::values::secret::Secret;
 /// reserves for one.
 const MAX_ANSWER: u64 = 32 << 10;
 
-/// Asks for a pair. One request; the caller knows what it means if the answer is lost.
+/// Asks for a pair. One request; the caller knows what it means if the answer is lost. `hide`: what nothing that is said beside
+/// the pair may repeat; what is sent from here is added.
 pub fn request(
     http: &Http,
     server: &OauthServer,
     application: &Application,
     grant: &Grant,
     deadline: Deadline,
+    mut hide: Mask,
 ) -> Result<Issued, Refusal> {
     let (grant_type, name, value) = match grant {
         Grant::AuthorizationCode(code) => ("authorization_code", "code", *code),
@@ -41,12 +43,13 @@ pub fn request(
             parts: &[form.as_bytes()],
             deadline,
             max_response: MAX_ANSWER,
-            // The pair is what is wanted; what is said of an error hides these.
+            // The pair is what is wanted; what is said beside it hides the secrets.
             hide: &Mask::default(),
         })
         .map_err(unavailable)?;
-    let secrets = Mask::of([&application.client_secret, &Secret::new(value)]);
-    read_answer(reply.status, &reply.body, unix_now(), &secrets)
+    hide.add(&application.client_secret);
+    hide.add(&Secret::new(value));
+    read_answer(reply.status, &reply.body, unix_now(), hide)
 }
 
 fn unavailable(failure: Failure) -> Refusal {

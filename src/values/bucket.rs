@@ -141,16 +141,19 @@ pub enum Step<'m> {
 }
 
 impl Known {
-    /// Does it, at `now`; the answer is when the call may go, and how.
+    /// Does it, at `now`; the answer is when the call may go, and how, as it was known before.
     pub fn step(&mut self, bucket: Bucket, step: Step, now: i64) -> Told {
-        let turn = self.turn(bucket, step, now);
         let age = now.saturating_sub(self.swallows_since);
-        Told { turn, swallows_header: self.swallows_since != 0 && (0..SWALLOWED_MS).contains(&age) }
+        let swallows_header = self.swallows_since != 0 && (0..SWALLOWED_MS).contains(&age);
+        if matches!(step, Step::Swallows) && !swallows_header {
+            self.swallows_since = now;
+        }
+        Told { turn: self.turn(bucket, step, now), swallows_header }
     }
 
     fn turn(&mut self, bucket: Bucket, step: Step, now: i64) -> Turn {
         match step {
-            Step::Swallows => self.swallows_since = now,
+            Step::Swallows => {}
             Step::Take { method, max_wait, refused } => {
                 if refused {
                     self.fill(bucket, now);
@@ -251,7 +254,8 @@ mod tests {
         let mut known = Known::default();
         let mut swallows = |step, now| known.step(BUCKET, step, now).swallows_header;
         assert!(!swallows(Step::Count, 1_000));
-        assert!(swallows(Step::Swallows, 2_000));
+        assert!(!swallows(Step::Swallows, 2_000), "not before");
+        assert!(swallows(Step::Swallows, 3_000), "another call that was under way");
         assert!(swallows(Step::Count, 2_000 + SWALLOWED_MS - 1));
         assert!(!swallows(Step::Count, 2_000 + SWALLOWED_MS));
         assert!(!swallows(Step::Count, 1_000), "a clock set back");

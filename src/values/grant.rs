@@ -76,8 +76,8 @@ impl Refusal {
 }
 
 /// Reads the server's answer, received at `now`. Of a pair nothing but its two tokens is insisted on: the old one is spent.
-/// What the server says of an error must not repeat the secrets.
-pub fn read_answer(status: u16, body: &[u8], now: i64, secrets: &Mask) -> Result<Issued, Refusal> {
+/// What the server says of an error, or beside the tokens, must not repeat the secrets nor those tokens.
+pub fn read_answer(status: u16, body: &[u8], now: i64, mut secrets: Mask) -> Result<Issued, Refusal> {
     let fields: Map<String, Value> = serde_json::from_slice(body)
         .map_err(|_| Refusal::Unavailable { why: format!("did not answer with JSON (status {status})") })?;
     let text = |name: &str| match fields.get(name) {
@@ -87,12 +87,15 @@ pub fn read_answer(status: u16, body: &[u8], now: i64, secrets: &Mask) -> Result
     };
     let error = text("error");
     if !error.is_empty() {
-        return Err(refusal(&error, &text("error_description"), secrets));
+        return Err(refusal(&error, &text("error_description"), &secrets));
     }
     let (access_token, refresh_token) = (Secret::new(text("access_token")), Secret::new(text("refresh_token")));
     if status >= 400 || access_token.is_empty() || refresh_token.is_empty() {
         return Err(Refusal::Unavailable { why: format!("answered without tokens (status {status})") });
     }
+    secrets.add(&access_token);
+    secrets.add(&refresh_token);
+    let text = |name: &str| printable(&secrets.text(&text(name))).into_owned();
     let lifetime = text("expires_in").parse().ok().filter(|seconds| *seconds > 0).unwrap_or(LIFETIME);
     Ok(Issued {
         access_token,
@@ -131,7 +134,7 @@ mod tests {
     #[test]
     fn failures_are_told_apart() {
         let kind =
-            |status, body: &str| read_answer(status, body.as_bytes(), 0, &Mask::default()).map(|_| ()).unwrap_err();
+            |status, body: &str| read_answer(status, body.as_bytes(), 0, Mask::default()).map(|_| ()).unwrap_err();
         assert!(matches!(kind(400, r#"{"error":"invalid_grant"}"#), Refusal::InvalidGrant { .. }));
         assert!(matches!(kind(401, r#"{"error":"invalid_client"}"#), Refusal::InvalidClient { .. }));
         assert!(matches!(kind(402, r#"{"error":"PAYMENT_REQUIRED"}"#), Refusal::PaymentRequired { .. }));
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn the_expiry_counts_from_receipt_by_our_clock() {
         let body = br#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires":1,"user_id":"5"}"#;
-        let issued = read_answer(200, body, 1000, &Mask::default()).unwrap();
+        let issued = read_answer(200, body, 1000, Mask::default()).unwrap();
         assert_eq!((issued.expires_at, issued.user_id), (4600, 5));
     }
 
@@ -157,7 +160,7 @@ mod tests {
             (r#""expires_in":1e300,"error":"","error_description":[]"#, 4600),
             (r#""scope":null,"user_id":-1,"domain":{},"member_id":7"#, 4600),
         ] {
-            let issued = read_answer(200, format!("{{{pair}{beside}}}").as_bytes(), 1000, &Mask::default()).unwrap();
+            let issued = read_answer(200, format!("{{{pair}{beside}}}").as_bytes(), 1000, Mask::default()).unwrap();
             assert_eq!((issued.access_token.expose(), issued.refresh_token.expose()), ("a", "r"), "{beside}");
             assert_eq!((issued.expires_at, issued.user_id), (expires_at, 0), "{beside}");
         }
@@ -168,15 +171,30 @@ mod tests {
         let (client, refresh) = (Secret::new("c-secret"), Secret::new("r-secret"));
         let secrets = Mask::of([&client, &refresh]);
         let body = br#"{"error":"no r-secret","error_description":"token r-secret of c-secret\nmore"}"#;
-        let Err(Refusal::Other { error, description }) = read_answer(400, body, 0, &secrets) else { panic!() };
+        let Err(Refusal::Other { error, description }) = read_answer(400, body, 0, secrets) else { panic!() };
         let [c, r] = [&client, &refresh].map(name_of);
         assert_eq!((error, description), (format!("no {r}"), format!("token {r} of {c}")));
+    }
+
+    #[test]
+    fn what_is_said_beside_a_pair_repeats_neither_a_secret_nor_the_pair() {
+        let secrets = Mask::of([&Secret::new("c-secret")]);
+        let body =
+            br#"{"access_token":"a-new-token","refresh_token":"r-new-token","scope":"crm,a-new-token r-new-token",
+            "domain":"c-secret","server_endpoint":"https://h/\u001b[31m"}"#;
+        let issued = read_answer(200, body, 0, secrets).unwrap();
+        let [access, refresh] = [&issued.access_token, &issued.refresh_token].map(name_of);
+        assert_eq!(issued.scope, format!("crm,{access} {refresh}"));
+        assert_eq!(
+            (issued.domain, issued.server_endpoint.as_str()),
+            (name_of(&Secret::new("c-secret")), "https://h/ [31m")
+        );
     }
 
     proptest! {
         #[test]
         fn no_answer_panics(status in 100u16..600, body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = read_answer(status, &body, 0, &Mask::default());
+            let _ = read_answer(status, &body, 0, Mask::default());
         }
     }
 }

@@ -20,6 +20,7 @@ mod refresh;
 mod relay;
 mod requests;
 mod root;
+mod secrets;
 mod status_page;
 mod uninstalling;
 mod uploads;

@@ -1,6 +1,7 @@
 //! The refresher's own work: the stored refresh token against a new pair.
 
 use crate::app::Job;
+use crate::call::secrets;
 use crate::config::Portal;
 use crate::store::records::{Installation, LastRefresh, Tokens};
 use crate::store::{Lock, Replaced};
@@ -44,12 +45,15 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
     notes.refresh = Some(last.clone());
     lock.write_notes(&notes)?;
 
+    let mut hide = secrets::configured(portal);
+    secrets::add(&mut hide, &old);
     let answer = oauth::request(
         &job.app.http,
         &job.app.config.bitrix24.oauth_server,
         application,
         &Grant::RefreshToken(&old.refresh_token),
         job.end,
+        hide,
     );
     match answer.and_then(|issued| same_portal(&old, issued)) {
         Ok(issued) => {
