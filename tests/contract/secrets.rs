@@ -381,6 +381,30 @@ fn neither_a_redirect_nor_a_files_head_nor_a_page_in_its_place_shows_a_secret() 
     }
 }
 
+#[test]
+fn no_answer_to_an_upload_shows_a_secret() {
+    let shapes = [LeakAs::Success, LeakAs::Error, LeakAs::ErrorCode, LeakAs::Rest3Error, LeakAs::Html];
+    for proxy in [installed(), by_webhook()] {
+        let secrets = secrets(&proxy);
+        let answer = proxy.call("disk.folder.uploadfile", json!({ "id": 8 }));
+        let answer = answer.json();
+        let address = answer["data"]["result"]["uploadUrl"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        let query = serde_urlencoded::to_string([("portal", "acme"), ("address", address)]).unwrap();
+        for (shape, status) in shapes.into_iter().zip([200, 400, 403, 401, 502]) {
+            let action = proxy.portal().leak(&pair_of(&proxy), shape, status);
+            proxy.simulator.inject(Fault::once(Target::Upload, action));
+            let part = "Content-Disposition: form-data; name=\"file\"; filename=\"a.txt\"";
+            let post = proxy.get("/file").method("POST").bearer(TOKEN).query(&query);
+            let post = post.header("Content-Type", "multipart/form-data; boundary=X");
+            let answer = post.body(format!("--X\r\n{part}\r\n\r\ntext\r\n--X--\r\n")).run();
+            assert_hidden(&secrets, &seen(&answer), &format!("{shape:?}"));
+            if shape != LeakAs::Html {
+                assert_named(&secrets, &answer.text(), &format!("{shape:?}"));
+            }
+        }
+    }
+}
+
 fn what(action: &Action) -> String {
     match action {
         Action::RawInstead(bytes) => String::from_utf8_lossy(bytes).into_owned(),
