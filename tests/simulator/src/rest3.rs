@@ -5,7 +5,7 @@ use crate::http::{Reply, Request};
 use crate::ledger::Command;
 use crate::methods::{self, Caller, Failure};
 use crate::params;
-use crate::php::{Array, Key, Php};
+use crate::php::{Array, Php};
 use crate::rest::{old_error, Credentials, Job, TOKEN_NAMES};
 use crate::state::{Remembered, Shared};
 
@@ -187,11 +187,10 @@ fn batch(job: &Job<'_>, caller: &Caller, params: &Array, ran: &mut Vec<Command>)
             return Err(invalid(&id.to_string(), "A command needs a method"));
         };
         let query = part("query").and_then(Php::as_array).cloned().unwrap_or_default();
-        let alias = part("as").map(|alias| Key::new(&alias.to_text()));
-        commands.push((id, method.to_lowercase(), query, alias));
+        commands.push((id, method.to_lowercase(), query));
     }
     let mut results = Array::new();
-    for (id, method, query, alias) in commands {
+    for (id, method, query) in commands {
         if method == "batch" {
             return Err(refuse(400, "BATCH_IN_BATCH", "batch within batch"));
         }
@@ -205,7 +204,8 @@ fn batch(job: &Job<'_>, caller: &Caller, params: &Array, ran: &mut Vec<Command>)
                 error: error.map(|e| e.code.clone()),
             });
         }
-        results.set(alias.unwrap_or_else(|| id.clone()), result?);
+        // Under its place also where it has an `as`: so Bitrix24's own SDK reads it.
+        results.set(id.clone(), result?);
     }
     Ok(results.into())
 }

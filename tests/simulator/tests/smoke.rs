@@ -390,8 +390,8 @@ fn a_rest_3_batch_is_commands_and_nothing_else() {
     let list =
         ask(&json!([{"method": "tasks.task.get", "query": {"id": 2}, "as": "two", "parallel": true}, command(1)]));
     assert_eq!(list.status, 200);
-    assert_eq!(list.json()["result"]["two"]["item"]["id"], 2);
-    assert_eq!(list.json()["result"]["1"]["item"]["id"], 1);
+    assert_eq!(list.json()["result"][0]["item"]["id"], 2);
+    assert_eq!(list.json()["result"][1]["item"]["id"], 1);
     assert_eq!(ask(&json!({"0": command(1), "1": command(2)})).json()["result"][1]["item"]["id"], 2);
     let before = sim.ledger().executed("tasks.task.get");
     for beside in [
