@@ -16,7 +16,9 @@ use crate::values::answer::{Answer, Content};
 use crate::values::request::{Body, Request, Source, Variables};
 use crate::values::secret::random_hex;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +26,8 @@ use std::time::Instant;
 
 /// Up to here head and body leave in one write.
 const SMALL: usize = 64 << 10;
+/// Most of a file that is passed on at once: what a pipe holds.
+const PIECE: usize = 64 << 10;
 
 /// Set once there is a configuration, or none; for the panic hook too.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -108,14 +112,26 @@ fn write(answer: Answer, head_only: bool, request_id: &str) -> std::io::Result<(
     std::env::set_var("REQUEST_METHOD", "GET");
     std::env::set_var("REQUEST_URI", "/");
     cgi::handle(|_request: cgi::Request| head);
-    let mut output = std::io::stdout().lock();
+    std::io::stdout().flush()?;
+    // Not through `Stdout`, which looks for the ends of lines and writes a file in pieces of a few KiB.
+    let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     match body {
-        Content::Parts(parts) => parts.iter().try_for_each(|part| output.write_all(part))?,
-        Content::Reader { reader, length } => {
-            std::io::copy(&mut reader.take(length.unwrap_or(u64::MAX)), &mut output)?;
+        Content::Parts(parts) => parts.iter().try_for_each(|part| output.write_all(part)),
+        Content::Reader { reader, length } => pass_on(&mut reader.take(length.unwrap_or(u64::MAX)), &mut output),
+    }
+}
+
+/// What has come goes on at once: a web server waits so long for each piece and no longer.
+fn pass_on(reader: &mut impl Read, output: &mut impl Write) -> std::io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => output.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    output.flush()
 }
 
 /// The response for `cgi`, and what is to be written behind it.

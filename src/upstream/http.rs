@@ -21,6 +21,8 @@ use ureq::unversioned::transport::{
 
 /// A TLS record's size: more at once makes nothing faster, and `ureq` takes four of these.
 const BUFFER: usize = 16 << 10;
+/// For a file: the kernel is asked less often, and a TLS record leaves in one piece.
+const FILE_BUFFER: usize = 64 << 10;
 /// Room for what a request's head holds beside its address and its own headers.
 const HEAD: usize = 1 << 10;
 
@@ -277,6 +279,7 @@ impl Connections {
             .timeout_recv_response(Some(pause))
             .timeout_per_read(Some(pause))
             .timeout_per_write(Some(pause))
+            .input_buffer_size(FILE_BUFFER)
             .build()
             .call()
             .map_err(|error| failure(&error))?;
@@ -311,7 +314,8 @@ impl Connections {
             .timeout_recv_response(Some(pause))
             .timeout_per_read(Some(pause))
             .timeout_per_write(Some(pause))
-            .output_buffer_size(output_buffer(post, None))
+            .input_buffer_size(FILE_BUFFER)
+            .output_buffer_size(output_buffer(post, None).max(FILE_BUFFER))
             .build()
             .send(ureq::SendBody::from_reader(&mut ForUpload(body)))
             .map_err(|error| failure(&error))?;
