@@ -149,7 +149,8 @@ impl Transfer<'_> {
         let is_file = matches!(status, 200 | 206 | 304 | 416);
         let is_json = download.header("Content-Type").is_some_and(|kind| kind.starts_with("application/json"));
         if is_file && (!is_json || download.header("Content-Disposition").is_some() || status != 200) {
-            return self.within_size(download).map(Judged::File);
+            let download = self.within_size(download)?;
+            return download.begun().map(Judged::File).map_err(|failure| error_of(only_read(failure), 0));
         }
         let mut begin = Vec::new();
         let read = (&mut download.reader).take(MOST_ERROR + 1).read_to_end(&mut begin);

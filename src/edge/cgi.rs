@@ -22,12 +22,15 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Up to here head and body leave in one write.
 const SMALL: usize = 64 << 10;
 /// Most of a file that is passed on at once: what a pipe holds.
 const PIECE: usize = 64 << 10;
+/// How long an unfinished answer stays open. Apache makes a length of its own for what has ended before it was sent on
+/// (`ap_content_length_filter`), so that a cut file would look whole; while it waits for more, it sends the announced one.
+const UNFINISHED: Duration = Duration::from_secs(1);
 
 /// Set once there is a configuration, or none; for the panic hook too.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -129,7 +132,10 @@ fn pass_on(reader: &mut impl Read, output: &mut impl Write) -> std::io::Result<(
             Ok(0) => return Ok(()),
             Ok(count) => output.write_all(&buffer[..count])?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                std::thread::sleep(UNFINISHED);
+                return Err(error);
+            }
         }
     }
 }
