@@ -8,7 +8,7 @@ use support::cgi::{Answer, Cgi};
 const MIB: u64 = 1 << 20;
 
 /// An installed proxy whose application may use the disk.
-fn with_files() -> Proxy {
+pub fn with_files() -> Proxy {
     let proxy = Proxy::not_installed();
     proxy.portal().set_scope("crm,catalog,disk,documentgenerator");
     proxy.store_pair(&proxy.portal().issue_pair(1));
@@ -26,13 +26,13 @@ fn restricted() -> Proxy {
 }
 
 /// The address of a stored file, as the envelope's client gets it.
-fn address_of(proxy: &Proxy, file: i64) -> String {
+pub fn address_of(proxy: &Proxy, file: i64) -> String {
     let answer = proxy.call("disk.file.get", json!({ "id": file }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["data"]["result"]["DOWNLOAD_URL"].as_str().expect("an address").to_owned()
 }
 
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     serde_urlencoded::to_string([("", text)]).unwrap().trim_start_matches('=').to_owned()
 }
 
