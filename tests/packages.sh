@@ -25,7 +25,7 @@ packages() {
 gcc                     cc                      demo bench install quick long all
 libc6-dev               /usr/include/stdio.h    demo bench install quick long all
 apache2-bin             /usr/sbin/apache2       demo bench install quick long all
-curl                    curl                    demo bench install all
+curl                    curl                    demo bench install long all
 mmdebstrap              mmdebstrap              install all
 debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg  install all
 iproute2                ip                      install all

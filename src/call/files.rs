@@ -90,7 +90,7 @@ impl Transfer<'_> {
         let mut renewed = false;
         loop {
             let answer = http.open(&way.url, &way.headers(conditions), self.pause);
-            let download = answer.map_err(|failure| error_of(only_read(failure), 0))?.without(&relay.hide);
+            let download = answer.map_err(unread)?.without(&relay.hide);
             let refused = match self.judged(download, &relay)? {
                 Judged::File(download) => return Ok(download),
                 Judged::Refused { upstream, reply } => (upstream, reply),
@@ -154,7 +154,8 @@ impl Transfer<'_> {
         let is_of = |kind: &str| download.header("Content-Type").is_some_and(|value| value.starts_with(kind));
         let (is_json, is_page) = (is_of("application/json"), is_of("text/html"));
         if is_file && (!(is_json || is_page) || download.header("Content-Disposition").is_some() || status != 200) {
-            return self.within_size(download).map(Judged::File);
+            let download = self.within_size(download)?;
+            return download.begun().map(Judged::File).map_err(unread);
         }
         let mut begin = Vec::new();
         let read = (&mut download.reader).take(MOST_ERROR + 1).read_to_end(&mut begin);
@@ -163,7 +164,7 @@ impl Transfer<'_> {
             // repeats the address.
             let is_error = begin.len() as u64 <= MOST_ERROR && matches!(judge(status, &begin).0, Verdict::Error(_));
             if !is_error {
-                read.map_err(|_| error_of(Failure::Lost { why: "while it was read".into() }, 0))?;
+                read.map_err(|_| unread(Failure::Lost { why: "while it was read".into() }))?;
                 if begin.len() as u64 <= MOST_ERROR {
                     begin = relay.hide.bytes(begin);
                     download.length = Some(begin.len() as u64);
@@ -215,10 +216,11 @@ fn expired(upstream: &Upstream, way: &Way) -> Option<Failed> {
 }
 
 /// Reading changes nothing: a lost answer is as good as none.
-fn only_read(failure: Failure) -> Failure {
+fn unread(failure: Failure) -> Error {
     match failure {
-        Failure::Timeout(_) => Failure::Timeout(Executed::No),
-        failure => failure,
+        Failure::Timeout(_) => Error::Timeout { executed: Executed::No },
+        Failure::Lost { why } => Error::Unreachable { why, executed: Executed::No },
+        failure => error_of(failure, 0),
     }
 }
 

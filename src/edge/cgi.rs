@@ -16,17 +16,21 @@ use crate::values::answer::{Answer, Content};
 use crate::values::request::{Body, Request, Source, Variables};
 use crate::values::secret::random_hex;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Up to here head and body leave in one write.
 const SMALL: usize = 64 << 10;
-
-/// So much of a file is read at a time.
+/// Most of a file that is passed on at once: what a pipe holds.
 const PIECE: usize = 64 << 10;
+/// How long an unfinished answer stays open. Apache makes a length of its own for what has ended before it was sent on
+/// (`ap_content_length_filter`), so that a cut file would look whole; while it waits for more, it sends the announced one.
+const UNFINISHED: Duration = Duration::from_secs(1);
 
 /// Set once there is a configuration, or none; for the panic hook too.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -111,20 +115,24 @@ fn write(answer: Answer, head_only: bool, log: &Log) -> std::io::Result<()> {
     std::env::set_var("REQUEST_METHOD", "GET");
     std::env::set_var("REQUEST_URI", "/");
     cgi::handle(|_request: cgi::Request| head);
-    let mut output = std::io::stdout().lock();
+    std::io::stdout().flush()?;
+    // Not through `Stdout`, which looks for the ends of lines and writes a file in pieces of a few KiB.
+    let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     match body {
-        Content::Parts(parts) => parts.iter().try_for_each(|part| output.write_all(part))?,
+        Content::Parts(parts) => parts.iter().try_for_each(|part| output.write_all(part)),
         Content::Reader { reader, length } => {
-            if let Err(why) = pour(reader, length, &mut output)? {
+            if let Err(why) = pass_on(reader, length, &mut output)? {
                 log.warn(&format!("the file was cut off on its way from Bitrix24: {why}"));
+                std::thread::sleep(UNFINISHED);
             }
+            Ok(())
         }
     }
-    output.flush()
 }
 
-/// Writes what is read as it comes. The inner failure: what was read ended before its length, and why.
-fn pour(mut reader: impl Read, length: Option<u64>, output: &mut impl Write) -> std::io::Result<Result<(), String>> {
+/// What has come goes on at once: a web server waits so long for each piece and no longer. The inner failure: what was read
+/// ended before its length, and why.
+fn pass_on(mut reader: impl Read, length: Option<u64>, output: &mut impl Write) -> std::io::Result<Result<(), String>> {
     let (mut buffer, mut left) = (vec![0; PIECE], length.unwrap_or(u64::MAX));
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
@@ -135,7 +143,7 @@ fn pour(mut reader: impl Read, length: Option<u64>, output: &mut impl Write) -> 
                 output.write_all(&buffer[..count])?;
                 left -= count as u64;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Ok(Err(error.to_string())),
         }
     }

@@ -39,8 +39,9 @@ pub fn answer(loaded: std::result::Result<&App, &String>, request: &mut Request,
     let answer = Serving { variables, log, started: *started }.answer(loaded, body);
     // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
     // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
-    // the answer on one socket, which is reset when it is closed with something unread.
-    body.drain(loaded.map_or(16 << 20, |app| app.config.limits.max_body).saturating_mul(4));
+    // the answer on one socket, which is reset when it is closed with something unread. A refused one may be a file.
+    let longest = loaded.map_or(2 << 30, |app| app.config.limits.max_body.max(app.config.limits.max_file));
+    body.drain(longest.saturating_mul(4));
     answer
 }
 

@@ -10,7 +10,7 @@ use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::io::{Read, Write};
+use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,6 +21,8 @@ use ureq::unversioned::transport::{
 
 /// A TLS record's size: more at once makes nothing faster, and `ureq` takes four of these.
 const BUFFER: usize = 16 << 10;
+/// For a file: the kernel is asked less often, and a TLS record leaves in one piece.
+const FILE_BUFFER: usize = 64 << 10;
 /// Room for what a request's head holds beside its address and its own headers.
 const HEAD: usize = 1 << 10;
 
@@ -178,6 +180,15 @@ impl Download {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+
+    /// With its first bytes here, so that a file of which nothing comes is told as that.
+    pub fn begun(mut self) -> Result<Download, Failure> {
+        let mut first = vec![0; BUFFER];
+        let count = self.reader.read(&mut first).map_err(|error| unread(&error))?;
+        first.truncate(count);
+        self.reader = Box::new(Cursor::new(first).chain(self.reader));
+        Ok(self)
+    }
 }
 
 /// What stood in the way of a connection, for whoever tells a person what to do about it.
@@ -277,6 +288,7 @@ impl Connections {
             .timeout_recv_response(Some(pause))
             .timeout_per_read(Some(pause))
             .timeout_per_write(Some(pause))
+            .input_buffer_size(FILE_BUFFER)
             .build()
             .call()
             .map_err(|error| failure(&error))?;
@@ -311,7 +323,8 @@ impl Connections {
             .timeout_recv_response(Some(pause))
             .timeout_per_read(Some(pause))
             .timeout_per_write(Some(pause))
-            .output_buffer_size(output_buffer(post, None))
+            .input_buffer_size(FILE_BUFFER)
+            .output_buffer_size(output_buffer(post, None).max(FILE_BUFFER))
             .build()
             .send(ureq::SendBody::from_reader(&mut ForUpload(body)))
             .map_err(|error| failure(&error))?;
@@ -351,14 +364,17 @@ fn read(mut response: ureq::http::Response<ureq::Body>, most: u64) -> Result<Rep
         // Without growing at the end, which is seen by a read that finds nothing.
         let _ = body.try_reserve_exact(usize::try_from(length.min(most)).unwrap_or(0) + 32);
     }
-    response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
-            Some(inner) => failure(inner),
-            None => Failure::Lost { why: error.kind().to_string() },
-        }
-    })?;
+    response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| unread(&error))?;
     let content_type = response.headers().get("Content-Type").and_then(|value| value.to_str().ok()).map(str::to_owned);
     Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body })
+}
+
+/// Why no more of a body can be read.
+fn unread(error: &std::io::Error) -> Failure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
+        Some(inner) => failure(inner),
+        None => Failure::Lost { why: error.kind().to_string() },
+    }
 }
 
 /// The texts are made here: `ureq` may show the address, which can hold a webhook's code.

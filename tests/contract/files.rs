@@ -27,13 +27,13 @@ pub fn restricted() -> Proxy {
 }
 
 /// The address of a stored file, as the envelope's client gets it.
-fn address_of(proxy: &Proxy, file: i64) -> String {
+pub fn address_of(proxy: &Proxy, file: i64) -> String {
     let answer = proxy.call("disk.file.get", json!({ "id": file }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["data"]["result"]["DOWNLOAD_URL"].as_str().expect("an address").to_owned()
 }
 
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     serde_urlencoded::to_string([("", text)]).unwrap().trim_start_matches('=').to_owned()
 }
 

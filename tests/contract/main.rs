@@ -7,6 +7,7 @@ mod attacks;
 mod calls;
 mod configuration;
 mod files;
+mod files_under_servers;
 #[allow(dead_code)]
 mod fixture;
 mod footprint;

@@ -377,6 +377,13 @@ fn a_download_is_bounded_in_its_pauses_and_not_in_total() {
         started.elapsed()
     );
 
+    for (action, status) in [(Action::CloseBefore, 502), (Action::CutAfter(0), 502)] {
+        proxy.simulator.inject(Fault::once(Target::Download, action));
+        let answer = asked(&proxy, &address).run();
+        assert_failure(&answer, status, "bitrix24_unreachable");
+        assert_eq!(answer.json()["executed"], "no");
+    }
+
     proxy.simulator.inject(Fault::once(Target::Download, Action::Hang));
     let answer = asked(&proxy, &address).run();
     assert_failure(&answer, 504, "bitrix24_timeout");

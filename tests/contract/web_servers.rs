@@ -10,7 +10,7 @@ use support::http::{chunk, Answer, Connection, Request};
 use support::webserver::{Kind, WebServer, ALL};
 use support::{cgi::Cgi, eventually};
 
-const PROGRAM: &str = "/cgi-bin/b24proxy";
+pub const PROGRAM: &str = "/cgi-bin/b24proxy";
 const PRODUCT: &str = r#"{"method":"catalog.product.add","params":{"fields":{"iblockId":15,"name":"Стол"}}}"#;
 
 /// Each server with a proxy of its own.
@@ -18,7 +18,7 @@ fn under_each(test: impl Fn(&Proxy, &WebServer)) {
     under_each_of(&ALL, Proxy::installed, test);
 }
 
-fn under_each_of(kinds: &[Kind], proxy: impl Fn() -> Proxy, test: impl Fn(&Proxy, &WebServer)) {
+pub fn under_each_of(kinds: &[Kind], proxy: impl Fn() -> Proxy, test: impl Fn(&Proxy, &WebServer)) {
     for kind in kinds {
         let proxy = proxy();
         let server = WebServer::start(&proxy.sandbox, *kind);
@@ -40,21 +40,21 @@ fn echo(size: usize) -> String {
 }
 
 #[track_caller]
-fn assert_failure(answer: &Answer, status: u16, code: &str) {
+pub fn assert_failure(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.status, status, "{}", answer.text());
     assert_eq!(answer.json()["error_code"], code);
     assert_eq!(answer.header("Content-Type"), Some("application/json; charset=utf-8"));
 }
 
 /// Processes of the executable itself, refreshers included.
-fn programs(proxy: &Proxy) -> Vec<u32> {
+pub fn programs(proxy: &Proxy) -> Vec<u32> {
     let is_one = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("b24proxy"));
     proxy.sandbox.processes().into_iter().filter(is_one).collect()
 }
 
 /// Nothing in the log that an administrator would have to look into.
 #[track_caller]
-fn assert_quiet(server: &WebServer) {
+pub fn assert_quiet(server: &WebServer) {
     let log = server.error_log();
     for noise in ["panick", "internal error", "Broken pipe", "\"level\":\"error\"", "Premature end", "malformed header"]
     {

@@ -496,12 +496,12 @@ fn fcgiwrap_arguments(workers: usize) -> Vec<String> {
 fn nginx_location(layout: &Layout, socket: &str, setup: &Setup) -> String {
     let program = layout.sandbox.executable().display().to_string();
     let mut text = shipped("nginx/b24proxy.conf");
-    for (theirs, ours) in [
-        ("unix:/run/b24proxy.socket;", format!("unix:{socket};")),
-        (" /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
-        (" /var/log/nginx/error.log crit;", format!(" {} crit;", layout.file("error.log"))),
+    for (times, theirs, ours) in [
+        (2, "unix:/run/b24proxy.socket;", format!("unix:{socket};")),
+        (1, " /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
+        (1, " /var/log/nginx/error.log crit;", format!(" {} crit;", layout.file("error.log"))),
     ] {
-        assert_eq!(text.matches(theirs).count(), 1, "deploy/nginx/b24proxy.conf has {theirs:?} once");
+        assert_eq!(text.matches(theirs).count(), times, "deploy/nginx/b24proxy.conf has {theirs:?} {times} times");
         text = text.replace(theirs, &ours);
     }
     if setup.masked_log {
