@@ -23,6 +23,7 @@ use crate::system::log::{Level, Log};
 use crate::upstream::http::Failure;
 use crate::values::answer::Answer;
 use crate::values::error::{Error, Result};
+use crate::values::file_address::holds_token;
 use crate::values::form::Form;
 use crate::values::request::{Body, Request};
 use context::{Serving, Trace};
@@ -36,11 +37,16 @@ pub const MAX_STRANGER_BODY: u64 = 64 << 10;
 /// The answer to a request. `loaded`: the program with its configuration, or why that cannot be used.
 pub fn answer(loaded: std::result::Result<&App, &String>, request: &mut Request, log: &Log) -> Answer {
     let Request { variables, body, started } = request;
-    let answer = Serving { variables, log, started: *started }.answer(loaded, body);
+    let serving = Serving { variables, log, started: *started };
+    let answer = serving.answer(loaded, body);
     // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
     // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
-    // the answer on one socket, which is reset when it is closed with something unread. A refused one may be a file.
-    let longest = loaded.map_or(2 << 30, |app| app.config.limits.max_body.max(app.config.limits.max_file));
+    // the answer on one socket, which is reset when it is closed with something unread.
+    let longest = match loaded {
+        Ok(app) if serving.is_of_a_file() => app.config.limits.max_file,
+        Ok(app) => app.config.limits.max_body,
+        Err(_) => 16 << 20,
+    };
     body.drain(longest.saturating_mul(4));
     answer
 }
@@ -79,6 +85,14 @@ impl Serving<'_> {
             Query { code: Some(_), .. } | Query { state: Some(_), .. } => Route::Callback,
             Query { portal: Some(_), .. } => Route::Install,
             _ => route,
+        }
+    }
+
+    fn is_of_a_file(&self) -> bool {
+        match self.route() {
+            Route::File => true,
+            Route::Webhook(_) => holds_token(self.variables.bytes("QUERY_STRING")),
+            _ => false,
         }
     }
 
