@@ -51,15 +51,15 @@ pub fn replaced(text: &[u8], secrets: &[&[u8]], hidden: impl Fn(&[u8]) -> Option
         if at < copied {
             continue;
         }
-        let run = run_around(text, at, before).and_then(|run| Some((hidden(&run.read()?)?, run)));
+        let run = run_around(text, copied, at, before).and_then(|run| Some((hidden(&run.read()?)?, run)));
         match run {
-            Some((hidden, run)) if run.begin >= copied => {
+            Some((hidden, run)) => {
                 out.extend_from_slice(&text[copied..run.begin]);
                 out.extend_from_slice(run.written(&hidden).as_bytes());
                 copied = run.end;
             }
             // Base64 with its beginning missing: what would show the secret is left out.
-            _ => {
+            None => {
                 out.extend_from_slice(&text[copied..at]);
                 copied = at + length;
             }
@@ -106,14 +106,14 @@ fn is_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
 }
 
-/// The run in which the character at `at` is the one behind `before` others of its group.
-fn run_around(text: &[u8], at: usize, before: usize) -> Option<Run> {
+/// The run in which the character at `at` is the one behind `before` others of its group, none of them before `from`.
+fn run_around(text: &[u8], from: usize, at: usize, before: usize) -> Option<Run> {
     let mut begin = at;
     for _ in 0..before {
-        let escaped = ESCAPED.iter().find(|(form, of)| *of != b'=' && text[..begin].ends_with(form));
+        let escaped = ESCAPED.iter().find(|(form, of)| *of != b'=' && text[from..begin].ends_with(form));
         begin -= match escaped {
             Some((form, _)) => form.len(),
-            None => text[..begin].last().filter(|byte| is_character(**byte)).map(|_| 1)?,
+            None => text[from..begin].last().filter(|byte| is_character(**byte)).map(|_| 1)?,
         };
     }
     let mut run = Run {
@@ -124,17 +124,26 @@ fn run_around(text: &[u8], at: usize, before: usize) -> Option<Run> {
         is_percent_encoded: false,
         has_escaped_slash: false,
     };
+    let mut last = begin;
     while let Some(&byte) = text.get(run.end) {
         let escaped = ESCAPED.iter().find(|(form, _)| text[run.end..].starts_with(form));
         let (character, length) = escaped.map_or((byte, 1), |(form, of)| (*of, form.len()));
         match character {
             b'=' => run.is_padded = true,
             _ if run.is_padded || !is_character(character) => break,
-            _ => run.characters.push(character),
+            _ => {
+                run.characters.push(character);
+                last = run.end;
+            }
         }
         run.is_percent_encoded |= length == 3;
         run.has_escaped_slash |= length == 2;
         run.end += length;
+    }
+    // One character of four says nothing.
+    if run.characters.len() % 4 == 1 {
+        run.characters.pop();
+        (run.end, run.is_padded) = (last, false);
     }
     Some(run)
 }
@@ -207,6 +216,22 @@ mod tests {
         fn no_text_panics(text in "(token|=|%3D|%2B|%2f|\\\\/|YjI0cHJveHkt|IyNHByb3h5L|iMjRwcm94eS|YWJjZGVmZ2g|[A-Za-z0-9+/|.\"]){0,20}") {
             let _ = Mask::of([&Secret::new("abcdefgh")]).text(&text);
             let _ = put_back(&text, Some(&Secret::new("abcdefgh")));
+        }
+    }
+
+    /// However often, and however badly, a portal repeats a secret: the time grows with the answer, not with its square.
+    #[test]
+    fn a_secret_repeated_everywhere_is_hidden_in_time() {
+        let secret = Secret::new("4f9a0166006e2b8700005a4e");
+        let needles: Vec<Vec<u8>> = needles(secret.expose().as_bytes()).map(|needle| needle.characters).collect();
+        for (before, needle) in [("", &needles[0]), (".", &needles[1]), (".", &needles[2]), (".x", &needles[2])] {
+            for end in ["", "x", "xx", "=", "x="] {
+                let text = format!("token={before}{}{end}", String::from_utf8(needle.repeat(50_000)).unwrap());
+                let started = std::time::Instant::now();
+                let masked = Mask::of([&secret]).text(&text).into_owned();
+                assert!(started.elapsed().as_secs() < 10, "{before} {end}");
+                assert!(!masked.as_bytes().windows(needle.len()).any(|window| window == needle), "{before} {end}");
+            }
         }
     }
 
