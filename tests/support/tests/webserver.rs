@@ -107,11 +107,15 @@ printf 'Content-Type: text/plain\\n\\n%s' \"$size\"
 }
 
 #[test]
-fn a_body_above_17_mebibytes_is_refused_by_the_web_server() {
+fn a_body_above_what_the_shipped_configuration_allows_is_refused_by_the_web_server() {
     under_every_server(MIRROR, |server| {
-        let post = || server.request("POST", "/cgi-bin/b24proxy/");
-        let large = vec![b'x'; (17 << 20) + 1];
-        let answer = post().body(large).send();
+        // As long as a file may be; nginx knows files from calls, of which it takes 17 MiB.
+        let longest: u64 = match server.kind() {
+            Kind::Nginx => 17 << 20,
+            _ => (2 << 30) + (1 << 20),
+        };
+        let announced = (longest + 1).to_string();
+        let answer = server.request("POST", "/cgi-bin/b24proxy/").header("Content-Length", &announced).send();
         assert_eq!(answer.status, 413, "{:?}", server.kind());
     });
 }
