@@ -91,11 +91,10 @@ impl Transfer<'_> {
         loop {
             let answer = http.open(&way.url, &way.headers(conditions), self.pause);
             let download = answer.map_err(unread)?.without(&relay.hide);
-            let refused = match self.judged(download, &relay)? {
+            let (upstream, reply) = match self.judged(download, &relay)? {
                 Judged::File(download) => return Ok(download),
                 Judged::Refused { upstream, reply } => (upstream, reply),
             };
-            let (upstream, reply) = refused;
             match (upstream.error.as_str(), authorization.tokens().cloned()) {
                 ("expired_token", Some(tokens)) if way.bearer.is_some() && !renewed => {
                     renewed = true;

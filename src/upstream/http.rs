@@ -14,6 +14,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use ureq::typestate::{WithBody, WithoutBody};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, TcpConnector, Transport, TransportAdapter,
@@ -247,14 +248,7 @@ impl Connections {
     fn send(&self, post: &Post, length: Option<usize>) -> Result<Reply, Failure> {
         SENT.set(false);
         let mut reader = Parts { parts: post.parts, at: 0 };
-        let mut request =
-            self.agent.post(post.url).header("Content-Type", post.content_type).header("Connection", "close");
-        if let Some(length) = length {
-            request = request.header("Content-Length", length.to_string());
-        }
-        for (name, value) in post.headers {
-            request = request.header(*name, *value);
-        }
+        let request = self.posting(post, length.map(|length| length as u64));
         let connect = self.connect_timeout.min(post.deadline.remaining());
         let response = request
             .config()
@@ -276,22 +270,7 @@ impl Connections {
     /// a pause.
     pub fn open(&self, url: &str, headers: &[(&'static str, &str)], pause: Duration) -> Result<Download, Failure> {
         SENT.set(false);
-        let mut request = self.agent.get(url).header("Connection", "close");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let connect = self.connect_timeout.min(pause);
-        let response = request
-            .config()
-            .timeout_resolve(Some(connect))
-            .timeout_connect(Some(connect))
-            .timeout_recv_response(Some(pause))
-            .timeout_per_read(Some(pause))
-            .timeout_per_write(Some(pause))
-            .input_buffer_size(FILE_BUFFER)
-            .build()
-            .call()
-            .map_err(|error| failure(&error))?;
+        let response = self.in_pieces(self.getting(url, headers), pause).call().map_err(|error| failure(&error))?;
         let (head, body) = response.into_parts();
         let length = body.content_length();
         let reader = Box::new(body.into_with_config().limit(u64::MAX).reader());
@@ -307,16 +286,32 @@ impl Connections {
         pause: Duration,
     ) -> Result<Reply, Failure> {
         SENT.set(false);
-        let mut request =
-            self.agent.post(post.url).header("Content-Type", post.content_type).header("Connection", "close");
+        let response = self
+            .in_pieces(self.posting(post, length), pause)
+            .config()
+            .output_buffer_size(output_buffer(post, None).max(FILE_BUFFER))
+            .build()
+            .send(ureq::SendBody::from_reader(&mut ForUpload(body)))
+            .map_err(|error| failure(&error))?;
+        Ok(read(response, post.max_response)?.without(post.hide))
+    }
+
+    fn getting(&self, url: &str, headers: &[(&'static str, &str)]) -> ureq::RequestBuilder<WithoutBody> {
+        with_headers(self.agent.get(url), headers)
+    }
+
+    fn posting(&self, post: &Post, length: Option<u64>) -> ureq::RequestBuilder<WithBody> {
+        let mut request = self.agent.post(post.url).header("Content-Type", post.content_type);
         if let Some(length) = length {
             request = request.header("Content-Length", length.to_string());
         }
-        for (name, value) in post.headers {
-            request = request.header(*name, *value);
-        }
+        with_headers(request, post.headers)
+    }
+
+    /// A file's request: bounded in its pauses, not in total.
+    fn in_pieces<B>(&self, request: ureq::RequestBuilder<B>, pause: Duration) -> ureq::RequestBuilder<B> {
         let connect = self.connect_timeout.min(pause);
-        let response = request
+        request
             .config()
             .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
@@ -324,11 +319,7 @@ impl Connections {
             .timeout_per_read(Some(pause))
             .timeout_per_write(Some(pause))
             .input_buffer_size(FILE_BUFFER)
-            .output_buffer_size(output_buffer(post, None).max(FILE_BUFFER))
             .build()
-            .send(ureq::SendBody::from_reader(&mut ForUpload(body)))
-            .map_err(|error| failure(&error))?;
-        Ok(read(response, post.max_response)?.without(post.hide))
     }
 
     /// Looks at an address: what it answers, and of a long body the first `max_response` bytes.
@@ -340,12 +331,9 @@ impl Connections {
         max_response: u64,
     ) -> Result<Reply, Failure> {
         SENT.set(false);
-        let mut request = self.agent.get(url).header("Connection", "close");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
         let connect = self.connect_timeout.min(deadline.remaining());
-        let response = request
+        let response = self
+            .getting(url, headers)
             .config()
             .timeout_global(Some(deadline.remaining()))
             .timeout_resolve(Some(connect))
@@ -355,6 +343,12 @@ impl Connections {
             .map_err(|error| failure(&error))?;
         read(response, max_response)
     }
+}
+
+/// For one connection, which is not kept.
+fn with_headers<B>(request: ureq::RequestBuilder<B>, headers: &[(&'static str, &str)]) -> ureq::RequestBuilder<B> {
+    let request = request.header("Connection", "close");
+    headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
 /// The answer, at most so many bytes of it.
