@@ -1,11 +1,11 @@
 //! What a call carries: the caller's parameters, byte for byte; where the `Authorization` header is swallowed on the way, our
 //! authorization too.
 
-use crate::values::json;
+use crate::values::json::{self, SPACE};
 use crate::values::method::Method;
 use crate::values::multipart::Multipart;
+use crate::values::parts::Part;
 use crate::values::portal::Version;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// The body of a call, without the authorization, which is added last.
@@ -37,35 +37,34 @@ impl<'a> Payload<'a> {
 
     /// Content type, and the parts of the body one after another. `access_token`: where it must go in the body. PHP keeps the
     /// last of a name in a form, so that ours counts; in JSON there is no other.
-    pub fn with_auth(&self, access_token: Option<&str>) -> (Cow<'static, str>, [Cow<'_, [u8]>; 3]) {
+    pub fn with_auth(&self, access_token: Option<&str>) -> (Cow<'static, str>, Vec<Part<'_>>) {
         match self {
             Payload::Json(parameters) => ("application/json".into(), parameters.with_auth(access_token)),
-            Payload::List(list) => {
-                ("application/json".into(), [Cow::Borrowed(list.as_bytes()), (&b""[..]).into(), (&b""[..]).into()])
-            }
+            Payload::List(list) => ("application/json".into(), vec![list.as_bytes().into()]),
             Payload::Form(fields) => {
                 let ampersand = if fields.is_empty() || fields.ends_with(b"&") { "" } else { "&" };
                 let auth = access_token.map(|token| {
                     let pair = serde_urlencoded::to_string([("auth", token)]).expect("a pair of texts serializes");
                     format!("{ampersand}{pair}").into_bytes()
                 });
-                let parts =
-                    [Cow::Borrowed(fields.as_slice()), auth.unwrap_or_default().into(), Cow::Borrowed(&b""[..])];
-                ("application/x-www-form-urlencoded".into(), parts)
+                let parts = std::iter::once(fields.as_slice().into()).chain(auth.map(Part::from));
+                ("application/x-www-form-urlencoded".into(), parts.collect())
             }
             Payload::Multipart(form) => {
-                let written = form.written_with(access_token.map(|token| ("auth", token)));
-                (form.content_type().into(), [Cow::Owned(written), Cow::Borrowed(&b""[..]), Cow::Borrowed(&b""[..])])
+                (form.content_type().into(), form.written_with(access_token.map(|token| ("auth", token))))
             }
         }
     }
 }
 
-const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
-
-/// A call's parameters: the inside of a JSON object, as the caller wrote it.
+/// A call's parameters, as the caller wrote them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parameters<'a>(Cow<'a, str>);
+pub enum Parameters<'a> {
+    /// The inside of a JSON object.
+    Inside(Cow<'a, str>),
+    /// A list, for positional methods: it is sent as `{"0":…,"1":…}`.
+    List(&'a str),
+}
 
 impl<'a> Parameters<'a> {
     /// The list of a REST 3.0 batch, as it stands; `None`: it is no list.
@@ -73,8 +72,8 @@ impl<'a> Parameters<'a> {
         let list = raw.trim_matches(SPACE);
         list.starts_with('[').then(|| {
             json::refuse_what_php_cannot_read(list)?;
-            let read: std::result::Result<Vec<&RawValue>, _> = serde_json::from_str(list);
-            read.map(|_| list).map_err(|error| format!("is not JSON: {}", json::describe(&error)))
+            refuse_what_is_no_list(list).map_err(|error| format!("is not JSON: {}", json::describe(&error)))?;
+            Ok(list)
         })
     }
 
@@ -96,55 +95,73 @@ impl<'a> Parameters<'a> {
     ) -> std::result::Result<Parameters<'a>, String> {
         json::refuse_what_php_cannot_read(raw)?;
         let trimmed = raw.trim_matches(SPACE);
-        if let Some(inside) = trimmed.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            let entries = json::entries(trimmed).map_err(|error| format!("is not JSON: {}", json::describe(&error)))?;
-            let is_authorization = |key: &str| key == "auth" || key == "access_token";
-            let Some((key, _)) = entries.iter().find(|(key, _)| is_authorization(key)) else {
-                return Ok(Parameters(Cow::Borrowed(inside.trim_matches(SPACE))));
-            };
-            on_authorization(key)?;
-            let others: Vec<json::Member> = entries
-                .iter()
-                .filter(|(key, _)| !is_authorization(key))
-                .map(|(key, value)| (key.to_string(), value.get().to_owned()))
-                .collect();
-            return Ok(Parameters::from_members(&others));
+        let Some(inside) = trimmed.strip_prefix('{').and_then(|t| t.strip_suffix('}')) else {
+            refuse_what_is_no_list(trimmed).map_err(|_| "must be a JSON object or list".to_owned())?;
+            return Ok(Parameters::List(trimmed));
+        };
+        let mut has_authorization = false;
+        for entry in json::entries(trimmed) {
+            let (key, _) = entry.map_err(|error| format!("is not JSON: {}", json::describe(&error)))?;
+            if is_authorization(&key) {
+                on_authorization(&key)?;
+                has_authorization = true;
+            }
         }
-        let list: Vec<&RawValue> =
-            serde_json::from_str(trimmed).map_err(|_| "must be a JSON object or list".to_owned())?;
-        let entries: Vec<String> = list.iter().enumerate().map(|(i, value)| format!("\"{i}\":{value}")).collect();
-        Ok(Parameters(Cow::Owned(entries.join(","))))
+        if !has_authorization {
+            return Ok(Parameters::Inside(inside.trim_matches(SPACE).into()));
+        }
+        let mut others = String::with_capacity(inside.len());
+        for (key, value) in json::entries(trimmed).flatten().filter(|(key, _)| !is_authorization(key)) {
+            json::push_member(&mut others, &key, value);
+        }
+        Ok(Parameters::of_inside(others))
     }
 
-    /// Of this program's own making, in this order.
-    pub fn from_members(members: &[json::Member]) -> Parameters<'static> {
-        Parameters(Cow::Owned(json::inside_object(members)))
+    /// Of this program's own making, without the braces.
+    pub fn of_inside(inside: String) -> Parameters<'static> {
+        Parameters::Inside(inside.into())
     }
 
     #[cfg(test)]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match self {
+            Parameters::Inside(inside) => inside,
+            Parameters::List(list) => list,
+        }
     }
 
     /// The parts of the body: the object with `auth` before everything else.
-    fn with_auth(&self, access_token: Option<&str>) -> [Cow<'_, [u8]>; 3] {
-        let comma = if self.0.is_empty() { "" } else { "," };
+    fn with_auth(&self, access_token: Option<&str>) -> Vec<Part<'_>> {
+        let (inside, is_empty) = match self {
+            Parameters::Inside(inside) => (inside.as_bytes().into(), inside.is_empty()),
+            Parameters::List(list) => (Part::Numbered(list), json::elements(list).next().is_none()),
+        };
+        let comma = if is_empty { "" } else { "," };
         let head = match access_token {
             Some(token) => format!("{{\"auth\":{}{comma}", json::quoted(token)),
             None => "{".to_owned(),
         };
-        [Cow::Owned(head.into_bytes()), Cow::Borrowed(self.0.as_bytes()), Cow::Borrowed(b"}")]
+        vec![head.into_bytes().into(), inside, b"}"[..].into()]
     }
+}
+
+fn refuse_what_is_no_list(raw: &str) -> std::result::Result<(), serde_json::Error> {
+    json::elements(raw).try_for_each(|element| element.map(|_| ()))
+}
+
+fn is_authorization(key: &str) -> bool {
+    key == "auth" || key == "access_token"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::parts::concat;
     use proptest::prelude::*;
 
     fn body(raw: &str) -> String {
         let parameters = Parameters::from_json(raw).unwrap();
-        parameters.with_auth(Some("T")).iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+        String::from_utf8(concat(&parameters.with_auth(Some("T")))).unwrap()
     }
 
     #[test]
@@ -174,7 +191,7 @@ mod tests {
         fn whatever_is_accepted_is_one_json_object_with_our_auth(raw in "[\\[\\]{}\"\\\\:,a-h0-9u ]{0,40}") {
             if serde_json::from_str::<serde_json::Value>(&raw).is_ok() {
                 if let Ok(parameters) = Parameters::from_json(&raw) {
-                    let text: Vec<u8> = parameters.with_auth(Some("T")).concat();
+                    let text = concat(&parameters.with_auth(Some("T")));
                     let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
                     prop_assert_eq!(&value["auth"], "T");
                 }

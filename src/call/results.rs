@@ -1,5 +1,7 @@
 //! The results of many calls, as they are answered and as an idempotency key keeps them.
 
+use crate::values::json;
+
 /// Some of the results, as text between commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Piece {
@@ -45,9 +47,10 @@ impl Piece {
     }
 
     pub fn push_error(&mut self, error: &str, description: &str) {
-        let error = serde_json::json!({ "error": error, "error_description": description });
         self.errors += 1;
-        self.push(&[&error.to_string()]);
+        self.push(&["{\"error\":", &json::quoted(error), ",\"error_description\":"]);
+        serde_json::to_writer(&mut self.text, description).expect("a string serializes");
+        self.text.push(b'}');
     }
 
     /// In parts, because a result may be as large as memory allows.

@@ -11,7 +11,7 @@ impl Installer<'_> {
     /// `event=ONAPPINSTALL`. The posted pair proves nothing by itself: it is tried at the portal, then exchanged at the
     /// OAuth server for one that is ours.
     pub fn installed_by_event(&self, form: &Form) -> Result<Installed, Problem> {
-        let (portal, application) = self.portal(form.text("auth[domain]"))?;
+        let (portal, application) = self.portal(&form.text("auth[domain]"))?;
         self.stranger(portal, &form.secret("auth[access_token]"))?.if_administrator()?;
         let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("auth[refresh_token]")))?;
         self.accept(portal, application, issued, form.secret("auth[application_token]"))
@@ -19,15 +19,15 @@ impl Installer<'_> {
 
     /// `event=ONAPPUNINSTALL`: needs the stored `application_token`, and Bitrix24's refusal of the stored tokens.
     pub fn removed_by_event(&self, form: &Form) -> Result<(), Problem> {
-        let (portal, _) = self.portal(form.text("auth[domain]"))?;
+        let (portal, _) = self.portal(&form.text("auth[domain]"))?;
         let tokens = match self.job.app.store.read(&portal.name).map_err(Problem::Storage)? {
             Installation::Installed(tokens) => tokens,
             Installation::NotInstalled => return Err(Problem::NotInstalled),
             Installation::Broken(why) => return Err(Problem::Storage(why)),
         };
         let stored = tokens.application_token.expose().as_bytes();
-        let posted = form.text("auth[application_token]").as_bytes();
-        if stored.is_empty() || !bool::from(stored.ct_eq(posted)) {
+        let posted = form.text("auth[application_token]");
+        if stored.is_empty() || !bool::from(stored.ct_eq(posted.as_bytes())) {
             return Err(Problem::NotOurs);
         }
         if self.stored_tokens_work(portal)? || !self.refresh_is_refused(portal, &tokens)? {

@@ -8,11 +8,17 @@ use crate::config::{Client, Config};
 use crate::system::clock::Deadline;
 use crate::system::log::Log;
 use crate::upstream::http::Reply;
+use crate::values::encoding::Encoding;
 use crate::values::error::{Error, Result};
 use crate::values::portal::Version;
 use crate::values::request::{Body, BodyError, Variables};
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Most that is read from somebody without credentials.
+pub const MAX_STRANGER_BODY: u64 = 64 << 10;
+/// How long their requests may take to arrive.
+const STRANGERS_TIME: Duration = Duration::from_secs(10);
 
 pub struct Serving<'a> {
     pub variables: &'a Variables,
@@ -65,8 +71,29 @@ impl Serving<'_> {
         app.job(self.log, self.deadline(&app.config))
     }
 
-    pub fn read(&self, config: &Config, body: &mut Body, limit: u64) -> Result<Vec<u8>> {
-        body.read(limit, self.deadline(config)).map_err(|error| body_error(error, limit, "max_body"))
+    /// A client's body, unpacked.
+    pub fn read(&self, config: &Config, body: &mut Body) -> Result<Vec<u8>> {
+        self.read_until(body, config.limits.max_body, self.deadline(config))
+    }
+
+    /// The body of somebody without credentials.
+    pub fn read_of_stranger(&self, config: &Config, body: &mut Body) -> Result<Vec<u8>> {
+        let limit = MAX_STRANGER_BODY.min(config.limits.max_body);
+        self.read_until(body, limit, self.strangers_deadline().min(self.deadline(config)))
+    }
+
+    fn read_until(&self, body: &mut Body, limit: u64, deadline: Deadline) -> Result<Vec<u8>> {
+        let encoding = Encoding::declared(self.variables.text("HTTP_CONTENT_ENCODING").unwrap_or(""));
+        let encoding = encoding.map_err(|other| Error::UnsupportedEncoding(other.chars().take(64).collect()))?;
+        let read = match encoding {
+            None => body.read(limit, deadline),
+            Some(encoding) => body.read_unpacked(encoding, limit, deadline),
+        };
+        read.map_err(|error| body_error(error, limit, "max_body"))
+    }
+
+    pub fn strangers_deadline(&self) -> Deadline {
+        Deadline::from(self.started, STRANGERS_TIME)
     }
 
     pub fn credentials(&self) -> Option<Credentials> {
@@ -117,6 +144,9 @@ pub fn body_error(error: BodyError, limit: u64, setting: &'static str) -> Error 
     match error {
         BodyError::TooLarge => Error::BodyTooLarge { limit, setting },
         BodyError::Truncated => Error::InvalidRequest("the body ended before its announced length".into()),
+        BodyError::Damaged => {
+            Error::InvalidRequest("the body is not what its Content-Encoding says, or not complete".into())
+        }
         BodyError::TimedOut => Error::InvalidRequest("the body did not arrive in time".into()),
         BodyError::InvalidLength => Error::InvalidRequest("Content-Length is not a number".into()),
     }

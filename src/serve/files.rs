@@ -46,13 +46,13 @@ impl Serving<'_> {
     pub fn file(&self, app: &App, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
         let credentials = self.credentials().ok_or(Error::Unauthorized)?;
         let client = self.admitted(&app.config, &credentials, true, trace)?;
-        let query = Form::parse(self.variables.bytes("QUERY_STRING"));
-        let named = Some(query.text("portal")).filter(|name| !name.is_empty());
-        let portal = find_portal(&app.config, named)?;
+        let query = Form::of(self.variables.bytes("QUERY_STRING").to_vec());
+        let (named, address) = (query.text("portal"), query.text("address"));
+        let portal = find_portal(&app.config, Some(named.as_str()).filter(|name| !name.is_empty()))?;
         trace.portal = Some(portal.name.to_string());
         client.check_portal(&portal.name)?;
         let wrong = |why: &str| Error::InvalidRequest(format!("\"address\" {why}"));
-        let (scheme, host, address) = FileAddress::parse(query.text("address")).map_err(wrong)?;
+        let (scheme, host, address) = FileAddress::parse(&address).map_err(wrong)?;
         if !origins(app, portal).contains(&format!("{}://{host}", scheme.as_str())) {
             return Err(wrong("is not one of this portal's REST"));
         }

@@ -4,14 +4,16 @@
 //! Facts (the portal's own PHP): `cmd` and `halt` count in any case; a command is split as a URL, what stands before `?` is
 //! the method, and a scheme, host or fragment is cut off; methods are lower-cased; commands over 50 are not run.
 
+use crate::call::bulk::MAX_COMMANDS;
 use crate::call::payload::{Parameters, Payload};
 use crate::config::Client;
 use crate::values::error::{Error, Result};
 use crate::values::form;
-use crate::values::json::{self, Member};
+use crate::values::json::{self, Text};
 use crate::values::method::Method;
 use crate::values::portal::Version;
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// Whether this method is a batch that must be looked into for this client.
 pub fn must_be_checked(client: &Client, method: &Method) -> bool {
@@ -26,27 +28,31 @@ pub fn checked(client: &Client, version: Version, parameters: &str) -> Result<Pa
     }
 }
 
-/// The commands of a REST 2 batch, wherever they stood.
+/// The commands of a REST 2 batch, wherever they stood: as many as Bitrix24 runs.
 #[derive(Default)]
-pub struct Commands {
+pub struct Commands<'a> {
     /// Names and commands in order; `None` where there was no `cmd` at all.
-    commands: Option<Vec<(String, String)>>,
+    commands: Option<Vec<(Cow<'a, str>, Cow<'a, str>)>>,
     halt: Option<bool>,
 }
 
-impl Commands {
-    pub fn from_json(parameters: &str) -> Result<Commands> {
+impl<'a> Commands<'a> {
+    pub fn from_json(parameters: &'a str) -> Result<Commands<'a>> {
         let mut found = Commands::default();
-        for (key, raw) in json::entries(parameters).map_err(invalid)? {
+        for entry in json::entries(parameters) {
+            let (key, raw) = entry.map_err(invalid)?;
             match key.to_ascii_lowercase().as_str() {
                 "cmd" => {
-                    let commands = list_or_map(raw.get())?.into_iter().map(|(name, raw)| {
-                        let command = serde_json::from_str(raw);
-                        Ok((name, command.map_err(|_| forbidden("a batch command that is not a string"))?))
-                    });
-                    found.merge(Commands { commands: Some(commands.collect::<Result<_>>()?), halt: None })?;
+                    let mut cmd = Commands { commands: Some(Vec::new()), halt: None };
+                    for entry in list_or_map(raw) {
+                        let (name, raw) = entry?;
+                        let command: Text =
+                            serde_json::from_str(raw).map_err(|_| forbidden("a batch command that is not a string"))?;
+                        cmd.push(name, command.0)?;
+                    }
+                    found.merge(cmd)?;
                 }
-                "halt" => found.halt = Some(!is_false(raw.get())),
+                "halt" => found.halt = Some(!is_false(raw)),
                 _ => {}
             }
         }
@@ -54,7 +60,7 @@ impl Commands {
     }
 
     /// From the fields of a query or form: `cmd[name]=command`, `cmd[]=command`.
-    pub fn from_fields(fields: Vec<(String, String)>) -> Result<Commands> {
+    pub fn from_fields(fields: impl Iterator<Item = (String, String)>) -> Result<Commands<'a>> {
         let mut found = Commands::default();
         let mut spelling = None;
         // `cmd[]` counts from the largest number so far.
@@ -75,7 +81,7 @@ impl Commands {
                     if let Some(number) = key.parse().ok().filter(|number: &i64| number.to_string() == key) {
                         next = next.max(number.saturating_add(1));
                     }
-                    found.commands.get_or_insert_default().push((key, value));
+                    found.push(key.into(), value.into())?;
                 }
                 _ => {}
             }
@@ -83,8 +89,15 @@ impl Commands {
         Ok(found)
     }
 
+    fn push(&mut self, name: Cow<'a, str>, command: Cow<'a, str>) -> Result<()> {
+        let commands = self.commands.get_or_insert_default();
+        refuse_more_than_bitrix24_runs(commands.len())?;
+        commands.push((name, command));
+        Ok(())
+    }
+
     /// Together with those of a place that counts more. `cmd` in two places is more than can be judged.
-    pub fn merge(&mut self, other: Commands) -> Result<()> {
+    pub fn merge(&mut self, other: Commands<'a>) -> Result<()> {
         if self.commands.is_some() && other.commands.is_some() {
             return Err(forbidden("a batch with cmd given twice"));
         }
@@ -99,19 +112,33 @@ impl Commands {
         for (_, command) in &commands {
             check_command(client, command)?;
         }
-        let members: Vec<Member> = commands.into_iter().map(|(name, command)| (name, json::quoted(&command))).collect();
-        refuse_double_names(&members)?;
-        let halt = u8::from(self.halt.unwrap_or(false)).to_string();
-        Ok(Parameters::from_members(&[("halt".into(), halt), ("cmd".into(), json::object(&members))]))
+        refuse_double_names(commands.iter().map(|(name, _)| name.as_ref()))?;
+        let mut inside = format!("\"halt\":{},\"cmd\":{{", u8::from(self.halt.unwrap_or(false)));
+        for (name, command) in commands {
+            json::push_member(&mut inside, &name, "");
+            json::push_quoted(&mut inside, &command);
+        }
+        inside.push('}');
+        Ok(Parameters::of_inside(inside))
     }
+}
+
+/// Bitrix24 does not run them (it answers `ERROR_BATCH_LENGTH_EXCEEDED` for each), so they are not looked at either.
+fn refuse_more_than_bitrix24_runs(commands: usize) -> Result<()> {
+    if commands < MAX_COMMANDS {
+        return Ok(());
+    }
+    Err(Error::InvalidRequest(format!(
+        "a batch runs {MAX_COMMANDS} commands, and this one has more: send the others in another"
+    )))
 }
 
 fn invalid(error: serde_json::Error) -> Error {
     Error::InvalidRequest(format!("params of batch: {}", json::describe(&error)))
 }
 
-fn refuse_double_names(commands: &[Member]) -> Result<()> {
-    let mut names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
+fn refuse_double_names<'n>(names: impl Iterator<Item = &'n str>) -> Result<()> {
+    let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
     if names.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(forbidden("a batch with one name for two commands"));
@@ -135,43 +162,64 @@ fn check_name(client: &Client, name: &str) -> Result<()> {
 
 /// REST 3.0: `{"0":{"method","query","as","parallel"},…}`, or the same as a list, which stays one.
 fn checked_v3(client: &Client, parameters: &str) -> Result<Payload<'static>> {
-    let is_list = parameters.trim_ascii_start().starts_with('[');
-    let mut rebuilt: Vec<Member> = Vec::new();
-    for (key, raw) in list_or_map(parameters)? {
-        if form::is_authorization(key.as_bytes()) {
+    let (mut names, mut rebuilt) = (Vec::new(), String::new());
+    let is_list = is_list(parameters);
+    for entry in list_or_map(parameters) {
+        let (name, raw) = entry?;
+        if form::is_authorization(name.as_bytes()) {
             continue;
         }
-        let fields = json::entries(raw).map_err(|_| forbidden("a batch command that is not an object"))?;
-        let mut command: Vec<Member> = Vec::new();
-        for (name, value) in fields {
-            if !matches!(name.as_ref(), "method" | "query" | "as" | "parallel") {
-                return Err(forbidden("a batch command with a field other than method, query, as and parallel"));
-            }
-            command.push((name.into_owned(), value.get().to_owned()));
+        refuse_more_than_bitrix24_runs(names.len())?;
+        match is_list {
+            true if names.is_empty() => {}
+            true => rebuilt.push(','),
+            false => json::push_member(&mut rebuilt, &name, ""),
         }
-        refuse_double_names(&command)?;
-        let name =
-            command.iter().find(|(name, _)| name == "method").and_then(|(_, raw)| serde_json::from_str(raw).ok());
-        let name: String = name.ok_or_else(|| forbidden("a batch command without a method"))?;
-        check_name(client, &name)?;
-        rebuilt.push((key, json::object(&command)));
+        push_command_v3(client, raw, &mut rebuilt)?;
+        names.push(name);
     }
-    refuse_double_names(&rebuilt)?;
-    if is_list {
-        let commands: Vec<String> = rebuilt.into_iter().map(|(_, command)| command).collect();
-        return Ok(Payload::List(format!("[{}]", commands.join(",")).into()));
-    }
-    Ok(Payload::Json(Parameters::from_members(&rebuilt)))
+    refuse_double_names(names.iter().map(|name| name.as_ref()))?;
+    Ok(match is_list {
+        true => Payload::List(format!("[{rebuilt}]").into()),
+        false => Payload::Json(Parameters::of_inside(rebuilt)),
+    })
 }
 
-fn list_or_map(raw: &str) -> Result<Vec<(String, &str)>> {
-    let raw = raw.trim_ascii_start();
-    if raw.starts_with('[') {
-        let list: Vec<&serde_json::value::RawValue> = serde_json::from_str(raw).map_err(invalid)?;
-        return Ok(list.into_iter().enumerate().map(|(i, value)| (i.to_string(), value.get())).collect());
+fn push_command_v3(client: &Client, raw: &str, rebuilt: &mut String) -> Result<()> {
+    const FIELDS: [&str; 4] = ["method", "query", "as", "parallel"];
+    let mut values = [None; FIELDS.len()];
+    for entry in json::entries(raw) {
+        let (name, value) = entry.map_err(|_| forbidden("a batch command that is not an object"))?;
+        let at = FIELDS.iter().position(|known| *known == name);
+        let at =
+            at.ok_or_else(|| forbidden("a batch command with a field other than method, query, as and parallel"))?;
+        if values[at].replace(value).is_some() {
+            return Err(forbidden("a batch command with a field given twice"));
+        }
     }
-    let entries = json::entries(raw).map_err(|_| forbidden("a batch whose cmd is neither a list nor a map"))?;
-    Ok(entries.into_iter().map(|(key, value)| (key.into_owned(), value.get())).collect())
+    let name = values[0].and_then(|raw| serde_json::from_str::<Text>(raw).ok());
+    check_name(client, &name.ok_or_else(|| forbidden("a batch command without a method"))?.0)?;
+    rebuilt.push('{');
+    for (name, value) in FIELDS.iter().zip(values) {
+        if let Some(value) = value {
+            json::push_member(rebuilt, name, value);
+        }
+    }
+    rebuilt.push('}');
+    Ok(())
+}
+
+fn is_list(raw: &str) -> bool {
+    raw.trim_ascii_start().starts_with('[')
+}
+
+/// The elements of a list with their places as names, or the entries of an object.
+fn list_or_map(raw: &str) -> impl Iterator<Item = Result<json::Entry<'_>>> {
+    let list = is_list(raw).then(|| json::elements(raw).enumerate());
+    let list = list.into_iter().flatten().map(|(i, value)| Ok((i.to_string().into(), value.map_err(invalid)?)));
+    let map = (!is_list(raw)).then(|| json::entries(raw)).into_iter().flatten();
+    let map = map.map(|entry| entry.map_err(|_| forbidden("a batch whose cmd is neither a list nor a map")));
+    list.chain(map)
 }
 
 /// PHP's idea of a false value in JSON.

@@ -74,13 +74,12 @@ impl Serving<'_> {
 
     /// The application opened in a frame of Bitrix24.
     pub(super) fn opened(&self, app: &App, form: &Form) -> Answer {
-        let query = Form::parse(self.variables.bytes("QUERY_STRING"));
-        let lang = Some(query.text("LANG")).filter(|lang| !lang.is_empty());
-        let language = Language::of(self.variables, lang);
+        let query = Form::of(self.variables.bytes("QUERY_STRING").to_vec());
+        let (lang, domain) = (query.text("LANG"), query.text("DOMAIN"));
+        let language = Language::of(self.variables, Some(lang.as_str()).filter(|lang| !lang.is_empty()));
         let installer = Installer::new(self.job(app));
-        let domain = query.text("DOMAIN");
-        let place = installer.origin(domain).map_or(Place::Tab, Place::Frame);
-        match installer.opened(domain, form) {
+        let place = installer.origin(&domain).map_or(Place::Tab, Place::Frame);
+        match installer.opened(&domain, form) {
             Ok(opened) => Page::opened(language, &opened, &app.config).answer(200, &place),
             Err(problem) => self.problem_page(&app.config, language, &problem, &place),
         }

@@ -17,8 +17,10 @@ mod test_as_php_reads;
 mod webhook;
 
 use crate::app::App;
+use crate::config::Config;
 use crate::install::browser::Query;
 use crate::install::Problem;
+use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};
 use crate::upstream::http::Failure;
 use crate::values::answer::Answer;
@@ -26,44 +28,43 @@ use crate::values::error::{Error, Result};
 use crate::values::file_address::holds_token;
 use crate::values::form::Form;
 use crate::values::request::{Body, Request};
+pub use context::MAX_STRANGER_BODY;
 use context::{Serving, Trace};
 use page::{Language, Page, Place};
 use route::Route;
 use serde_json::Value;
+use std::time::Duration;
 
-/// Most that is read from somebody without credentials.
-pub const MAX_STRANGER_BODY: u64 = 64 << 10;
+/// How long the rest of a refused request is read. fcgiwrap turns an early answer into 502; mod_cgid has body and answer on
+/// one socket, which is reset when it is closed with something unread.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// How much of it where no limit is known.
+const MAX_UNCONFIGURED_BODY: u64 = 64 << 20;
 
 /// The answer to a request. `loaded`: the program with its configuration, or why that cannot be used.
 pub fn answer(loaded: std::result::Result<&App, &String>, request: &mut Request, log: &Log) -> Answer {
     let Request { variables, body, started } = request;
     let serving = Serving { variables, log, started: *started };
-    let answer = serving.answer(loaded, body);
-    // Whatever was decided without the body: it is read to its end before the answer is written. A body that is
-    // too large is longer than `max_body`, and one unread byte of it costs the answer: mod_cgid has the body and
-    // the answer on one socket, which is reset when it is closed with something unread.
-    let longest = match loaded {
-        Ok(app) if serving.is_of_a_file() => app.config.limits.max_file,
-        Ok(app) => app.config.limits.max_body,
-        Err(_) => 16 << 20,
-    };
-    body.drain(longest.saturating_mul(4));
+    let mut trace = Trace::default();
+    let answer = serving.answer(loaded, body, &mut trace);
+    // Whatever was decided without the body: it is read to its end before the answer is written.
+    let (longest, until) = serving.rest(loaded.ok(), trace.client.is_some());
+    body.drain(longest, until);
     answer
 }
 
 impl Serving<'_> {
-    fn answer(&self, loaded: std::result::Result<&App, &String>, body: &mut Body) -> Answer {
+    fn answer(&self, loaded: std::result::Result<&App, &String>, body: &mut Body, trace: &mut Trace) -> Answer {
         let route = self.route();
-        let mut trace = Trace::default();
         let outcome = match loaded {
-            Ok(app) => self.routed(app, &route, body, &mut trace),
+            Ok(app) => self.routed(app, &route, body, trace),
             Err(why) if route == Route::Health => {
                 self.log.error(why);
                 Ok(unhealthy("configuration_error"))
             }
             Err(why) => Err(Error::Configuration(why.clone())),
         };
-        self.log_outcome(&trace, &outcome);
+        self.log_outcome(trace, &outcome);
         let answer = outcome.unwrap_or_else(|error| match &route {
             Route::Webhook(path) => webhook::failure(&error, path.version),
             Route::Install | Route::Callback if loaded.is_err() => self.misconfigured_page(),
@@ -86,6 +87,22 @@ impl Serving<'_> {
             Query { portal: Some(_), .. } => Route::Install,
             _ => route,
         }
+    }
+
+    /// How much of a refused request is read, and until when. A body that is too large is longer than its limit.
+    fn rest(&self, app: Option<&App>, is_known: bool) -> (u64, Deadline) {
+        let Some(Config { limits, bitrix24, .. }) = app.map(|app| &app.config) else {
+            return (MAX_UNCONFIGURED_BODY, self.strangers_deadline());
+        };
+        let is_of_a_file = self.is_of_a_file();
+        let longest = if is_of_a_file { limits.max_file } else { limits.max_body };
+        let until = match is_known {
+            // It is bounded in its pauses alone.
+            true if is_of_a_file => Deadline::after(DRAIN_TIME),
+            true => Deadline::from(self.started, bitrix24.timeout).at_most(DRAIN_TIME),
+            false => self.strangers_deadline(),
+        };
+        (longest.saturating_mul(4), until)
     }
 
     fn is_of_a_file(&self) -> bool {
@@ -157,7 +174,7 @@ impl Serving<'_> {
             return self.form_of_a_stranger(app, body);
         };
         let client = self.admitted(config, &credentials, true, trace)?;
-        let bytes = self.read(config, body, config.limits.max_body)?;
+        let bytes = self.read(config, body)?;
         self.relayed(app, client, &bytes, trace)
     }
 
@@ -168,7 +185,7 @@ impl Serving<'_> {
         if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Err(Error::Unauthorized);
         }
-        let form = Form::parse(&self.read(&app.config, body, MAX_STRANGER_BODY)?);
+        let form = Form::of(self.read_of_stranger(&app.config, body)?);
         if form.has("event") {
             self.event(app, &form)
         } else if form.has("AUTH_ID") {

@@ -15,7 +15,6 @@ use crate::values::error::{Error, Result};
 use crate::values::json;
 use crate::values::method::Method;
 use crate::values::portal::Version;
-use serde_json::value::RawValue;
 
 const FIELDS: [&str; 8] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor"];
 
@@ -104,7 +103,7 @@ impl Serving<'_> {
     fn many_calls(&self, to: &Destination, calls: &[One], halt: bool, raw: &str, trace: &mut Trace) -> Result<Answer> {
         trace.method = Some(format!("{} calls", calls.len()));
         for call in calls {
-            to.client.check_method(&call.method)?;
+            to.client.check_method(&call.method())?;
         }
         let job = self.job(to.app);
         let mut journal = match self.key(to.client, &[b"calls", &[u8::from(halt)], raw.as_bytes()])? {
@@ -155,7 +154,7 @@ pub fn find_portal<'c>(config: &'c Config, domain: Option<&str>) -> Result<&'c P
 }
 
 /// The fields of a request, each at most once.
-struct Fields<'a>(Vec<json::Entry<'a>>);
+struct Fields<'a>([Option<&'a str>; FIELDS.len()]);
 
 impl<'a> Posted<'a> {
     /// Reads a request body. Errors name the field.
@@ -172,22 +171,23 @@ impl<'a> Fields<'a> {
         if text.trim().is_empty() {
             return Err(invalid("the body is empty: send {\"domain\",\"method\",\"params\"} as JSON"));
         }
-        let fields = json::entries(text)
-            .map_err(|error| invalid(format!("the body is not a JSON object: {}", json::describe(&error))))?;
-        for (i, (key, _)) in fields.iter().enumerate() {
-            if fields[..i].iter().any(|(other, _)| other == key) {
-                return Err(invalid(format!("{} is given twice", shown(key))));
-            }
-            if !FIELDS.contains(&key.as_ref()) {
+        let mut fields = Fields([None; FIELDS.len()]);
+        for entry in json::entries(text) {
+            let (key, value) =
+                entry.map_err(|error| invalid(format!("the body is not a JSON object: {}", json::describe(&error))))?;
+            let Some(at) = FIELDS.iter().position(|name| *name == key) else {
                 let known = FIELDS.join(", ");
-                return Err(invalid(format!("{} is not a field of a request; those are {known}", shown(key))));
+                return Err(invalid(format!("{} is not a field of a request; those are {known}", shown(&key))));
+            };
+            if fields.0[at].replace(value).is_some() {
+                return Err(invalid(format!("{} is given twice", shown(&key))));
             }
         }
-        Ok(Fields(fields))
+        Ok(fields)
     }
 
     fn get(&self, name: &str) -> Option<&'a str> {
-        json::member(&self.0, name)
+        FIELDS.iter().position(|known| *known == name).and_then(|at| self.0[at])
     }
 
     fn string(&self, name: &str) -> Result<Option<String>> {
@@ -270,25 +270,24 @@ fn method(text: &str) -> std::result::Result<Method, &'static str> {
 
 /// The calls, each checked, so that nothing is executed where one of them is wrong.
 pub fn calls(raw: &str) -> Result<Vec<One<'_>>> {
-    let list: Vec<&RawValue> =
-        serde_json::from_str(raw).map_err(|_| invalid("\"calls\" must be a list of {\"method\",\"params\"}"))?;
-    let mut calls = Vec::with_capacity(list.len().min(1 << 16));
-    for (i, item) in list.into_iter().enumerate() {
-        calls.push(call(item.get()).map_err(|why| invalid(format!("\"calls\"[{i}] {why}")))?);
+    let mut calls = Vec::new();
+    for (i, item) in json::elements(raw).enumerate() {
+        let item = item.map_err(|_| invalid("\"calls\" must be a list of {\"method\",\"params\"}"))?;
+        calls.push(call(item).map_err(|why| invalid(format!("\"calls\"[{i}] {why}")))?);
     }
     Ok(calls)
 }
 
 fn call(raw: &str) -> std::result::Result<One<'_>, String> {
-    let fields = json::entries(raw).map_err(|_| "must be an object with \"method\" and \"params\"")?;
     let (mut name, mut raw_params) = (None, None);
-    for (key, value) in &fields {
+    for entry in json::entries(raw) {
+        let (key, value) = entry.map_err(|_| "must be an object with \"method\" and \"params\"")?;
         let slot = match key.as_ref() {
             "method" => &mut name,
             "params" => &mut raw_params,
-            _ => return Err(format!("has a field {}; those of a call are method and params", shown(key))),
+            _ => return Err(format!("has a field {}; those of a call are method and params", shown(&key))),
         };
-        if slot.replace(value.get()).is_some() {
+        if slot.replace(value).is_some() {
             return Err(format!("has {key:?} twice"));
         }
     }
@@ -298,9 +297,8 @@ fn call(raw: &str) -> std::result::Result<One<'_>, String> {
     if method.is_batch() {
         return Err("cannot be a batch: its commands can be calls themselves".into());
     }
-    let raw_params = raw_params.unwrap_or("{}");
-    Parameters::from_json(raw_params).map_err(|why| format!("\"params\" {why}"))?;
-    Ok(One { method, raw_params })
+    Parameters::from_json(raw_params.unwrap_or("{}")).map_err(|why| format!("\"params\" {why}"))?;
+    Ok(One::checked(raw))
 }
 
 fn invalid(why: impl Into<String>) -> Error {

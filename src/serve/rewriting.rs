@@ -12,11 +12,13 @@ pub fn rewritten(answer: Vec<u8>, origins: &[String], base: &str) -> Vec<u8> {
     }
     let begins = beginnings(&answer, origins);
     let (mut out, mut copied) = (Vec::new(), 0);
-    for at in begins.into_iter().filter(|at| *at < answer.len()) {
+    for (i, &at) in begins.iter().enumerate() {
         if at < copied {
             continue;
         }
-        let found = Address::at(&answer, at);
+        // No address goes on in the next one, nor for ever.
+        let next = begins.get(i + 1).copied().unwrap_or(answer.len());
+        let found = Address::at(&answer[..next.min(at + LONGEST)], at);
         if let Some(begin) = found.tail_of_file() {
             out.extend_from_slice(&answer[copied..at]);
             let base = if found.is_escaped { base.replace('/', "\\/") } else { base.to_owned() };
@@ -30,6 +32,9 @@ pub fn rewritten(answer: Vec<u8>, origins: &[String], base: &str) -> Vec<u8> {
     out.extend_from_slice(&answer[copied..]);
     out
 }
+
+/// Bytes of an address: what web servers and browsers take.
+const LONGEST: usize = 8 << 10;
 
 /// Where an origin stands, plain or with the `\/` that PHP writes.
 fn beginnings(answer: &[u8], origins: &[String]) -> Vec<usize> {

@@ -23,7 +23,7 @@ fn client() -> Client {
 
 fn posted(payload: &Payload) -> (String, Vec<u8>) {
     let (content_type, parts) = payload.with_auth(Some("T"));
-    (content_type.into_owned(), parts.concat())
+    (content_type.into_owned(), crate::values::parts::concat(&parts))
 }
 
 /// A command, or something that looks like one.

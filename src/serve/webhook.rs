@@ -58,7 +58,7 @@ impl<'a> Sent<'a> {
         Ok(match self.kind() {
             // REST 3.0 finds `auth` in JSON only.
             Kind::Form | Kind::Multipart | Kind::Other if version == Version::V3 && self.body.is_empty() => {
-                Payload::Json(Parameters::from_members(&[]))
+                Payload::Json(Parameters::of_inside(String::new()))
             }
             Kind::Form | Kind::Multipart | Kind::Other if version == Version::V3 => {
                 return Err(Error::InvalidRequest(
@@ -67,7 +67,7 @@ impl<'a> Sent<'a> {
             }
             Kind::Json => self.json_payload(version, method)?,
             Kind::Form => Payload::Form(form::without_authorization(self.body)),
-            Kind::Multipart => Payload::Multipart(self.multipart()?.without_authorization()),
+            Kind::Multipart => Payload::Multipart(self.multipart()?),
             // PHP reads no parameters from any other type.
             Kind::Other => Payload::Form(Vec::new()),
         })
@@ -145,7 +145,7 @@ impl Serving<'_> {
             trace.portal = Some(portal.name.to_string());
             return self.webhook_file(app, portal, path, body, trace);
         }
-        let bytes = self.read(config, body, limits.max_body)?;
+        let bytes = self.read(config, body)?;
         let portal = portal_of(config, client, path.portal.as_deref())?;
         trace.portal = Some(portal.name.to_string());
         let method = Method::parse(&path.method)
@@ -305,7 +305,7 @@ mod tests {
 
     fn body(outgoing: &Outgoing) -> String {
         let (_, parts) = outgoing.payload.with_auth(Some("T"));
-        parts.iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+        String::from_utf8(crate::values::parts::concat(&parts)).unwrap()
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::config::Bitrix24;
 use crate::system::clock::Deadline;
 use crate::values::error::Executed;
 use crate::values::mask::Mask;
+use crate::values::parts::{Part, Parts};
 use rustls::client::Resumption;
 use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -210,7 +211,7 @@ pub struct Post<'a> {
     pub url: &'a str,
     pub content_type: &'a str,
     pub headers: &'a [(&'static str, &'a str)],
-    pub parts: &'a [&'a [u8]],
+    pub parts: &'a [Part<'a>],
     pub deadline: Deadline,
     pub max_response: u64,
     /// What the answer must not show.
@@ -236,7 +237,7 @@ impl Connections {
     }
 
     pub fn post(&self, post: &Post) -> Result<Reply, Failure> {
-        let length: usize = post.parts.iter().map(|part| part.len()).sum();
+        let length: u64 = post.parts.iter().map(Part::length).sum();
         self.send(post, Some(length))
     }
 
@@ -245,10 +246,10 @@ impl Connections {
         self.send(post, None)
     }
 
-    fn send(&self, post: &Post, length: Option<usize>) -> Result<Reply, Failure> {
+    fn send(&self, post: &Post, length: Option<u64>) -> Result<Reply, Failure> {
         SENT.set(false);
-        let mut reader = Parts { parts: post.parts, at: 0 };
-        let request = self.posting(post, length.map(|length| length as u64));
+        let mut reader = Parts::of(post.parts);
+        let request = self.posting(post, length);
         let connect = self.connect_timeout.min(post.deadline.remaining());
         let response = request
             .config()
@@ -414,10 +415,11 @@ fn failure(error: &ureq::Error) -> Failure {
 
 /// Room for the whole request, but for a long body; a page of memory is enough for most. `ureq` writes the line with the
 /// address in one piece, which must find room.
-fn output_buffer(post: &Post, length: Option<usize>) -> usize {
+fn output_buffer(post: &Post, length: Option<u64>) -> usize {
     let headers: usize = post.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     let head = HEAD + post.url.len() + post.content_type.len() + headers;
-    (head + length.unwrap_or(BUFFER)).min(BUFFER).max(head)
+    let body = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(BUFFER);
+    head.saturating_add(body).min(BUFFER).max(head)
 }
 
 fn explain_tls(error: &rustls::Error) -> Failure {
@@ -438,32 +440,6 @@ struct ForUpload<'r>(&'r mut dyn Read);
 impl Read for ForUpload<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.0.read(buffer)
-    }
-}
-
-/// Reads byte slices one after another.
-struct Parts<'a> {
-    parts: &'a [&'a [u8]],
-    at: usize,
-}
-
-impl Read for Parts<'_> {
-    /// As much as there is room for, whichever parts it is from: every read becomes a TLS record.
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let mut filled = 0;
-        while let Some((first, rest)) = self.parts.split_first() {
-            let left = &first[self.at..];
-            let count = left.len().min(buffer.len() - filled);
-            buffer[filled..filled + count].copy_from_slice(&left[..count]);
-            self.at += count;
-            filled += count;
-            if count < left.len() {
-                break;
-            }
-            self.parts = rest;
-            self.at = 0;
-        }
-        Ok(filled)
     }
 }
 

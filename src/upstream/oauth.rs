@@ -40,7 +40,7 @@ pub fn request(
             url: &server.token_url(),
             content_type: "application/x-www-form-urlencoded",
             headers: &[("Accept", "application/json")],
-            parts: &[form.as_bytes()],
+            parts: &[form.as_bytes().into()],
             deadline,
             max_response: MAX_ANSWER,
             // The pair is what is wanted; what is said beside it hides the secrets.

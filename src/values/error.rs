@@ -176,7 +176,7 @@ impl Error {
                 format!("This address of a file leads to it no more ({why}): ask Bitrix24 for the address again.")
             }
             Error::UnsupportedEncoding(encoding) => {
-                format!("A body with Content-Encoding {encoding:?} is not passed on: send it unpacked, without this header.")
+                format!("A body with Content-Encoding {encoding:?} is not read here: send it unpacked, without this header.")
             }
             Error::StillInstalled => "Bitrix24 still accepts the stored tokens, so nothing was removed.".into(),
             Error::BodyTooLarge { limit, setting } => format!(

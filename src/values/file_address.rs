@@ -178,7 +178,7 @@ mod tests {
         #[test]
         fn what_is_accepted_has_one_parameter_beside_auth(query in "(token|auth|=|&|x|%7C|b24proxy-0123456789ab|\\[\\]|cmd|#|\\+){0,9}") {
             if let Ok(address) = FileAddress::of_parts("download", false, &query) {
-                let fields = super::super::form::fields(query.as_bytes());
+                let fields: Vec<_> = super::super::form::fields(query.as_bytes()).collect();
                 prop_assert_eq!(fields.iter().filter(|(name, _)| name == "token").count(), 1);
                 prop_assert!(fields.iter().all(|(name, _)| name == "token" || name == "auth"));
                 prop_assert!(address.tail(None).is_some_and(|tail| tail.ends_with(&query)));

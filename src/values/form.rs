@@ -4,20 +4,20 @@ use crate::values::percent;
 use crate::values::secret::Secret;
 
 /// The fields under their names as posted: `auth[domain]` is a name. Of a name given twice PHP keeps the last.
-pub struct Form(Vec<(String, String)>);
+pub struct Form(Vec<u8>);
 
 impl Form {
-    pub fn parse(bytes: &[u8]) -> Form {
-        Form(fields(bytes))
+    pub fn of(bytes: Vec<u8>) -> Form {
+        Form(bytes)
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(known, _)| known == name)
+        fields(&self.0).any(|(known, _)| known == name)
     }
 
     /// The value, empty where there is none.
-    pub fn text(&self, name: &str) -> &str {
-        self.0.iter().rev().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    pub fn text(&self, name: &str) -> String {
+        fields(&self.0).filter(|(known, _)| known == name).last().map_or(String::new(), |(_, value)| value)
     }
 
     pub fn secret(&self, name: &str) -> Secret {
@@ -25,9 +25,16 @@ impl Form {
     }
 }
 
-/// Names and values, decoded; what is not UTF-8 is replaced.
-pub fn fields(bytes: &[u8]) -> Vec<(String, String)> {
-    serde_urlencoded::from_bytes(bytes).unwrap_or_default()
+/// Names and values, decoded as they are asked for; what is not UTF-8 is replaced.
+pub fn fields(bytes: &[u8]) -> impl Iterator<Item = (String, String)> + '_ {
+    let text = |bytes: &[u8]| {
+        let decoded = decoded(bytes);
+        String::from_utf8(decoded).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    };
+    bytes.split(|b| *b == b'&').filter(|segment| !segment.is_empty()).map(move |segment| {
+        let equals = segment.iter().position(|b| *b == b'=').unwrap_or(segment.len());
+        (text(&segment[..equals]), text(segment.get(equals + 1..).unwrap_or_default()))
+    })
 }
 
 /// The names of the fields, decoded.
@@ -84,8 +91,13 @@ fn without(text: &[u8], is_unwanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
 }
 
 fn decoded(name: &[u8]) -> Vec<u8> {
-    let spaced: Vec<u8> = name.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    percent::decoded(&spaced)
+    let mut spaced = name.to_vec();
+    // A `+` that is encoded stays one.
+    spaced.iter_mut().filter(|byte| **byte == b'+').for_each(|byte| *byte = b' ');
+    match memchr::memchr(b'%', &spaced) {
+        Some(_) => percent::decoded(&spaced),
+        None => spaced,
+    }
 }
 
 /// The query with every byte that may not stand in an address (RFC 3986, section 3.4) percent-encoded, which PHP reads
@@ -101,10 +113,10 @@ mod tests {
 
     #[test]
     fn fields_have_the_names_that_were_posted_and_the_last_value() {
-        let form = Form::parse(b"event=A&auth%5Bdomain%5D=acme.bitrix24.ru&event=B+C");
+        let form = Form::of(b"event=A&auth%5Bdomain%5D=acme.bitrix24.ru&event=B+C&&x&=y".to_vec());
         assert_eq!(form.text("auth[domain]"), "acme.bitrix24.ru");
         assert_eq!(form.text("event"), "B C");
-        assert!(!form.has("AUTH_ID"));
+        assert!(!form.has("AUTH_ID") && form.has("x"));
     }
 
     #[test]
@@ -121,7 +133,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Form::parse(&bytes);
+            let _ = Form::of(bytes).text("a");
+        }
+
+        #[test]
+        fn fields_are_those_of_the_url_standard(text in "(a|[%+&=]|%41|%D0%96|%zz|%ff|Ж){0,12}") {
+            let expected: Vec<(String, String)> = serde_urlencoded::from_str(&text).unwrap();
+            prop_assert_eq!(fields(text.as_bytes()).collect::<Vec<_>>(), expected);
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! JSON as it passes through: read without changing a byte of what is passed on.
 
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -9,6 +9,8 @@ use std::fmt;
 /// How deep Bitrix24's PHP reads. `json_decode`'s default is 512, and that counts the scalars in the innermost list as
 /// a level (measured with PHP 8.2, empty lists too). Deeper, it takes the whole body as no parameters.
 const MAX_DEPTH: usize = 511;
+/// What may stand between tokens (RFC 8259, section 2).
+pub const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// The request body as text: UTF-8, with or without a byte-order mark (1C writes one).
 pub fn text(body: &[u8]) -> Result<&str, String> {
@@ -83,38 +85,129 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
 }
 
 /// A key, unescaped, and its value as it stands.
-pub type Entry<'a> = (Cow<'a, str>, &'a RawValue);
+pub type Entry<'a> = (Cow<'a, str>, &'a str);
 
-/// The value of this name, as it stands; of a name given twice the last, as PHP reads it.
-pub fn member<'a>(entries: &[Entry<'a>], name: &str) -> Option<&'a str> {
-    entries.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get())
+/// The entries of a JSON object in order, read as they are asked for, so that none takes memory; a key given twice is there
+/// twice. The last is an error where this is no object, or something follows it.
+pub fn entries(json: &str) -> Entries<'_> {
+    Entries(Items::of(json, b'{', b'}'))
 }
 
-/// The same of an object that is still to be read; `None` also where it is none.
-pub fn field<'a>(object: &'a str, name: &str) -> Option<&'a str> {
-    member(&entries(object).ok()?, name)
+/// The elements of a JSON list in order, as they stand, read in the same manner.
+pub fn elements(json: &str) -> Elements<'_> {
+    Elements(Items::of(json, b'[', b']'))
 }
 
-/// The entries of a JSON object in order; a key given twice is there twice.
-pub fn entries(json: &str) -> Result<Vec<Entry<'_>>, serde_json::Error> {
-    struct Entries;
-    impl<'de> Visitor<'de> for Entries {
-        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut entries = Vec::new();
-            while let Some((Key(key), value)) = map.next_entry()? {
-                entries.push((key, value));
-            }
-            Ok(entries)
+/// The values of these names, as they stand; of a name given twice the last, as PHP reads it.
+pub fn fields<'a, const N: usize>(
+    object: &'a str,
+    names: [&str; N],
+) -> Result<[Option<&'a str>; N], serde_json::Error> {
+    let mut found = [None; N];
+    for entry in entries(object) {
+        let (key, value) = entry?;
+        if let Some(at) = names.iter().position(|name| *name == key) {
+            found[at] = Some(value);
         }
     }
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    let entries = deserializer.deserialize_map(Entries)?;
-    deserializer.end()?;
-    Ok(entries)
+    Ok(found)
+}
+
+/// The value of one name; `None` also where this is no object.
+pub fn field<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    fields(object, [name]).ok()?[0]
+}
+
+pub struct Entries<'a>(Items<'a>);
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, serde_json::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next(|items| {
+            let Key(key) = items.value()?;
+            items.punctuation(b':')?;
+            Some((key, items.value::<&RawValue>()?.get()))
+        })
+    }
+}
+
+pub struct Elements<'a>(Items<'a>);
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<&'a str, serde_json::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next(|items| Some(items.value::<&RawValue>()?.get()))
+    }
+}
+
+/// What stands between two brackets, with commas between.
+struct Items<'a> {
+    json: &'a str,
+    /// How far it is read.
+    at: usize,
+    opening: u8,
+    closing: u8,
+    ended: bool,
+}
+
+impl<'a> Items<'a> {
+    fn of(json: &'a str, opening: u8, closing: u8) -> Items<'a> {
+        Items { json, at: 0, opening, closing, ended: false }
+    }
+
+    fn next<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<Result<T, serde_json::Error>> {
+        if self.ended {
+            return None;
+        }
+        match self.read_next(read) {
+            Some(Some(item)) => Some(Ok(item)),
+            Some(None) => {
+                self.ended = true;
+                None
+            }
+            None => {
+                self.ended = true;
+                Some(Err(self.error()))
+            }
+        }
+    }
+
+    /// `Some(None)`: it has ended as it should; `None`: it is not what it should be.
+    fn read_next<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        let first = self.at == 0;
+        if first {
+            self.punctuation(self.opening)?;
+        }
+        if self.punctuation(self.closing).is_some() {
+            return self.json[self.at..].trim_start_matches(SPACE).is_empty().then_some(None);
+        }
+        if !first {
+            self.punctuation(b',')?;
+        }
+        read(self).map(Some)
+    }
+
+    fn punctuation(&mut self, byte: u8) -> Option<()> {
+        let rest = self.json[self.at..].trim_start_matches(SPACE);
+        (rest.as_bytes().first() == Some(&byte)).then(|| self.at = self.json.len() - rest.len() + 1)
+    }
+
+    fn value<T: Deserialize<'a>>(&mut self) -> Option<T> {
+        let mut values = serde_json::Deserializer::from_str(&self.json[self.at..]).into_iter();
+        let value = values.next()?.ok()?;
+        self.at += values.byte_offset();
+        Some(value)
+    }
+
+    /// Why it cannot be read, with the place in the whole text.
+    fn error(&self) -> serde_json::Error {
+        match serde_json::from_str::<&RawValue>(self.json) {
+            Err(error) => error,
+            Ok(_) => de::Error::custom(format!("it does not begin with {}", char::from(self.opening))),
+        }
+    }
 }
 
 /// A key that borrows from the text unless it is escaped there.
@@ -139,6 +232,10 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
+/// A text that borrows where nothing in it is escaped.
+#[derive(Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
 /// For a number that some write as a text; 0 where it is neither.
 pub fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     #[derive(Deserialize)]
@@ -160,23 +257,43 @@ pub fn number_of(value: &serde_json::Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
-/// A name and a JSON value as text, of an object that is built here in an order that matters.
-pub type Member = (String, String);
-
-/// The members as a JSON object.
-pub fn object(members: &[Member]) -> String {
-    format!("{{{}}}", inside_object(members))
+/// Writes one more member, into an object that may have been opened there just now.
+pub fn push_member(inside: &mut String, name: &str, value: &str) {
+    if !inside.is_empty() && !inside.ends_with('{') {
+        inside.push(',');
+    }
+    push_quoted(inside, name);
+    inside.push(':');
+    inside.push_str(value);
 }
 
-/// The members without the braces.
-pub fn inside_object(members: &[Member]) -> String {
-    let written: Vec<String> = members.iter().map(|(name, value)| format!("{}:{value}", quoted(name))).collect();
-    written.join(",")
+/// Writes `text` as a JSON string, quotes included.
+pub fn push_quoted(out: &mut String, text: &str) {
+    struct Pieces<'o>(&'o mut String);
+    impl std::io::Write for Pieces<'_> {
+        fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+            self.0.push_str(std::str::from_utf8(piece).map_err(std::io::Error::other)?);
+            Ok(piece.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    // All of the room at once: a long text that grows is copied again and again.
+    let written = |byte| match byte {
+        b'"' | b'\\' => 2,
+        0..=0x1f => 6,
+        _ => 1,
+    };
+    out.reserve(text.bytes().map(written).sum::<usize>() + 2);
+    serde_json::to_writer(Pieces(out), text).expect("a string serializes");
 }
 
 /// `text` as a JSON string, quotes included.
 pub fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("a string serializes")
+    let mut out = String::with_capacity(text.len() + 2);
+    push_quoted(&mut out, text);
+    out
 }
 
 /// What serde_json says, without the text that it may quote.
@@ -231,22 +348,61 @@ mod tests {
 
     #[test]
     fn keys_are_unescaped_and_doubles_are_kept() {
-        let entries = entries(r#"{"\u0061uth":1,"b":{"c":2},"b":3}"#).unwrap();
+        let entries: Vec<Entry> = entries(r#" {"\u0061uth":1, "b" : {"c":2},"b":3 } "#).map(Result::unwrap).collect();
         let keys: Vec<&str> = entries.iter().map(|(key, _)| key.as_ref()).collect();
         assert_eq!(keys, ["auth", "b", "b"]);
-        assert_eq!(entries[1].1.get(), "{\"c\":2}");
+        assert_eq!(entries[1].1, "{\"c\":2}");
+        let elements: Result<Vec<&str>, _> = elements("[1, [2,3] ,\"]\" ]").collect();
+        assert_eq!(elements.unwrap(), ["1", "[2,3]", "\"]\""]);
+    }
+
+    #[test]
+    fn an_error_names_the_place_in_the_whole_text() {
+        let error = entries("{\"a\":1,\n\"b\":!}").last().unwrap().unwrap_err();
+        assert_eq!((error.line(), error.column()), (2, 5));
+        for bad in [
+            "",
+            "1",
+            "{",
+            "{,}",
+            "{\"a\":1,}",
+            "{\"a\":1}x",
+            "{\"a\" 1}",
+            "{a:1}",
+            "[1]",
+            "{\"a\":1 \"b\":2}",
+            "{\"a\":01}",
+        ] {
+            assert!(entries(bad).last().unwrap().is_err(), "{bad}");
+        }
+        for bad in ["[", "[,]", "[1,]", "[1 2]", "[1]]", "{}", "[\u{a0}1]"] {
+            assert!(elements(bad).last().unwrap().is_err(), "{bad}");
+        }
     }
 
     proptest! {
         #[test]
         fn scanning_never_panics(text in "[\\[\\]{}\"\\\\u0-9a-f:, ]{0,80}") {
             let _ = refuse_what_php_cannot_read(&text);
-            let _ = entries(&text);
+            let _ = entries(&text).count();
+        }
+
+        #[test]
+        fn what_serde_reads_is_read_here_and_nothing_else(text in "[\\[\\]{}\"\\\\ua0-9:,. tn-]{0,24}|\\{(\"a\":[0-9\\[\\]\"]{0,3},?){0,3}\\}") {
+            let valid = serde_json::from_str::<serde_json::Value>(&text).ok();
+            let read: Result<Vec<Entry>, _> = entries(&text).collect();
+            prop_assert_eq!(read.is_ok(), valid.as_ref().is_some_and(serde_json::Value::is_object), "{}", text);
+            let read: Result<Vec<&str>, _> = elements(&text).collect();
+            prop_assert_eq!(read.is_ok(), valid.as_ref().is_some_and(serde_json::Value::is_array), "{}", text);
+            if let (Ok(read), Some(valid)) = (read, valid.as_ref().and_then(|valid| valid.as_array())) {
+                prop_assert_eq!(read.len(), valid.len());
+            }
         }
 
         #[test]
         fn what_serde_writes_is_readable(text in "\\PC{0,60}") {
             prop_assert!(refuse_what_php_cannot_read(&quoted(&text)).is_ok());
+            prop_assert_eq!(serde_json::from_str::<String>(&quoted(&text)).unwrap(), text);
         }
 
         #[test]

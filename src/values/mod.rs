@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod bucket;
+pub mod encoding;
 pub mod error;
 pub mod file_address;
 pub mod form;
@@ -10,6 +11,7 @@ pub mod json;
 pub mod mask;
 pub mod method;
 pub mod multipart;
+pub mod parts;
 pub mod percent;
 pub mod portal;
 pub mod request;

@@ -21,15 +21,21 @@ pub fn decoded(text: &[u8]) -> Vec<u8> {
 /// The text with every byte encoded that is neither a letter, a digit nor one of `safe`, which are ASCII.
 pub fn encoded(text: &[u8], safe: &[u8]) -> String {
     let mut out = String::with_capacity(text.len() + 8);
+    encode_onto(&mut out, text, safe);
+    out
+}
+
+/// Writes the same behind what is there.
+pub fn encode_onto(out: &mut String, text: &[u8], safe: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in text {
         if byte.is_ascii_alphanumeric() || safe.contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push('%');
-            out.push_str(&crate::values::secret::hex(&[byte]).to_ascii_uppercase());
+            let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
+            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
         }
     }
-    out
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! A request as it is served, whoever brought it: its variables (RFC 3875, section 4.1), its body, which is still to be
 //! read, and when it began.
 
+use super::encoding::{unpacked, Encoding, ENOUGH};
 use crate::system::clock::Deadline;
 use std::ffi::OsString;
-use std::time::{Duration, Instant};
-
-/// How long a refused request's body is read, so that fcgiwrap does not turn the early answer into 502.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
+use std::io::{BufReader, ErrorKind, Read};
+use std::time::Instant;
 
 pub struct Request<'a> {
     pub variables: Variables,
@@ -81,6 +80,8 @@ pub enum BodyError {
     TooLarge,
     /// Fewer bytes than announced.
     Truncated,
+    /// It is not what its `Content-Encoding` says, or not complete.
+    Damaged,
     TimedOut,
     InvalidLength,
 }
@@ -123,6 +124,11 @@ impl<'a> Body<'a> {
             // Room, so that nothing is copied as it grows; not memory, which comes with what is written.
             let _ = bytes.try_reserve_exact(usize::try_from(length).unwrap_or(0));
         }
+        self.rest_of(bytes, limit, deadline)
+    }
+
+    /// What was read of the body so far, and the rest of it.
+    fn rest_of(&mut self, mut bytes: Vec<u8>, limit: u64, deadline: Deadline) -> Result<Vec<u8>, BodyError> {
         while !self.ended {
             let so_far = bytes.len() as u64;
             let wanted = match self.length {
@@ -142,6 +148,39 @@ impl<'a> Body<'a> {
             }
         }
         Ok(bytes)
+    }
+
+    /// The same of a body that is declared packed: unpacked, at most `limit` bytes. One that is not packed after all was
+    /// unpacked on its way, so that the announced length says nothing: it is read to its end.
+    pub fn read_unpacked(&mut self, encoding: Encoding, limit: u64, deadline: Deadline) -> Result<Vec<u8>, BodyError> {
+        // What cannot be made smaller is packed with a few bytes more.
+        let most = limit.saturating_add(limit / 1000 + 64);
+        self.check_announced(most)?;
+        let (mut start, mut piece) = (Vec::new(), [0; ENOUGH]);
+        // No further than announced: not every web server tells the end of what it passes.
+        let enough = match self.length {
+            Length::Bytes(length) => usize::try_from(length).unwrap_or(ENOUGH).min(ENOUGH),
+            _ => ENOUGH,
+        };
+        while start.len() < enough && !self.ended {
+            let count = self.read_some(&mut piece[..enough - start.len()], deadline)?;
+            start.extend_from_slice(&piece[..count]);
+        }
+        let Some(format) = encoding.format(&start) else {
+            if let Length::Bytes(_) = self.length {
+                self.length = Length::ToEnd;
+            }
+            return self.rest_of(start, limit, deadline);
+        };
+        self.ended |= self.length == Length::Bytes(self.consumed);
+        let mut failed = None;
+        let rest = Packed { body: self, most, deadline, failed: &mut failed };
+        match unpacked(format, BufReader::new(start.chain(rest)), limit) {
+            _ if failed.is_some() => Err(failed.expect("a failure")),
+            Ok(bytes) if bytes.len() as u64 > limit => Err(BodyError::TooLarge),
+            Ok(bytes) => Ok(bytes),
+            Err(_) => Err(BodyError::Damaged),
+        }
     }
 
     /// The announced length, which is not above `limit`; `None`: it is not known.
@@ -179,9 +218,8 @@ impl<'a> Body<'a> {
         self.ended
     }
 
-    /// Reads and forgets what is left: at most `limit` bytes in all and ten seconds.
-    pub fn drain(&mut self, limit: u64) {
-        let deadline = Deadline::after(DRAIN_TIME);
+    /// Reads and forgets what is left: at most `limit` bytes in all.
+    pub fn drain(&mut self, limit: u64, deadline: Deadline) {
         let announced = match self.length {
             Length::Bytes(length) => length.min(limit),
             Length::ToEnd | Length::Invalid => limit,
@@ -205,10 +243,28 @@ impl<'a> Body<'a> {
     }
 }
 
+/// The rest of a packed body. Why it could not be read is left in `failed`.
+struct Packed<'p, 'a> {
+    body: &'p mut Body<'a>,
+    most: u64,
+    deadline: Deadline,
+    failed: &'p mut Option<BodyError>,
+}
+
+impl Read for Packed<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.body.read_on(buffer, self.most, self.deadline).map_err(|error| {
+            *self.failed = Some(error);
+            ErrorKind::Other.into()
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     /// Gives its bytes in pieces of this size.
     struct Pieces<'b>(&'b [u8], usize);
@@ -248,6 +304,42 @@ mod tests {
         assert_eq!(read(Some(101), b"", 100), Err(BodyError::TooLarge));
         assert_eq!(read(None, &[0; 101], 100), Err(BodyError::TooLarge));
         assert_eq!(read(None, &[0; 100], 100).map(|body| body.len()), Ok(100));
+    }
+
+    /// As one declared gzip, of this announced length.
+    fn unpacked_of(length: Option<usize>, bytes: &[u8], limit: u64) -> Result<Vec<u8>, BodyError> {
+        let length = length.map_or(String::new(), |length| length.to_string());
+        let variables = Variables::from_pairs(&[("REQUEST_METHOD", "POST"), ("CONTENT_LENGTH", &length)]);
+        let mut source = Pieces(bytes, 7);
+        Body::new(&variables, &mut source).read_unpacked(Encoding::Gzip, limit, Deadline::after(Duration::from_secs(5)))
+    }
+
+    #[test]
+    fn a_packed_body_is_unpacked_and_its_limit_is_that_of_what_comes_out() {
+        let text = "0123456789".repeat(200);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+        let packed = encoder.finish().unwrap();
+        for length in [None, Some(packed.len())] {
+            assert_eq!(unpacked_of(length, &packed, 2000), Ok(text.clone().into_bytes()));
+            assert_eq!(unpacked_of(length, &packed, 1999), Err(BodyError::TooLarge));
+        }
+        for length in [None, Some(packed.len())] {
+            assert_eq!(unpacked_of(length, &packed[..packed.len() - 1], 2000), Err(BodyError::Damaged));
+        }
+        assert_eq!(unpacked_of(Some(3000), &packed, 2000), Err(BodyError::TooLarge));
+        let damaged = [&packed[..packed.len() - 1], b"x"].concat();
+        assert_eq!(unpacked_of(None, &damaged, 2000), Err(BodyError::Damaged));
+    }
+
+    #[test]
+    fn what_was_unpacked_on_its_way_is_read_to_its_end_whatever_is_announced() {
+        for text in ["", "{}", &"0123456789".repeat(200)] {
+            for length in [None, Some(1), Some(22), Some(text.len()), Some(1900)] {
+                assert_eq!(unpacked_of(length, text.as_bytes(), 2000), Ok(text.as_bytes().to_vec()), "{length:?}");
+            }
+        }
+        assert_eq!(unpacked_of(Some(20), &b"x".repeat(2001), 2000), Err(BodyError::TooLarge));
     }
 
     proptest! {

@@ -39,28 +39,31 @@ fn write(bytes: &[u8], padded: bool) -> String {
 
 /// The text with what `hidden` makes of every base64 in it that holds one of these secrets; `None`: there is none.
 pub fn replaced(text: &[u8], secrets: &[&[u8]], hidden: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let mut found: Vec<(usize, usize, usize)> = Vec::new();
-    for needle in secrets.iter().flat_map(|secret| needles(secret)) {
-        let length = needle.characters.len();
-        found.extend(memmem::find_iter(text, &needle.characters).map(|at| (at, needle.before, length)));
-    }
-    found.sort_unstable();
+    let needles: Vec<Needle> = secrets.iter().flat_map(|secret| needles(secret)).collect();
+    // One after another as they stand: a hostile answer has millions of them.
+    let mut places: Vec<_> =
+        needles.iter().map(|needle| memmem::find_iter(text, &needle.characters).peekable()).collect();
     let (mut out, mut copied) = (Vec::new(), 0);
-    for (at, before, length) in found {
+    while let Some((at, which)) = (0..places.len()).filter_map(|i| Some((*places[i].peek()?, i))).min() {
+        places[which].next();
         if at < copied {
             continue;
         }
-        let run = run_around(text, copied, at, before).and_then(|run| Some((hidden(&run.read()?)?, run)));
+        let needle = &needles[which];
+        let run = run_around(text, copied, at, needle.before).and_then(|mut run| {
+            run.bytes = hidden(&run.bytes)?;
+            Some(run)
+        });
         match run {
-            Some((hidden, run)) => {
+            Some(run) => {
                 out.extend_from_slice(&text[copied..run.begin]);
-                out.extend_from_slice(run.written(&hidden).as_bytes());
+                run.write_onto(&mut out);
                 copied = run.end;
             }
             // Base64 with its beginning missing: what would show the secret is left out.
             None => {
                 out.extend_from_slice(&text[copied..at]);
-                copied = at + length;
+                copied = at + needle.characters.len();
             }
         }
     }
@@ -75,27 +78,31 @@ pub fn replaced(text: &[u8], secrets: &[&[u8]], hidden: impl Fn(&[u8]) -> Option
 struct Run {
     begin: usize,
     end: usize,
-    characters: Vec<u8>,
+    /// What it stands for.
+    bytes: Vec<u8>,
     is_padded: bool,
     is_percent_encoded: bool,
     has_escaped_slash: bool,
 }
 
 impl Run {
-    fn read(&self) -> Option<Vec<u8>> {
-        READING.decode(&self.characters).ok()
-    }
-
     /// As it was written.
-    fn written(&self, bytes: &[u8]) -> String {
-        let text = write(bytes, self.is_padded || self.characters.len().is_multiple_of(4));
-        match (self.is_percent_encoded, self.has_escaped_slash) {
-            (true, _) => text.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
-            (false, true) => text.replace('/', "\\/"),
-            (false, false) => text,
+    fn write_onto(&self, out: &mut Vec<u8>) {
+        // Whole groups but for the last, so that nothing is padded between.
+        for bytes in self.bytes.chunks(PIECE / 4 * 3) {
+            let text = write(bytes, self.is_padded);
+            let text = match (self.is_percent_encoded, self.has_escaped_slash) {
+                (true, _) => text.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"),
+                (false, true) => text.replace('/', "\\/"),
+                (false, false) => text,
+            };
+            out.extend_from_slice(text.as_bytes());
         }
     }
 }
+
+/// Characters that are decoded at once: whole groups of four.
+const PIECE: usize = 4096;
 
 /// The forms in which `+`, `/` and `=` may stand beside themselves.
 const ESCAPED: [(&[u8], u8); 7] =
@@ -118,12 +125,12 @@ fn run_around(text: &[u8], from: usize, at: usize, before: usize) -> Option<Run>
     let mut run = Run {
         begin,
         end: begin,
-        characters: Vec::new(),
+        bytes: Vec::new(),
         is_padded: false,
         is_percent_encoded: false,
         has_escaped_slash: false,
     };
-    let mut last = begin;
+    let (mut last, mut piece) = (begin, Vec::with_capacity(PIECE));
     while let Some(&byte) = text.get(run.end) {
         let escaped = ESCAPED.iter().find(|(form, _)| text[run.end..].starts_with(form));
         let (character, length) = escaped.map_or((byte, 1), |(form, of)| (*of, form.len()));
@@ -131,7 +138,11 @@ fn run_around(text: &[u8], from: usize, at: usize, before: usize) -> Option<Run>
             b'=' => run.is_padded = true,
             _ if run.is_padded || !is_character(character) => break,
             _ => {
-                run.characters.push(character);
+                if piece.len() == PIECE {
+                    READING.decode_vec(&piece, &mut run.bytes).ok()?;
+                    piece.clear();
+                }
+                piece.push(character);
                 last = run.end;
             }
         }
@@ -140,10 +151,13 @@ fn run_around(text: &[u8], from: usize, at: usize, before: usize) -> Option<Run>
         run.end += length;
     }
     // One character of four says nothing.
-    if run.characters.len() % 4 == 1 {
-        run.characters.pop();
+    if piece.len() % 4 == 1 {
+        piece.pop();
         (run.end, run.is_padded) = (last, false);
     }
+    // Whole groups look alike with padding and without.
+    run.is_padded |= piece.len().is_multiple_of(4);
+    READING.decode_vec(&piece, &mut run.bytes).ok()?;
     Some(run)
 }
 

@@ -3,6 +3,7 @@
 use crate::system::log::printable;
 use crate::values::error::Upstream;
 use crate::values::json;
+use std::borrow::Cow;
 
 /// What a portal's answer means.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,21 +45,20 @@ pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
     }
     let text = std::str::from_utf8(body).ok();
     let text = text.filter(|text| text.trim_start().starts_with('{'));
-    let Some(fields) = text.and_then(|text| json::entries(text).ok()) else {
+    let fields = text.and_then(|text| json::fields(text, ["result", "error", "error_description", "time"]).ok());
+    let Some([result, error, error_description, time]) = fields else {
         let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
         return (Verdict::Unusable(format!("it is {what} (status {status})")), None);
     };
-    let field = |name: &str| json::member(&fields, name);
-    let operating = field("time").and_then(|raw| serde_json::from_str(raw).ok());
-    let failed = status >= 400 || (field("error").is_some() && field("result").is_none());
+    let operating = time.and_then(|raw| serde_json::from_str(raw).ok());
+    let failed = status >= 400 || (error.is_some() && result.is_none());
     if !failed {
         return (Verdict::Success, operating);
     }
-    let (error, error_description) = match field("error") {
+    let (error, error_description) = match error {
         Some(raw) if raw.starts_with('{') => version_3_error(raw),
-        raw => (raw.map(text_of).unwrap_or_default(), field("error_description").map(text_of).unwrap_or_default()),
+        raw => (raw.map(text_of).unwrap_or_default(), error_description.map(text_of).unwrap_or_default()),
     };
-    let (error, error_description) = (printable(&error).into_owned(), printable(&error_description).into_owned());
     (Verdict::Error(Upstream { status, error, error_description }), operating)
 }
 
@@ -78,23 +78,27 @@ fn judge_xml(status: u16, xml: &str) -> Verdict {
     }
 }
 
-/// A string without its quotes; anything else (an error may be a number) as it stands.
+/// A string without its quotes; anything else (an error may be a number) as it stands. Without control characters.
 pub fn text_of(raw: &str) -> String {
-    match serde_json::from_str::<Option<String>>(raw) {
+    let text = match serde_json::from_str::<Option<String>>(raw) {
         Ok(text) => text.unwrap_or_default(),
         Err(_) => raw.to_owned(),
+    };
+    match printable(&text) {
+        Cow::Owned(printable) => printable,
+        Cow::Borrowed(_) => text,
     }
 }
 
 /// `{"code","message","validation":[…]}` of REST 3.0; what was not valid belongs to the description.
 fn version_3_error(raw: &str) -> (String, String) {
-    let fields = json::entries(raw).unwrap_or_default();
-    let field = |name: &str| json::member(&fields, name);
-    let mut description = field("message").map(text_of).unwrap_or_default();
-    if let Some(validation) = field("validation").filter(|validation| *validation != "[]") {
-        description = format!("{description} {validation}").trim().to_owned();
+    let [code, message, validation] = json::fields(raw, ["code", "message", "validation"]).unwrap_or_default();
+    let mut description = message.map(text_of).unwrap_or_default();
+    if let Some(validation) = validation.filter(|validation| *validation != "[]") {
+        description.push_str(if description.is_empty() { "" } else { " " });
+        description.push_str(&printable(validation));
     }
-    (field("code").map(text_of).unwrap_or_default(), description)
+    (code.map(text_of).unwrap_or_default(), description)
 }
 
 #[cfg(test)]

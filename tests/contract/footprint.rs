@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use support::Sandbox;
 
 const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
+pub const MIB: u64 = 1024 * KIB;
 
 fn release() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -34,7 +34,7 @@ fn release() -> PathBuf {
 }
 
 /// An installed proxy whose executable is the release build.
-fn proxy() -> Proxy {
+pub fn proxy() -> Proxy {
     let mut proxy = Proxy::installed();
     let released = Sandbox::with_executable(&release());
     let config = proxy.config().to_owned();
@@ -46,7 +46,7 @@ fn proxy() -> Proxy {
 }
 
 #[track_caller]
-fn assert_below(what: &str, kib: Option<u64>, limit: u64) {
+pub fn assert_below(what: &str, kib: Option<u64>, limit: u64) {
     let used = kib.expect("measured") * KIB;
     eprintln!("{what}: {} KiB, limit {} KiB", used / KIB, limit / KIB);
     assert!(used < limit, "{what}: {} KiB, limit {} KiB", used / KIB, limit / KIB);

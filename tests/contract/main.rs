@@ -17,6 +17,7 @@ mod installing;
 mod limits;
 mod lists;
 mod logging;
+mod memory;
 mod refresh;
 mod relay;
 mod requests;

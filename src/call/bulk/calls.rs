@@ -1,6 +1,6 @@
 //! `"calls"`: many calls in one request, packed into batches of 50, in order.
 
-use super::{command, error_of, name, BatchAnswer, Steps, MAX_COMMANDS};
+use super::{command, error_of, name, BatchAnswer, Commands, Steps};
 use crate::call::idempotency::Journaled;
 use crate::call::outcome::Failed;
 use crate::call::payload::Parameters;
@@ -10,16 +10,30 @@ use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::json;
 use crate::values::method::Method;
 
-/// One of the calls.
-pub struct One<'a> {
-    pub method: Method,
-    /// `params` as written; an object or a list.
-    pub raw_params: &'a str,
+/// One of the calls, as it was written: there may be a million of them.
+#[derive(Clone, Copy)]
+pub struct One<'a>(&'a str);
+
+impl<'a> One<'a> {
+    /// `{"method","params"?}`, of which both are known to be right.
+    pub fn checked(raw: &'a str) -> One<'a> {
+        One(raw)
+    }
+
+    pub fn method(&self) -> Method {
+        let name = json::field(self.0, "method").and_then(|raw| serde_json::from_str::<String>(raw).ok());
+        name.and_then(|name| Method::parse(&name)).expect("a call that was checked")
+    }
+
+    /// As written; an object or a list.
+    pub fn raw_params(&self) -> &'a str {
+        json::field(self.0, "params").unwrap_or("{}")
+    }
 }
 
 /// What one request to the portal carries.
 enum Step {
-    Batch(Vec<String>),
+    Batch(Commands),
     Single,
 }
 
@@ -68,7 +82,7 @@ pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Optio
         let (step, count) = plan(&calls[from..]);
         let done = match journal.as_mut().map(|journal| journal.sending(count)) {
             Some(Err(error)) => Done::NotSent(error),
-            _ => send(steps, &step, &calls[from..from + count], halt, results.text.len()),
+            _ => send(steps, step, &calls[from..from + count], halt, results.text.len()),
         };
         let (piece, last) = match done {
             Done::Executed { piece, last } => (piece, last),
@@ -107,27 +121,28 @@ fn is_about_time(error: &Error) -> bool {
 }
 
 /// Sends a step: a batch of these calls, or the only one of them.
-fn send(steps: &mut Steps, step: &Step, calls: &[One], halt: bool, collected: usize) -> Done {
+fn send(steps: &mut Steps, step: Step, calls: &[One], halt: bool, collected: usize) -> Done {
+    let is_batch = matches!(step, Step::Batch(_));
     let outcome = match step {
         Step::Batch(commands) => steps.batch(commands, halt, collected),
-        Step::Single => match Parameters::from_json(calls[0].raw_params) {
-            Ok(parameters) => steps.single(&calls[0].method, parameters, collected),
+        Step::Single => match Parameters::from_json(calls[0].raw_params()) {
+            Ok(parameters) => steps.single(&calls[0].method(), parameters, collected),
             Err(why) => Err(Error::InvalidRequest(why).into()),
         },
     };
     let executed = |piece| Done::Executed { piece, last: false };
     let lost =
         |why: &str| Done::Executed { piece: Piece { halted: halt, ..Piece::lost(calls.len(), why) }, last: true };
-    match (outcome, step) {
-        (Ok(reply), Step::Batch(_)) => executed(batch_answered(&reply.body, calls.len(), halt)),
-        (Ok(reply), Step::Single) => executed(single_answered(&reply.body)),
+    match (outcome, is_batch) {
+        (Ok(reply), true) => executed(batch_answered(&reply.body, calls.len(), halt)),
+        (Ok(reply), false) => executed(single_answered(&reply.body)),
         (Err(failed), _) if failed.executed() == Some(Executed::Unknown) => lost(&Error::from(failed).text()),
-        (Err(Failed::Refused { upstream, .. }), Step::Batch(_)) => Done::Refused(upstream),
-        (Err(Failed::Refused { upstream, .. }), Step::Single) => {
+        (Err(Failed::Refused { upstream, .. }), true) => Done::Refused(upstream),
+        (Err(Failed::Refused { upstream, .. }), false) => {
             executed(Piece::all_failed(1, &upstream.error, &upstream.error_description, halt))
         }
         // As a command in a batch would be answered.
-        (Err(Failed::Error(error @ Error::MethodBlocked { .. })), Step::Single) => {
+        (Err(Failed::Error(error @ Error::MethodBlocked { .. })), false) => {
             executed(Piece::all_failed(1, "OPERATION_TIME_LIMIT", &error.text(), halt))
         }
         (Err(Failed::Error(error)), _) => Done::NotSent(error),
@@ -151,19 +166,24 @@ fn not_sent(journal: &mut Option<Journaled>, log: &Log) {
 
 /// The next step: as many calls as a batch takes, or one that must go on its own.
 fn plan(calls: &[One]) -> (Step, usize) {
-    let packed = |call: &One| command::of(&call.method.canonical(), call.raw_params);
-    let commands: Vec<String> = calls.iter().take(MAX_COMMANDS).map_while(packed).collect();
-    match commands.len() {
+    let mut commands = Commands::default();
+    for call in calls {
+        let packed = command::of(&call.method().canonical(), call.raw_params());
+        if !packed.is_some_and(|command| commands.push(&command)) {
+            break;
+        }
+    }
+    match commands.count() {
         0 => (Step::Single, 1),
         count => (Step::Batch(commands), count),
     }
 }
 
 fn single_answered(body: &[u8]) -> Piece {
-    let entries = json::entries(std::str::from_utf8(body).unwrap_or("{}")).unwrap_or_default();
-    let part = |name: &str| json::member(&entries, name);
+    let text = std::str::from_utf8(body).unwrap_or("{}");
+    let [result, total, next] = json::fields(text, ["result", "total", "next"]).unwrap_or_default();
     let mut piece = Piece::default();
-    piece.push_result(part("result").unwrap_or("null"), part("total"), part("next"));
+    piece.push_result(result.unwrap_or("null"), total, next);
     piece
 }
 
@@ -195,6 +215,7 @@ fn of_batch(answer: &BatchAnswer, count: usize, halt: bool) -> Piece {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LONGEST_BATCH;
     use super::*;
 
     fn text(piece: &Piece) -> serde_json::Value {
@@ -222,9 +243,19 @@ mod tests {
 
     #[test]
     fn calls_are_packed_by_fifty_and_those_that_would_not_survive_go_alone() {
-        let call = |raw_params| One { method: Method::parse("m").unwrap(), raw_params };
-        let calls: Vec<One> = (0..60).map(|i| call(if i == 55 { r#"{"a":null}"# } else { r#"{"a":1}"# })).collect();
+        let raw =
+            |i| if i == 55 { r#"{"method":"m","params":{"a":null}}"# } else { r#"{"params":{"a":1},"method":"m"}"# };
+        let calls: Vec<One> = (0..60).map(|i| One::checked(raw(i))).collect();
         let counts: Vec<usize> = [0, 50, 55, 56].map(|from| plan(&calls[from..]).1).to_vec();
         assert_eq!(counts, [50, 5, 1, 4]);
+    }
+
+    #[test]
+    fn long_calls_fill_a_batch_sooner() {
+        let long = format!("{{\"method\":\"m\",\"params\":{{\"a\":\"{}\"}}}}", "x".repeat(LONGEST_BATCH / 3));
+        let calls = [One::checked(&long); 5];
+        assert_eq!(plan(&calls).1, 2);
+        let longer = format!("{{\"method\":\"m\",\"params\":{{\"a\":\"{}\"}}}}", "x".repeat(LONGEST_BATCH));
+        assert!(matches!(plan(&[One::checked(&longer)]), (Step::Single, 1)));
     }
 }

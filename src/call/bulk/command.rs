@@ -4,30 +4,40 @@
 //! `$result[…]` refers to an earlier command. A call with any of these must be sent on its own. Types become strings; true
 //! and false become 1 and 0.
 
-use crate::values::json;
+use super::LONGEST_BATCH;
+use crate::values::json::{self, Text};
 use crate::values::percent;
-use serde_json::value::RawValue;
+use std::collections::HashSet;
 
+/// What is not percent-encoded beside letters and digits (RFC 3986, section 2.3).
+const UNRESERVED: &[u8] = b"-._~";
 /// `max_input_vars` of PHP, which `parse_str` obeys.
 const MAX_FIELDS: usize = 1000;
 /// `max_input_nesting_level` of PHP.
 const MAX_LEVELS: usize = 60;
 
-/// The command, or `None` where the parameters would not survive.
+/// The command, or `None` where the parameters would not survive, or are too long for a batch.
 pub fn of(method: &str, parameters: &str) -> Option<String> {
-    let mut packer = Packer { query: String::new(), fields: 0 };
+    if parameters.len() > LONGEST_BATCH {
+        return None;
+    }
+    let mut packer = Packer { command: format!("{method}?"), fields: 0 };
     packer.members("", parameters, 0)?;
-    Some(if packer.query.is_empty() { method.to_owned() } else { format!("{method}?{}", packer.query) })
+    if packer.fields == 0 {
+        packer.command.pop();
+    }
+    Some(packer.command)
 }
 
 /// A field that is written as it is, without a look at its content: for references to earlier commands.
 pub fn with_field(command: &str, name: &str, value: &str) -> String {
     let separator = if command.contains('?') { '&' } else { '?' };
+    let escaped = |text: &str| percent::encoded(text.as_bytes(), UNRESERVED);
     format!("{command}{separator}{}={}", escaped(name), escaped(value))
 }
 
 struct Packer {
-    query: String,
+    command: String,
     fields: usize,
 }
 
@@ -38,19 +48,19 @@ impl Packer {
             return None;
         }
         if raw.starts_with('[') {
-            let list: Vec<&RawValue> = serde_json::from_str(raw).ok()?;
-            return list
-                .iter()
+            return json::elements(raw)
                 .enumerate()
-                .try_for_each(|(i, value)| self.value(prefix, &i.to_string(), value.get(), level));
+                .try_for_each(|(i, value)| self.value(prefix, &i.to_string(), value.ok()?, level));
         }
-        let entries = json::entries(raw).ok()?;
-        let mut names: Vec<&str> = entries.iter().map(|(key, _)| key.as_ref()).collect();
-        names.sort_unstable();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return None;
+        let mut names = HashSet::new();
+        for entry in json::entries(raw) {
+            let (key, value) = entry.ok()?;
+            self.value(prefix, &key, value, level)?;
+            if !names.insert(key) {
+                return None;
+            }
         }
-        entries.iter().try_for_each(|(key, value)| self.value(prefix, key, value.get(), level))
+        Some(())
     }
 
     fn value(&mut self, prefix: &str, key: &str, raw: &str, level: usize) -> Option<()> {
@@ -73,7 +83,7 @@ impl Packer {
             b'n' => None,
             b't' => self.field(&name, "1"),
             b'f' => self.field(&name, "0"),
-            b'"' => self.field(&name, &serde_json::from_str::<String>(raw).ok()?),
+            b'"' => self.field(&name, &serde_json::from_str::<Text>(raw).ok()?.0),
             _ => self.field(&name, raw),
         }
     }
@@ -83,19 +93,14 @@ impl Packer {
         if self.fields > MAX_FIELDS || value.contains("$result") || name.contains("$result") {
             return None;
         }
-        if !self.query.is_empty() {
-            self.query.push('&');
+        if self.fields > 1 {
+            self.command.push('&');
         }
-        self.query.push_str(&escaped(name));
-        self.query.push('=');
-        self.query.push_str(&escaped(value));
-        Some(())
+        percent::encode_onto(&mut self.command, name.as_bytes(), UNRESERVED);
+        self.command.push('=');
+        percent::encode_onto(&mut self.command, value.as_bytes(), UNRESERVED);
+        (self.command.len() <= LONGEST_BATCH).then_some(())
     }
-}
-
-/// Everything but unreserved characters percent-encoded (RFC 3986, section 2.3).
-fn escaped(text: &str) -> String {
-    percent::encoded(text.as_bytes(), b"-._~")
 }
 
 #[cfg(test)]
@@ -153,7 +158,7 @@ mod tests {
             if let Some(command) = packed(&serde_json::json!({ key.clone(): value.clone() }).to_string()) {
                 let (method, query) = command.split_once('?').unwrap();
                 prop_assert_eq!(method, "m");
-                prop_assert_eq!(crate::values::form::fields(query.as_bytes()), vec![(key, value)]);
+                prop_assert_eq!(crate::values::form::fields(query.as_bytes()).collect::<Vec<_>>(), vec![(key, value)]);
             }
         }
     }

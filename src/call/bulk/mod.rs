@@ -16,14 +16,17 @@ use crate::system::clock::Deadline;
 use crate::system::log::Level;
 use crate::upstream::http::Reply;
 use crate::values::error::Upstream;
-use crate::values::json::{self, Member};
+use crate::values::json;
 use crate::values::method::Method;
 use crate::values::portal::Version;
+use crate::values::verdict::text_of;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Commands in a batch.
 pub const MAX_COMMANDS: usize = 50;
+/// Bytes of a batch's commands together. Longer parameters go on their own: percent-encoded they would be three times as long.
+pub const LONGEST_BATCH: usize = 1 << 20;
 /// How often progress is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
@@ -105,14 +108,9 @@ impl<'a> Steps<'a> {
         result
     }
 
-    /// A batch. The commands are named so that PHP never writes their map as a list.
-    pub fn batch(&mut self, commands: &[String], halt: bool, collected: usize) -> std::result::Result<Reply, Failed> {
-        let named: Vec<Member> =
-            commands.iter().enumerate().map(|(i, command)| (name(i), json::quoted(command))).collect();
-        let halt = u8::from(halt).to_string();
-        let parameters = Parameters::from_members(&[("halt".into(), halt), ("cmd".into(), json::object(&named))]);
+    pub fn batch(&mut self, commands: Commands, halt: bool, collected: usize) -> std::result::Result<Reply, Failed> {
         let batch = Method::parse("batch").expect("a method name");
-        self.single(&batch, parameters, collected)
+        self.single(&batch, commands.into_parameters(halt), collected)
     }
 
     pub fn progress(&mut self, done: usize, all: Option<usize>) {
@@ -122,6 +120,40 @@ impl<'a> Steps<'a> {
         self.said = Instant::now();
         let fields = [("portal", self.portal.name.as_str().into()), ("done", done.into()), ("all", all.into())];
         self.job.log.line(Level::Info, "progress", &fields);
+    }
+}
+
+/// The commands of a batch, written as they are taken.
+#[derive(Default)]
+pub struct Commands {
+    /// Named so that PHP never writes their map as a list.
+    cmd: String,
+    count: usize,
+}
+
+impl Commands {
+    /// `None`: they do not all fit.
+    pub fn of(commands: impl IntoIterator<Item = String>) -> Option<Commands> {
+        let mut all = Commands::default();
+        commands.into_iter().all(|command| all.push(&command)).then_some(all)
+    }
+
+    /// Whether it still fits.
+    pub fn push(&mut self, command: &str) -> bool {
+        let fits = self.count < MAX_COMMANDS && self.cmd.len() + command.len() <= LONGEST_BATCH;
+        if fits {
+            json::push_member(&mut self.cmd, &name(self.count), &json::quoted(command));
+            self.count += 1;
+        }
+        fits
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    fn into_parameters(self, halt: bool) -> Parameters<'static> {
+        Parameters::of_inside(format!("\"halt\":{},\"cmd\":{{{}}}", u8::from(halt), self.cmd))
     }
 }
 
@@ -142,25 +174,23 @@ pub struct BatchAnswer<'a> {
 impl<'a> BatchAnswer<'a> {
     /// `None`: not the answer of a batch.
     pub fn parse(body: &'a [u8]) -> Option<BatchAnswer<'a>> {
-        let text = std::str::from_utf8(body).ok()?;
-        let parts = json::entries(json::field(text, "result")?).ok()?;
-        let part = |name: &str| json::member(&parts, name).map(by_name).unwrap_or_default();
-        Some(BatchAnswer {
-            results: part("result"),
-            errors: part("result_error"),
-            totals: part("result_total"),
-            nexts: part("result_next"),
-        })
+        let result = json::field(std::str::from_utf8(body).ok()?, "result")?;
+        let parts = json::fields(result, ["result", "result_error", "result_total", "result_next"]).ok()?;
+        let [results, errors, totals, nexts] = parts.map(|part| part.map(by_name).unwrap_or_default());
+        Some(BatchAnswer { results, errors, totals, nexts })
     }
 }
 
-/// The entries of a JSON object; PHP writes an empty map as `[]`.
+/// The entries of a JSON object that are named as our commands are; PHP writes an empty map as `[]`.
 fn by_name(raw: &str) -> HashMap<String, &str> {
-    json::entries(raw).unwrap_or_default().into_iter().map(|(key, raw)| (key.into_owned(), raw.get())).collect()
+    let names: Vec<String> = (0..MAX_COMMANDS).map(name).collect();
+    let known = json::entries(raw).map_while(Result::ok).filter(|(key, _)| names.iter().any(|name| name == key));
+    known.map(|(key, raw)| (key.into_owned(), raw)).collect()
 }
 
 /// The error of a batch's command.
 pub fn error_of(raw: &str) -> Upstream {
-    let text = |name: &str| json::field(raw, name).map(crate::values::verdict::text_of).unwrap_or_default();
-    Upstream { status: 200, error: text("error"), error_description: text("error_description") }
+    let parts = json::fields(raw, ["error", "error_description"]).unwrap_or_default();
+    let [error, error_description] = parts.map(|part| part.map(text_of).unwrap_or_default());
+    Upstream { status: 200, error, error_description }
 }

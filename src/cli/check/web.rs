@@ -274,7 +274,7 @@ impl Site<'_> {
             url: &format!("{}/", self.address.base()),
             content_type: FORM,
             headers,
-            parts: &[body],
+            parts: &[body.into()],
             deadline: Deadline::after(PATIENCE),
             max_response: 1 << 20,
             hide: &Mask::default(),

@@ -6,10 +6,10 @@
 //! not bring an order, a start or a filter on ID of their own.
 
 use super::cursor::Cursor;
-use super::paging::{id_of, members, not_a_list, Next, Paging, RowPage, Rows, PAGE};
-use crate::call::bulk::{command, name};
+use super::paging::{members, not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
+use crate::call::bulk::{command, name, Commands};
 use crate::values::error::Result;
-use crate::values::json::{self, Member};
+use crate::values::json::{self, Text};
 use crate::values::method::Method;
 
 /// How a method that allows this way names things.
@@ -31,12 +31,12 @@ fn family(method: &Method) -> Option<Family> {
     }
 }
 
-pub struct ById {
+pub struct ById<'a> {
     family: Family,
     /// The caller's parameters without those that paging sets.
-    others: Vec<Member>,
+    others: Vec<Parameter<'a>>,
     /// The caller's filter, as members.
-    filter: Vec<Member>,
+    filter: Vec<Parameter<'a>>,
     /// The ID of the last row that was read.
     last: u64,
     /// Nothing was read yet, in this request or an earlier one.
@@ -47,9 +47,9 @@ pub struct ById {
     total: Option<u64>,
 }
 
-impl ById {
+impl<'a> ById<'a> {
     /// `None` where this way is not certainly right.
-    pub fn of(method: &Method, params: &[Member], cursor: Option<&Cursor>) -> Option<ById> {
+    pub fn of(method: &Method, params: &'a [Parameter<'a>], cursor: Option<&Cursor>) -> Option<ById<'a>> {
         let family = family(method)?;
         let last = match cursor {
             None => 0,
@@ -61,40 +61,42 @@ impl ById {
     }
 
     /// The parameters of a page; `behind` is a JSON value.
-    fn page(&self, behind: Option<&str>, start: &str) -> Vec<Member> {
-        let mut filter = self.filter.clone();
-        filter.extend(behind.map(|id| (format!(">{}", self.family.id), id.to_owned())));
-        let mut members = self.others.clone();
-        if !filter.is_empty() {
-            members.push(("filter".into(), json::object(&filter)));
+    fn page(&self, behind: Option<&str>, start: &str) -> String {
+        let (mut page, id) = (String::new(), self.family.id);
+        self.others.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
+        if behind.is_some() || !self.filter.is_empty() {
+            json::push_member(&mut page, "filter", "{");
+            self.filter.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
+            behind.iter().for_each(|behind| json::push_member(&mut page, &format!(">{id}"), behind));
+            page.push('}');
         }
-        members.push(("order".into(), json::object(&[(self.family.id.into(), "\"ASC\"".into())])));
-        members.push(("start".into(), start.into()));
-        members
+        json::push_member(&mut page, "order", &format!("{{\"{id}\":\"ASC\"}}"));
+        json::push_member(&mut page, "start", start);
+        page
     }
 }
 
-impl Paging for ById {
-    fn alone(&mut self) -> Vec<Member> {
+impl Paging for ById<'_> {
+    fn alone(&mut self) -> String {
         // The first one counts the rows, too.
         self.page(Some(&self.last.to_string()), if self.fresh { "0" } else { "-1" })
     }
 
     /// Each page behind the last row of the one before.
-    fn commands(&mut self, method: &str, most: usize) -> Option<Vec<String>> {
-        let first = command::of(method, &json::object(&self.page(Some(&self.last.to_string()), "-1")))?;
-        let bare = command::of(method, &json::object(&self.page(None, "-1")))?;
+    fn commands(&mut self, method: &str, most: usize) -> Option<Commands> {
+        let first = packed(method, &self.page(Some(&self.last.to_string()), "-1"))?;
+        let bare = packed(method, &self.page(None, "-1"))?;
         let list = if self.family.rows.is_empty() { String::new() } else { format!("[{}]", self.family.rows) };
         let chained = (1..most).map(|i| {
             let last = format!("$result[{}]{list}[{}][{}]", name(i - 1), PAGE - 1, self.family.id);
             command::with_field(&bare, &format!("filter[>{}]", self.family.id), &last)
         });
-        Some(std::iter::once(first).chain(chained).collect())
+        Commands::of(std::iter::once(first).chain(chained))
     }
 
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
-        let ids: Option<Vec<u64>> = page.rows.iter().map(|row| id_of(row, self.family.id)).collect();
-        let another_size = page.next.is_some() && page.rows.len() != PAGE;
+        let ids = page.ids(self.family.id);
+        let another_size = page.next.is_some() && page.count != PAGE;
         if self.fresh && (ids.is_none() || another_size) {
             return Ok(Next::Unfit);
         }
@@ -102,15 +104,15 @@ impl Paging for ById {
         if std::mem::take(&mut self.fresh) {
             self.total = page.total;
         }
-        for (row, id) in page.rows.iter().zip(ids) {
+        for (row, id) in page.rows().zip(ids) {
             if id <= self.last {
                 return Err(not_a_list("its rows are not in the order of their IDs"));
             }
             rows.push(row);
             self.last = id;
         }
-        self.read += page.rows.len() as u64;
-        Ok(if page.rows.len() == PAGE { Next::Counts } else { Next::End })
+        self.read += page.count as u64;
+        Ok(if page.count == PAGE { Next::Counts } else { Next::End })
     }
 
     fn pages_left(&self) -> Option<u64> {
@@ -128,7 +130,7 @@ impl Paging for ById {
 }
 
 /// The parameters without filter, order and start, and the filter; `None` where this way is not certainly right.
-fn without_paging(params: &[Member], family: Family) -> Option<(Vec<Member>, Vec<Member>)> {
+fn without_paging<'a>(params: &'a [Parameter<'a>], family: Family) -> Option<(Vec<Parameter<'a>>, Vec<Parameter<'a>>)> {
     let (mut others, mut filter) = (Vec::new(), Vec::new());
     for (key, raw) in params {
         match key.to_ascii_lowercase().as_str() {
@@ -138,7 +140,7 @@ fn without_paging(params: &[Member], family: Family) -> Option<(Vec<Member>, Vec
             "filter" => {
                 let own = members(raw).ok()?;
                 // Beside `"logic":"OR"` our condition would be one of several; a nested one may speak of the ID too.
-                let unfit = |(name, value): &Member| {
+                let unfit = |(name, value): &Parameter| {
                     let bare = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
                     bare.eq_ignore_ascii_case(family.id) || bare.eq_ignore_ascii_case("logic") || value.contains('{')
                 };
@@ -148,8 +150,8 @@ fn without_paging(params: &[Member], family: Family) -> Option<(Vec<Member>, Vec
                 filter = own;
             }
             // None at all is all of them, and an empty list would not survive in a batch.
-            "select" => others.extend(with_id(raw, family.id)?.map(|fields| (key.clone(), fields))),
-            _ => others.push((key.clone(), raw.clone())),
+            "select" => others.extend(with_id(raw, family.id)?.map(|fields| (key.as_ref().into(), fields.into()))),
+            _ => others.push((key.as_ref().into(), raw.as_ref().into())),
         }
     }
     Some((others, filter))
@@ -157,32 +159,34 @@ fn without_paging(params: &[Member], family: Family) -> Option<(Vec<Member>, Vec
 
 /// `select` with the ID in it; `Some(None)`: it is empty.
 fn with_id(raw: &str, id: &str) -> Option<Option<String>> {
-    let mut fields: Vec<String> = serde_json::from_str(raw).ok()?;
-    if fields.is_empty() {
-        return Some(None);
+    let (mut is_empty, mut is_there) = (true, false);
+    for field in json::elements(raw) {
+        let field: Text = serde_json::from_str(field.ok()?).ok()?;
+        is_empty = false;
+        is_there |= field.0 == id || field.0 == "*";
     }
-    if !fields.iter().any(|field| field == id || field == "*") {
-        fields.push(id.to_owned());
-    }
-    serde_json::to_string(&fields).ok().map(Some)
+    Some(match raw.trim_end().strip_suffix(']') {
+        _ if is_empty => None,
+        Some(fields) if !is_there => Some(format!("{fields},{}]", json::quoted(id))),
+        _ => Some(raw.to_owned()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::value::RawValue;
 
     const DEALS: Family = Family { id: "ID", rows: "" };
 
-    fn deals() -> ById {
+    fn deals() -> ById<'static> {
         ById::of(&Method::parse("crm.deal.list").unwrap(), &[], None).unwrap()
     }
 
     fn taken(way: &mut ById, ids: impl IntoIterator<Item = u64>, next: Option<u64>) -> Result<Next> {
-        let row = |id: u64| RawValue::from_string(format!("{{\"ID\":\"{id}\"}}")).unwrap();
-        let rows: Vec<_> = ids.into_iter().map(row).collect();
-        let page = RowPage { rows: rows.iter().map(|row| &**row).collect(), next, total: None };
-        way.take(&page, &mut Rows::default())
+        let rows: Vec<String> = ids.into_iter().map(|id| format!("{{\"ID\":\"{id}\"}}")).collect();
+        let next = next.map(|next| format!(",\"next\":{next}")).unwrap_or_default();
+        let answer = format!("{{\"result\":[{}]{next}}}", rows.join(","));
+        way.take(&RowPage::of_answer(answer.as_bytes()).unwrap(), &mut Rows::default())
     }
 
     #[test]

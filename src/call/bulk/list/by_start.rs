@@ -5,17 +5,16 @@
 //! that of the page before is read again in this manner. IDs tell rows apart; without them there is no such protection.
 
 use super::cursor::Cursor;
-use super::paging::{id_of, not_a_list, Next, Paging, RowPage, Rows, PAGE};
-use crate::call::bulk::command;
+use super::paging::{not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
+use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
-use crate::values::json::{self, Member};
-use serde_json::value::RawValue;
+use crate::values::json;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-pub struct ByStart {
+pub struct ByStart<'a> {
     /// The caller's parameters without `start`.
-    others: Vec<Member>,
+    others: Vec<&'a Parameter<'a>>,
     /// Where reading began.
     begin: u64,
     /// Where it goes on.
@@ -37,8 +36,8 @@ pub struct ByStart {
     asked: VecDeque<u64>,
 }
 
-impl ByStart {
-    pub fn new(params: &[Member], cursor: Option<Cursor>) -> Result<ByStart> {
+impl<'a> ByStart<'a> {
+    pub fn new(params: &'a [Parameter<'a>], cursor: Option<Cursor>) -> Result<ByStart<'a>> {
         let is_start = |key: &str| key.eq_ignore_ascii_case("start");
         let (begin, known) = match cursor {
             Some(Cursor::Start { start, known }) => (start, known),
@@ -52,7 +51,7 @@ impl ByStart {
             }
         };
         Ok(ByStart {
-            others: params.iter().filter(|(key, _)| !is_start(key)).cloned().collect(),
+            others: params.iter().filter(|(key, _)| !is_start(key)).collect(),
             begin,
             next: begin + u64::from(!known.is_empty()),
             stride: PAGE as u64,
@@ -66,10 +65,11 @@ impl ByStart {
         })
     }
 
-    fn page(&self, start: u64) -> Vec<Member> {
-        let mut members = self.others.clone();
-        members.push(("start".into(), start.to_string()));
-        members
+    fn page(&self, start: u64) -> String {
+        let mut page = String::new();
+        self.others.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
+        json::push_member(&mut page, "start", &start.to_string());
+        page
     }
 
     /// The page before the next one.
@@ -105,7 +105,7 @@ impl ByStart {
 
     /// What follows the page at `start`. `new`: it had rows that were not known.
     fn after(&mut self, page: &RowPage, start: u64, new: bool) -> Result<Next> {
-        let rows = page.rows.len() as u64;
+        let rows = page.count as u64;
         let next = match (page.next, page.total) {
             (Some(next), _) if next > start => next,
             (Some(_), _) => return Err(not_a_list("its \"next\" does not move")),
@@ -123,20 +123,23 @@ impl ByStart {
     }
 }
 
-impl Paging for ByStart {
-    fn alone(&mut self) -> Vec<Member> {
+impl Paging for ByStart<'_> {
+    fn alone(&mut self) -> String {
         let start = if self.retreat { self.before() } else { self.next };
         self.asked = VecDeque::from([start]);
         self.page(start)
     }
 
-    fn commands(&mut self, method: &str, most: usize) -> Option<Vec<String>> {
+    fn commands(&mut self, method: &str, most: usize) -> Option<Commands> {
         let from = if self.seen.is_some() { self.before() } else { self.next };
         // Whether a method that does not count its rows knows `start` at all shows on the second page.
         let unsure = self.total.is_none() && self.next <= self.begin + self.stride;
         let count = if unsure { 2 } else { most as u64 };
         self.asked = (0..count).map(|i| from + i * self.stride).collect();
-        self.asked.iter().map(|start| command::of(method, &json::object(&self.page(*start)))).collect()
+        let mut commands = Commands::default();
+        let mut fits = |start| Some(commands.push(&packed(method, &self.page(start))?));
+        let all_fit = self.asked.iter().try_fold(true, |all, start| Some(all & fits(*start)?))?;
+        all_fit.then_some(commands)
     }
 
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
@@ -148,21 +151,19 @@ impl Paging for ByStart {
             self.retreat = true;
             return Ok(Next::Discard);
         }
-        let ids = distinct_ids(&page.rows);
-        let text = page.rows.iter().fold(DefaultHasher::new(), |mut hasher, row| {
-            row.get().hash(&mut hasher);
-            hasher
-        });
+        let ids = distinct_ids(page);
+        let mut text = DefaultHasher::new();
+        page.rows().for_each(|row| row.hash(&mut text));
         let repeated = self.last_text.replace(text.finish()) == Some(text.finish());
         if ids.is_none() && repeated && page.next.is_none() && page.total.is_none() {
             // The method does not know `start`.
             return Ok(Next::End);
         }
-        let Some(new) = self.new_rows(ids.as_deref(), page.rows.len(), again) else {
+        let Some(new) = self.new_rows(ids.as_deref(), page.count, again) else {
             return self.retreat_from(start);
         };
         self.retreat = false;
-        for (row, _) in page.rows.iter().zip(&new).filter(|(_, new)| **new) {
+        for (row, _) in page.rows().zip(&new).filter(|(_, new)| **new) {
             rows.push(row);
         }
         self.last = (start, ids.unwrap_or_default());
@@ -193,7 +194,7 @@ impl Paging for ByStart {
 }
 
 /// The IDs of all rows; `None` where one has none, or two have the same: then it is not what tells them apart.
-fn distinct_ids(rows: &[&RawValue]) -> Option<Vec<u64>> {
-    let ids: Vec<u64> = rows.iter().map(|row| id_of(row, "ID").or_else(|| id_of(row, "id"))).collect::<Option<_>>()?;
+fn distinct_ids(page: &RowPage) -> Option<Vec<u64>> {
+    let ids = page.ids("ID").or_else(|| page.ids("id"))?;
     (ids.iter().collect::<HashSet<_>>().len() == ids.len()).then_some(ids)
 }

@@ -65,9 +65,8 @@ pub fn read(steps: &mut Steps, method: &Method, raw_params: &str, cursor: Option
     if CHANGES.iter().any(|end| canonical.ends_with(&format!(".{end}"))) {
         return Err(Error::InvalidRequest(format!("\"all\" reads lists, and {canonical} changes something")));
     }
-    let params = members(raw_params)
-        .map_err(|_| Error::InvalidRequest("\"params\" must be an object where \"all\" is set".into()))?;
-    let mut way: Box<dyn Paging> = match ById::of(method, &params, cursor.as_ref()) {
+    let params = members(raw_params).map_err(|why| Error::InvalidRequest(format!("\"params\" {why}")))?;
+    let mut way: Box<dyn Paging + '_> = match ById::of(method, &params, cursor.as_ref()) {
         Some(by_id) => Box::new(by_id),
         None => Box::new(ByStart::new(&params, cursor)?),
     };
@@ -123,7 +122,7 @@ impl Reader<'_, '_> {
 
     /// One page on its own.
     fn page(&mut self, way: &mut dyn Paging) -> Result<Next> {
-        let parameters = Parameters::from_members(&way.alone());
+        let parameters = Parameters::of_inside(way.alone());
         let held = self.held(way);
         let body = self.steps.single(self.method, parameters, held)?.body;
         way.take(&RowPage::of_answer(&body)?, &mut self.rows)
@@ -135,15 +134,15 @@ impl Reader<'_, '_> {
         let Some(commands) = way.commands(&self.method.canonical(), left.clamp(1, self.batch)) else {
             return self.page(way);
         };
-        let held = self.held(way);
-        let body = self.steps.batch(&commands, false, held)?.body;
+        let (held, count) = (self.held(way), commands.count());
+        let body = self.steps.batch(commands, false, held)?.body;
         self.batch = match self.steps.last_took() {
             took if took > LONG_BATCH => (self.batch / 2).max(2),
             took if took > LONG_BATCH / 5 => self.batch,
             _ => (self.batch * 5).min(MAX_COMMANDS),
         };
         let answer = BatchAnswer::parse(&body).ok_or_else(|| bad_answer("it is not that of a batch"))?;
-        for i in 0..commands.len() {
+        for i in 0..count {
             match way.take(&RowPage::of_batch(&answer, &name(i))?, &mut self.rows)? {
                 Next::Counts => {}
                 next => return Ok(next),

@@ -1,19 +1,27 @@
 //! What a way to read a list is asked, and what it is given.
 
 use super::cursor::Cursor;
-use crate::call::bulk::{error_of, BatchAnswer};
+use crate::call::bulk::{command, error_of, BatchAnswer, Commands, LONGEST_BATCH};
 use crate::values::error::{Error, Executed, Result};
-use crate::values::json::{self, Member};
-use serde_json::value::RawValue;
+use crate::values::json;
+use std::borrow::Cow;
 
 /// Rows of a page.
 pub const PAGE: usize = 50;
+/// The rows of a larger one are not told apart: Bitrix24 has no such pages, only lists that come whole.
+const LARGEST_PAGE: usize = 1000;
+/// Parameters of a list, and conditions in its filter: `max_input_vars` of PHP.
+const MOST_PARAMETERS: usize = 1000;
+
+/// A parameter: its name, and its value as it stands.
+pub type Parameter<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// A way to read a list.
 pub trait Paging {
-    /// The parameters of the next page, to be asked for on its own.
-    fn alone(&mut self) -> Vec<Member>;
+    /// The parameters of the next page, to be asked for on its own: the inside of a JSON object.
+    fn alone(&mut self) -> String;
     /// The next pages as a batch's commands, at most so many; `None` where the parameters would not survive in one.
-    fn commands(&mut self, method: &str, most: usize) -> Option<Vec<String>>;
+    fn commands(&mut self, method: &str, most: usize) -> Option<Commands>;
     /// Takes a page that was asked for, in that order.
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next>;
     fn pages_left(&self) -> Option<u64>;
@@ -41,7 +49,9 @@ pub enum Next {
 
 /// A page as it was answered.
 pub struct RowPage<'a> {
-    pub rows: Vec<&'a RawValue>,
+    /// The rows, as they stand.
+    list: &'a str,
+    pub count: usize,
     pub next: Option<u64>,
     pub total: Option<u64>,
 }
@@ -54,11 +64,11 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn push(&mut self, row: &RawValue) {
+    pub fn push(&mut self, row: &str) {
         if self.count > 0 {
             self.text.push(b',');
         }
-        self.text.extend(row.get().as_bytes());
+        self.text.extend(row.as_bytes());
         self.count += 1;
     }
 }
@@ -66,9 +76,9 @@ impl Rows {
 impl<'a> RowPage<'a> {
     pub fn of_answer(body: &'a [u8]) -> Result<RowPage<'a>> {
         let text = std::str::from_utf8(body).unwrap_or("{}");
-        let entries = json::entries(text).map_err(|_| bad_answer("it is not JSON"))?;
-        let field = |name: &str| json::member(&entries, name);
-        RowPage::of_parts(field("result"), field("next"), field("total"))
+        let parts = json::fields(text, ["result", "next", "total"]);
+        let [result, next, total] = parts.map_err(|_| bad_answer("it is not JSON"))?;
+        RowPage::of_parts(result, next, total)
     }
 
     pub fn of_batch(answer: &BatchAnswer<'a>, name: &str) -> Result<RowPage<'a>> {
@@ -82,33 +92,62 @@ impl<'a> RowPage<'a> {
 
     fn of_parts(result: Option<&'a str>, next: Option<&str>, total: Option<&str>) -> Result<RowPage<'a>> {
         let number = |raw: &str| raw.trim_matches('"').parse().ok();
-        Ok(RowPage {
-            rows: rows_of(result.unwrap_or("null"))?,
-            next: next.and_then(number),
-            total: total.and_then(number),
-        })
+        let (list, count) = rows_of(result.unwrap_or("null"))?;
+        Ok(RowPage { list, count, next: next.and_then(number), total: total.and_then(number) })
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = &'a str> {
+        json::elements(self.list).map_while(std::result::Result::ok)
+    }
+
+    /// The IDs of all rows, under this name; `None` where one has none.
+    pub fn ids(&self, name: &str) -> Option<Vec<u64>> {
+        let ids = self.rows().map(|row| json::field(row, name)?.trim_matches('"').parse().ok());
+        (self.count <= LARGEST_PAGE).then(|| ids.collect())?
     }
 }
 
-pub fn members(raw: &str) -> std::result::Result<Vec<Member>, serde_json::Error> {
-    Ok(json::entries(raw)?.into_iter().map(|(key, raw)| (key.into_owned(), raw.get().to_owned())).collect())
+/// The members of an object that parameters or a filter are; why not.
+pub fn members(raw: &str) -> std::result::Result<Vec<Parameter<'_>>, &'static str> {
+    let mut members = Vec::new();
+    for entry in json::entries(raw) {
+        let (name, value) = entry.map_err(|_| "must be an object where \"all\" is set")?;
+        if members.len() == MOST_PARAMETERS {
+            return Err("has more than 1000 members");
+        }
+        members.push((name, value.into()));
+    }
+    Ok(members)
 }
 
-/// The one list in a result, wherever the method puts it.
-pub fn rows_of(result: &str) -> Result<Vec<&RawValue>> {
-    let list = |raw| serde_json::from_str(raw).map_err(|_| bad_answer("it is not JSON"));
+/// A page as a batch's command; `inside`: its parameters.
+pub fn packed(method: &str, inside: &str) -> Option<String> {
+    let fits = inside.len() <= LONGEST_BATCH;
+    fits.then(|| command::of(method, &format!("{{{inside}}}")))?
+}
+
+/// The one list in a result, wherever the method puts it, and how many rows it has.
+pub fn rows_of(result: &str) -> Result<(&str, usize)> {
+    let counted = |list| {
+        let count = json::elements(list).try_fold(0, |count, element| element.map(|_| count + 1));
+        Ok((list, count.map_err(|_| bad_answer("it is not JSON"))?))
+    };
     if result.starts_with('[') {
-        return list(result);
+        return counted(result);
     }
-    let entries = json::entries(result).unwrap_or_default();
-    if entries.iter().any(|(key, raw)| key.eq_ignore_ascii_case("hasMore") && raw.get() == "true") {
-        return Err(not_a_list("it has more rows, which are not read by \"start\""));
+    let (mut list, mut several) = (None, false);
+    for (key, raw) in json::entries(result).map_while(std::result::Result::ok) {
+        if key.eq_ignore_ascii_case("hasMore") && raw == "true" {
+            return Err(not_a_list("it has more rows, which are not read by \"start\""));
+        }
+        if raw.starts_with('[') {
+            several |= list.replace(raw).is_some();
+        }
     }
-    let mut lists = entries.iter().filter(|(_, raw)| raw.get().starts_with('['));
-    match (lists.next(), lists.next()) {
-        (Some((_, raw)), None) => list(raw.get()),
-        (None, _) => Err(not_a_list("there is no list in it")),
-        (Some(_), Some(_)) => Err(not_a_list("there are several lists in it")),
+    match list {
+        Some(_) if several => Err(not_a_list("there are several lists in it")),
+        Some(list) => counted(list),
+        None => Err(not_a_list("there is no list in it")),
     }
 }
 
@@ -121,11 +160,6 @@ pub fn bad_answer(why: &str) -> Error {
     Error::BadAnswer { why: why.into(), executed: Executed::Unknown, upstream: None }
 }
 
-/// A row's ID: a number, or a text of digits.
-pub fn id_of(row: &RawValue, name: &str) -> Option<u64> {
-    json::field(row.get(), name)?.trim_matches('"').parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_rows_are_the_one_list_in_the_answer() {
-        let count = |result: &str| rows_of(result).map(|rows| rows.len());
+        let count = |result: &str| rows_of(result).map(|(_, count)| count);
         assert_eq!(count("[1,2]"), Ok(2));
         assert_eq!(count("[]"), Ok(0));
         assert_eq!(count(r#"{"items":[1,2,3],"n":1}"#), Ok(3));
