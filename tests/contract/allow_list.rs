@@ -180,3 +180,33 @@ fn without_batch_in_the_list_no_batch_is_sent() {
     let answer = hook(&proxy, "", "batch").json(r#"{"cmd":["crm.deal.list"]}"#).run();
     assert_refused(&proxy, &answer, "batch");
 }
+
+#[test]
+fn a_batch_is_read_no_further_than_the_50_commands_that_bitrix24_runs() {
+    let commands = |count: usize, last: &'static str| {
+        let mut commands = vec!["crm.deal.list"; count - 1];
+        commands.push(last);
+        commands
+    };
+    let proxy = restricted();
+    let (most, more) = (commands(50, "crm.deal.list"), commands(51, "user.get"));
+    let form = |commands: &[&str]| commands.iter().map(|command| format!("cmd[]={command}&")).collect::<String>();
+    let list = |commands: &[&str]| json!({ "cmd": commands }).to_string();
+    let rest3 = |commands: &[&str]| {
+        let commands: Vec<_> = commands.iter().map(|method| json!({ "method": method })).collect();
+        json!(commands).to_string()
+    };
+    for too_many in [
+        hook(&proxy, "", "batch").json(list(&more)).run(),
+        hook(&proxy, "", "batch").form(&form(&more)).run(),
+        hook(&proxy, "", &format!("batch?{}", form(&more))).run(),
+        hook(&proxy, "api/", "batch").json(rest3(&more)).run(),
+        proxy.request(json!({"method": "batch", "params": {"cmd": more}}).to_string()).run(),
+    ] {
+        assert_eq!(too_many.status, 400, "{}", too_many.text());
+        assert!(too_many.text().contains("50 commands"), "{}", too_many.text());
+    }
+    assert_eq!(proxy.simulator.ledger().all_calls().count(), 0);
+    assert_eq!(hook(&proxy, "", "batch").form(&form(&most)).run().status, 200);
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.list"), 50);
+}

@@ -6,6 +6,7 @@ mod allow_list;
 mod attacks;
 mod calls;
 mod configuration;
+mod encodings;
 mod files;
 mod files_under_servers;
 #[allow(dead_code)]
