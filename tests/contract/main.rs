@@ -24,6 +24,7 @@ mod relay;
 mod requests;
 mod root;
 mod secrets;
+mod server_logs;
 mod status_page;
 mod uninstalling;
 mod uploads;

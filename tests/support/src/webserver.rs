@@ -177,6 +177,11 @@ impl WebServer {
         Request::new(self.address, method, path)
     }
 
+    /// Where the server's own things are: configuration, logs, sockets.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Everything the server and the programs under it have logged.
     pub fn error_log(&self) -> String {
         ["start.log", "error.log", "fcgiwrap.log"]
@@ -194,6 +199,11 @@ impl WebServer {
     /// The log of requests that the shipped configuration writes without tokens.
     pub fn masked_log(&self) -> String {
         self.log("b24proxy.log")
+    }
+
+    /// All of them.
+    pub fn logs(&self) -> String {
+        self.error_log() + &self.access_log() + &self.masked_log()
     }
 
     fn log(&self, name: &str) -> String {
@@ -252,6 +262,13 @@ impl<'a> Layout<'a> {
 
     fn directives(&self, setup: &Setup) -> String {
         setup.directives.replace("{folder}", &self.folder.display().to_string())
+    }
+
+    /// With this folder in place of the one in which Debian's servers have their logs.
+    fn here(&self, lines: &str) -> String {
+        ["${APACHE_LOG_DIR}", "/var/log/nginx"]
+            .iter()
+            .fold(lines.to_owned(), |lines, theirs| lines.replace(theirs, &self.folder.display().to_string()))
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -445,12 +462,17 @@ Alias "{MARKER}" "{folder}/marker"
 
 /// The lines for a `<VirtualHost>` that stand as a comment in the shipped file, with the test's folder for logs.
 fn apache_masked_log(layout: &Layout) -> String {
-    let shipped = shipped("apache/b24proxy.conf");
-    let lines = shipped.lines().filter_map(|line| line.strip_prefix("#   CustomLog "));
-    let lines: String = lines.map(|line| format!("CustomLog {line}\n")).collect();
-    assert_eq!(lines.lines().count(), 2, "deploy/apache/b24proxy.conf shows two CustomLog lines");
-    format!("LogFormat \"%h %l %u %t \\\"%r\\\" %>s %O\" combined\n{lines}")
-        .replace("${APACHE_LOG_DIR}", &layout.folder.display().to_string())
+    let lines = offered("apache/b24proxy.conf", &["CustomLog ", "LogLevel ", "ErrorLogFormat "], 4);
+    layout.here(&format!("LogFormat \"%h %l %u %t \\\"%r\\\" %>s %O \\\"%{{Referer}}i\\\"\" combined\n{lines}"))
+}
+
+/// Lines that stand as a comment in a shipped file, for the administrator to write elsewhere.
+fn offered(file: &str, beginnings: &[&str], count: usize) -> String {
+    let shipped = shipped(file);
+    let lines = shipped.lines().filter_map(|line| line.trim_start().strip_prefix("# ")).map(str::trim_start);
+    let lines: Vec<_> = lines.filter(|line| beginnings.iter().any(|beginning| line.starts_with(beginning))).collect();
+    assert_eq!(lines.len(), count, "deploy/{file} offers {count} lines: {lines:?}");
+    lines.join("\n") + "\n"
 }
 
 const NGINX: &str = "/usr/sbin/nginx";
@@ -499,16 +521,14 @@ fn nginx_location(layout: &Layout, socket: &str, setup: &Setup) -> String {
     for (times, theirs, ours) in [
         (2, "unix:/run/b24proxy.socket;", format!("unix:{socket};")),
         (1, " /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
-        (1, " /var/log/nginx/error.log crit;", format!(" {} crit;", layout.file("error.log"))),
+        (1, " /var/log/nginx/error.log alert;", format!(" {} alert;", layout.file("error.log"))),
     ] {
         assert_eq!(text.matches(theirs).count(), times, "deploy/nginx/b24proxy.conf has {theirs:?} {times} times");
         text = text.replace(theirs, &ours);
     }
     if setup.masked_log {
-        const OFFER: &str = "# access_log /var/log/nginx/b24proxy.log b24proxy;";
-        assert_eq!(text.matches(OFFER).count(), 1, "deploy/nginx/b24proxy.conf offers a log");
-        let log = format!("access_log {} b24proxy;", layout.file("b24proxy.log"));
-        text = text.replace("access_log off;", "").replace(OFFER, &log);
+        let offer = offered("nginx/b24proxy.conf", &["access_log "], 1);
+        text = text.replace("    access_log off;\n", &layout.here(&offer));
     }
     text
 }
@@ -537,6 +557,7 @@ http {{
         location = {MARKER} {{
             return 200 "{marker}";
         }}
+        {masked_log}
         include "{folder}/b24proxy.conf";
         {root}
         {directives}
@@ -554,6 +575,10 @@ http {{
         )),
         root = match setup.root {
             true => format!("include \"{}\";", layout.file("b24proxy-root.conf")),
+            false => String::new(),
+        },
+        masked_log = match setup.masked_log {
+            true => layout.here(&offered("nginx/b24proxy-log.conf", &["access_log ", "log_not_found "], 3)),
             false => String::new(),
         },
         directives = layout.directives(setup),
