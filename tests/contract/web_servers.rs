@@ -357,27 +357,50 @@ fn a_refresh_outlives_the_client_that_goes_away() {
 }
 
 #[test]
-fn the_configuration_and_the_tokens_are_not_handed_out() {
+fn the_configuration_the_tokens_a_log_and_keys_are_not_handed_out() {
+    const NAMES: [&str; 14] = [
+        "proxy.toml.bak",
+        "PROXY.TOML",
+        "Proxy.Toml.Old",
+        "proxy.old",
+        "proxy.bak",
+        "acme.json",
+        "acme.json.new",
+        "ACME.JSON.REMOVED",
+        "b24proxy.log",
+        "B24proxy.LOG.1",
+        "log",
+        "ca.pem",
+        "site.key",
+        "proxy.conf~",
+    ];
     under_each(|proxy, server| {
         let secret = proxy.simulator.client_secret();
         for folder in ["cgi-bin", "htdocs/cgi-bin"] {
             if proxy.sandbox.path().join(folder).exists() {
-                proxy.sandbox.write(&format!("{folder}/proxy.toml.bak"), 0o644, secret.as_bytes());
-                proxy.sandbox.write(&format!("{folder}/acme.json"), 0o644, secret.as_bytes());
+                for name in NAMES {
+                    proxy.sandbox.write(&format!("{folder}/{name}"), 0o644, secret.as_bytes());
+                }
             }
         }
-        for path in [
-            "/cgi-bin/proxy.toml.bak",
-            "/cgi-bin/acme.json",
-            "/cgi-bin/../b24proxy/proxy.toml",
-            "/b24proxy/proxy.toml",
-            "/cgi-bin/.htaccess",
-        ] {
+        let beside = NAMES.map(|name| format!("/cgi-bin/{name}"));
+        let elsewhere = ["/cgi-bin/../b24proxy/proxy.toml", "/b24proxy/proxy.toml", "/cgi-bin/.htaccess"];
+        for path in beside.iter().map(String::as_str).chain(elsewhere) {
             let answer = server.request("GET", path).send();
             assert!(matches!(answer.status, 400 | 403 | 404), "{path}: {}", answer.status);
             assert!(!answer.text().contains(&secret), "{path}");
         }
     });
+}
+
+#[test]
+fn what_else_lies_beside_the_program_is_handed_out_as_before() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheHtaccess);
+    for name in ["login.html", "catalog.txt", "jsonp.js", "old.css"] {
+        proxy.sandbox.write(&format!("htdocs/cgi-bin/{name}"), 0o644, b"the site's own");
+        assert_eq!(server.request("GET", &format!("/cgi-bin/{name}")).send().status, 200, "{name}");
+    }
 }
 
 /// The units that an administrator of nginx copies: systemd reads them without a word, and nothing in them is misspelt.
@@ -393,4 +416,20 @@ fn the_units_are_what_systemd_understands() {
     let about_ours: Vec<&str> = said.lines().filter(|line| line.contains("b24proxy")).collect();
     assert!(about_ours.is_empty(), "{about_ours:#?}");
     assert!(output.status.success() || !said.is_empty(), "systemd-analyze verify: {}", output.status);
+}
+
+#[test]
+fn the_service_leaves_no_core_dump_and_can_change_little_on_the_host() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nginx/b24proxy.service");
+    let text = std::fs::read_to_string(unit).unwrap();
+    for line in ["LimitCORE=0", "OOMPolicy=continue", "KillMode=process", "NoNewPrivileges=yes"] {
+        assert!(text.lines().any(|l| l == line), "{line}");
+    }
+    // By systemd's own measure, 10 is "unsafe" and 2 "ok"; the parameter is ten times that.
+    let output = std::process::Command::new("systemd-analyze")
+        .args(["security", "--no-pager", "--offline=true", "--threshold=20", unit])
+        .output()
+        .expect("systemd-analyze starts (package systemd)");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("exposure level"), "{said}");
 }
