@@ -166,9 +166,9 @@ fn parted(answer: Answer, head_only: bool, request_id: &str) -> (cgi::Response, 
             }
         }
     }
-    // What a file's length would be is worth knowing without it.
-    let is_file = matches!(answer.body, Content::Reader { .. });
-    let length = answer.body.length().filter(|_| !matches!(answer.status, 204 | 304) && (is_file || !head_only));
+    // In the answer to HEAD too: what a file's length would be is worth knowing without it, and whether the web server
+    // leaves lengths out (`check --url`).
+    let length = answer.body.length().filter(|_| !matches!(answer.status, 204 | 304));
     if let Some(length) = length {
         response = response.header("Content-Length", length);
     }

@@ -331,10 +331,23 @@ impl Connections {
         deadline: Deadline,
         max_response: u64,
     ) -> Result<Reply, Failure> {
+        self.look(self.getting(url, headers), deadline, max_response)
+    }
+
+    /// Looks at what an address answers without its body.
+    pub fn head(&self, url: &str, deadline: Deadline) -> Result<Reply, Failure> {
+        self.look(with_headers(self.agent.head(url), &[]), deadline, 0)
+    }
+
+    fn look(
+        &self,
+        request: ureq::RequestBuilder<WithoutBody>,
+        deadline: Deadline,
+        max_response: u64,
+    ) -> Result<Reply, Failure> {
         SENT.set(false);
         let connect = self.connect_timeout.min(deadline.remaining());
-        let response = self
-            .getting(url, headers)
+        let response = request
             .config()
             .timeout_global(Some(deadline.remaining()))
             .timeout_resolve(Some(connect))

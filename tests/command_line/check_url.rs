@@ -30,8 +30,22 @@ fn with_the_shipped_files_all_is_well_under_apache_and_nginx() {
             lines(&ended).into_iter().filter(|(check, status, _)| status != "ok" && !accepted(check)).collect();
         assert!(bad.is_empty(), "{kind:?}: {bad:?}");
         assert_eq!(ended.code, 0, "{kind:?}");
-        for name in ["web server", "path", "errors", "Authorization", "query", "body", "chunked body", "client token"] {
+        for name in [
+            "web server",
+            "path",
+            "errors",
+            "Authorization",
+            "query",
+            "body",
+            "chunked body",
+            "client token",
+            "length",
+            "line break",
+        ] {
             assert_line(&ended, name, "ok", "");
+        }
+        for name in ["large body", "byte-order mark"] {
+            assert_line(&ended, name, "ok", "arrives whole");
         }
         assert_line(&ended, "privacy", "ok", "");
     }
@@ -48,6 +62,70 @@ fn an_authorization_that_apache_keeps_to_itself_is_named() {
     let ended = check(&proxy, &server);
     assert_line(&ended, "Authorization", "fail", "CGIPassAuth On");
     assert_line(&ended, "Authorization", "fail", "X-B24proxy-Token");
+}
+
+/// Directives for the executable, after the shipped ones.
+fn for_the_program(proxy: &Proxy, lines: &str) -> String {
+    let folder = proxy.sandbox.path().join("cgi-bin");
+    format!("<Directory \"{}\">\n<Files b24proxy>\n{lines}\n</Files>\n</Directory>\n", folder.display())
+}
+
+#[test]
+fn a_length_that_apache_leaves_out_is_named_with_the_line_that_mends_it() {
+    for kind in [Kind::ApacheCgid, Kind::ApacheCgi] {
+        let proxy = Proxy::installed();
+        let directives = for_the_program(&proxy, "UnsetEnv ap_trust_cgilike_cl");
+        let server = WebServer::start_with(&proxy.sandbox, kind, &Setup { directives, ..Setup::default() });
+        assert_line(&check(&proxy, &server), "length", "fail", "SetEnv ap_trust_cgilike_cl 1");
+    }
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheHtaccess);
+    let htaccess = proxy.sandbox.path().join("htdocs/cgi-bin/.htaccess");
+    let shipped = fs::read_to_string(&htaccess).unwrap();
+    let old = shipped.replace("SetEnvIf Request_Method . ap_trust_cgilike_cl", "");
+    assert_ne!(old, shipped);
+    proxy.sandbox.write("htdocs/cgi-bin/.htaccess", 0o644, old.as_bytes());
+    assert_line(&check(&proxy, &server), "length", "fail", "SetEnvIf Request_Method . ap_trust_cgilike_cl");
+}
+
+#[test]
+fn a_large_body_and_a_line_break_that_are_refused_before_the_program_are_named() {
+    let proxy = Proxy::installed();
+    let rules = "LimitRequestBody 500000\nRewriteEngine On\nRewriteCond %{QUERY_STRING} %0A [NC]\nRewriteRule ^ - [F]";
+    let directives = for_the_program(&proxy, rules);
+    let server = WebServer::start_with(&proxy.sandbox, Kind::ApacheCgid, &Setup { directives, ..Setup::default() });
+    let ended = check(&proxy, &server);
+    assert_line(&ended, "large body", "fail", "status 413");
+    assert_line(&ended, "large body", "fail", "LimitRequestBody");
+    assert_line(&ended, "byte-order mark", "ok", "arrives whole");
+    assert_line(&ended, "line break", "fail", "status 403");
+
+    let proxy = Proxy::installed();
+    // A longer location than the shipped one, as where the snippet was copied without its limit.
+    let directives = "location = /cgi-bin/b24proxy { client_max_body_size 1000k; proxy_pass http://127.0.0.1:1; }";
+    let setup = Setup { directives: directives.into(), ..Setup::default() };
+    let server = WebServer::start_with(&proxy.sandbox, Kind::Nginx, &setup);
+    assert_line(&check(&proxy, &server), "large body", "fail", "client_max_body_size 17m");
+}
+
+#[test]
+fn what_modsecurity_refuses_is_named_and_its_audit_log_holds_no_token() {
+    let recommended = fs::read_to_string("/etc/modsecurity/modsecurity.conf-recommended")
+        .expect("the Debian package libapache2-mod-security2 (tests/packages.sh)")
+        .replace("SecRuleEngine DetectionOnly", "SecRuleEngine On")
+        .replace("/var/log/apache2/", "{folder}/")
+        .replace("SecUnicodeMapFile unicode", "SecUnicodeMapFile /etc/modsecurity/unicode");
+    for (mended, status) in [("", "fail"), ("SecRuleEngine Off", "ok")] {
+        let proxy = Proxy::installed();
+        let directives = format!("SecDataDir {{folder}}\n{recommended}\n{}", for_the_program(&proxy, mended));
+        let setup = Setup { directives, modules: &["unique_id", "security2"], ..Setup::default() };
+        let server = WebServer::start_with(&proxy.sandbox, Kind::ApacheCgid, &setup);
+        let ended = check(&proxy, &server);
+        assert_line(&ended, "large body", status, if mended.is_empty() { "status 413" } else { "arrives whole" });
+        assert_line(&ended, "byte-order mark", status, if mended.is_empty() { "SecRuleEngine Off" } else { "whole" });
+        let audit = fs::read(server.folder().join("modsec_audit.log")).expect("ModSecurity has made it");
+        assert!(!String::from_utf8_lossy(&audit).contains(TOKEN), "{mended}");
+    }
 }
 
 #[test]
@@ -126,6 +204,16 @@ fn a_configuration_or_token_file_that_is_handed_out_is_named() {
     let name = format!("htdocs/tokens/{}.json", proxy.stem());
     proxy.sandbox.write(&name, 0o644, proxy.stored().to_string().as_bytes());
     assert_line(&check(&proxy, &server), "privacy", "fail", "/tokens/");
+}
+
+#[test]
+fn a_log_that_is_handed_out_is_named() {
+    let proxy = Proxy::installed().reconfigured("[log]", "[log]\nfile = \"../htdocs/logs/calls.txt\"");
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheHtaccess);
+    proxy.sandbox.make_folder("htdocs/logs", 0o755);
+    let line = r#"{"client":"1c","level":"info","message":"answered","time":"2026-01-01T00:00:00.000Z"}"#;
+    proxy.sandbox.write("htdocs/logs/calls.txt", 0o644, line.as_bytes());
+    assert_line(&check(&proxy, &server), "privacy", "fail", "/logs/calls.txt");
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! `b24proxy check`: what goes wrong on shared hosting, found before 1C finds it.
 //!
 //! [`program`]: the executable and `proxy.toml`. [`folder`]: the token folder, its file system and locks. [`tokens`]: each
-//! portal's files. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, and [`privacy`] what it
-//! hands out. Each check answers [`Line`]s; what an observation means is decided by functions of values.
+//! portal's files. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, [`passage`] what
+//! it lets through, and [`privacy`] what it hands out. Each check answers [`Line`]s; what an observation means is decided by functions of values.
 
 mod address;
 mod folder;
 mod line;
 mod network;
+mod passage;
 mod privacy;
 mod program;
 mod tokens;
@@ -34,9 +35,9 @@ no secret, and changes nothing but makes the token folder if that is missing.
 
 --url is this program's own public address. With it, check also asks the web
 server: does it run the program, does it pass on Authorization, path, query and
-body, does it hand out proxy.toml or a token file, does http lead to https? Of
-secrets only a client token from proxy.toml is sent there, by https (or within
-this machine).
+body (one of 1 MiB, too) and the length of answers, does it hand out proxy.toml,
+a token file or the log, does http lead to https? Of secrets only a client token
+from proxy.toml is sent there, by https (or within this machine).
 
   b24proxy check --url https://www.example.com/cgi-bin/b24proxy
 
@@ -84,6 +85,9 @@ fn run(arguments: &Arguments) -> Outcome {
     }
     if let Some(asked) = asked {
         show(web::check(&asked));
+        if asked.works() {
+            show(passage::check(&asked.site));
+        }
         if asked.is_reached() {
             show(privacy::check(&asked.site));
         }

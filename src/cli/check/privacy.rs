@@ -17,6 +17,7 @@ pub fn check(site: &Site) -> Vec<Line> {
     if let Some(config) = site.config {
         files.extend(with_copies(&config.path));
         files.extend(tokens.clone());
+        files.extend(config.log.file.clone());
     }
     let files: Vec<PathBuf> = files.into_iter().map(|file| file.canonicalize().unwrap_or(file)).collect();
     let mut lines = Vec::new();
@@ -35,7 +36,7 @@ pub fn check(site: &Site) -> Vec<Line> {
         }
     }
     if lines.is_empty() {
-        let text = format!("none of {answered} likely addresses hands out proxy.toml or a token file");
+        let text = format!("none of {answered} likely addresses hands out proxy.toml, a token file or the log");
         lines.push(Line::ok(CHECK, text));
     }
     lines
@@ -52,11 +53,13 @@ fn with_copies(file: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Whether a body is a configuration or a token file.
+/// Whether a body is a configuration, a token file or this program's log.
 fn holds_secrets(body: &[u8]) -> bool {
     let has = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
     let is_page = body.trim_ascii_start().starts_with(b"<");
-    !is_page && [&b"client_secret"[..], b"refresh_token", b"auth_token", b"token_sha256"].into_iter().any(has)
+    let secrets = [&b"client_secret"[..], b"refresh_token", b"auth_token", b"token_sha256"];
+    let is_log = has(br#""level":""#) && has(br#""time":""#);
+    !is_page && (is_log || secrets.into_iter().any(has))
 }
 
 /// Paths at which configuration and tokens would lie: beside the program, in each folder above, and where the files
@@ -119,5 +122,8 @@ mod tests {
         assert!(holds_secrets(b"{\"refresh_token\":\"x\"}"));
         assert!(!holds_secrets(b"<!DOCTYPE html><p>client_secret"));
         assert!(!holds_secrets(b"{}"));
+        assert!(holds_secrets(
+            br#"{"client":"1c","level":"info","message":"answered","ms":5,"time":"2026-01-01T00:00:00Z"}"#
+        ));
     }
 }

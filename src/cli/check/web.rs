@@ -49,6 +49,11 @@ impl Asked<'_> {
         self.health.is_ok()
     }
 
+    /// Whether the program answers, and can be used.
+    pub fn works(&self) -> bool {
+        self.health.as_ref().is_ok_and(|seen| seen.ours && seen.status == 200)
+    }
+
     /// Whether the web server starts the program.
     pub fn runs(&self) -> bool {
         self.health.as_ref().is_ok_and(|seen| seen.ours)
@@ -94,12 +99,12 @@ pub struct Seen {
     content_type: String,
     location: Option<String>,
     /// Whether this program gave it.
-    ours: bool,
+    pub ours: bool,
     pub body: Vec<u8>,
 }
 
 impl Seen {
-    fn of(reply: &Reply) -> Seen {
+    pub fn of(reply: &Reply) -> Seen {
         let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Seen {
             status: reply.status,
@@ -267,6 +272,25 @@ impl Site<'_> {
 
     fn get_with(&self, url: &str, headers: &[(&'static str, &str)]) -> Result<Seen, Failure> {
         self.http.get(url, headers, Deadline::after(PATIENCE), MAX_ANSWER).map(|reply| Seen::of(&reply))
+    }
+
+    /// The program's route, without a body.
+    pub fn head(&self, route: &str) -> Result<Reply, Failure> {
+        self.http.head(&format!("{}{route}", self.address.base()), Deadline::after(PATIENCE))
+    }
+
+    /// As 1C calls.
+    pub fn post_json(&self, body: &[u8], token: &str) -> Result<Seen, Failure> {
+        let post = Post {
+            url: &self.address.base(),
+            content_type: "application/json",
+            headers: &[("Authorization", &format!("Bearer {token}"))],
+            parts: &[body.into()],
+            deadline: Deadline::after(PATIENCE),
+            max_response: 1 << 20,
+            hide: &Mask::default(),
+        };
+        self.http.post(&post).map(|reply| Seen::of(&reply))
     }
 
     fn post(&self, body: &[u8], headers: &[(&'static str, &str)], chunked: bool) -> Result<Seen, Failure> {

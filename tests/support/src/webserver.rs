@@ -49,6 +49,8 @@ pub struct Setup {
     /// More directives, at the end of Apache's configuration or of nginx's
     /// `server { }`. `{folder}` in them is where the server's own sockets are.
     pub directives: String,
+    /// More modules of Apache, loaded before the shipped file is read.
+    pub modules: &'static [&'static str],
     /// How many requests fcgiwrap runs at once.
     pub fcgiwrap_workers: usize,
     /// Listens with TLS on a second port.
@@ -71,6 +73,7 @@ impl Default for Setup {
         Setup {
             port: None,
             directives: String::new(),
+            modules: &[],
             fcgiwrap_workers: 8,
             https: None,
             root: false,
@@ -366,7 +369,11 @@ fn apache_config(layout: &Layout, kind: Kind, setup: &Setup) -> String {
         "reqtimeout",
         "rewrite",
         "setenvif",
-    ] {
+    ]
+    .iter()
+    .chain(setup.modules)
+    {
+        require(&format!("{APACHE_MODULES}/mod_{module}.so"), package_of(module));
         let _ = writeln!(config, "LoadModule {module}_module \"{APACHE_MODULES}/mod_{module}.so\"");
     }
     if setup.https.is_some() {
@@ -458,6 +465,14 @@ Alias "{MARKER}" "{folder}/marker"
         );
     }
     config
+}
+
+/// The Debian package that has a module of Apache.
+fn package_of(module: &str) -> &str {
+    match module {
+        "security2" => "libapache2-mod-security2",
+        _ => "apache2-bin",
+    }
 }
 
 /// The lines for a `<VirtualHost>` that stand as a comment in the shipped file, with the test's folder for logs.
