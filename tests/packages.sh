@@ -31,6 +31,7 @@ debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg  install 
 iproute2                ip                      install all
 libapache2-mod-security2  /usr/lib/apache2/modules/mod_security2.so  quick long all
 nginx-light             /usr/sbin/nginx         bench quick long all
+lighttpd                /usr/sbin/lighttpd      quick long all
 fcgiwrap                /usr/sbin/fcgiwrap      bench quick long all
 php-cgi                 php-cgi                 bench all
 php-fpm                 /usr/sbin/php-fpm*      bench

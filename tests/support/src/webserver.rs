@@ -37,10 +37,12 @@ pub enum Kind {
     ApacheHtaccess,
     /// nginx with fcgiwrap: `deploy/nginx/b24proxy.conf`.
     Nginx,
+    /// `deploy/lighttpd/b24proxy.conf`, after Debian's own configuration.
+    Lighttpd,
 }
 
 /// Every kind, for tests of what must be the same under all of them.
-pub const ALL: [Kind; 4] = [Kind::ApacheCgid, Kind::ApacheCgi, Kind::ApacheHtaccess, Kind::Nginx];
+pub const ALL: [Kind; 5] = [Kind::ApacheCgid, Kind::ApacheCgi, Kind::ApacheHtaccess, Kind::Nginx, Kind::Lighttpd];
 
 /// What a test may want to be different.
 pub struct Setup {
@@ -118,6 +120,7 @@ impl WebServer {
         }
         let groups = match kind {
             Kind::Nginx => start_nginx(&layout, setup),
+            Kind::Lighttpd => start_lighttpd(&layout, setup),
             _ => start_apache(&layout, kind, setup),
         };
         let mut server = WebServer {
@@ -275,11 +278,15 @@ impl<'a> Layout<'a> {
     }
 
     fn write(&self, name: &str, text: &str) {
+        self.sandbox.write(&self.inside(name), 0o644, text.as_bytes());
+    }
+
+    /// A file of the server's folder, as the sandbox names it.
+    fn inside(&self, name: &str) -> String {
         let path = self.folder.join(name);
         let inside = path.strip_prefix(self.sandbox.path());
         let inside = inside.expect("the server's folder is in the sandbox");
-        let inside = inside.to_str().expect("these names are ours");
-        self.sandbox.write(inside, 0o644, text.as_bytes());
+        inside.to_str().expect("these names are ours").to_owned()
     }
 
     /// A command whose output counts as part of the error log.
@@ -307,6 +314,16 @@ fn free_port() -> u16 {
 fn shipped(name: &str) -> String {
     let path = crate::repository().join("deploy").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+/// The same with what is there so many times replaced.
+fn replaced(name: &str, replacements: &[(usize, &str, String)]) -> String {
+    let mut text = shipped(name);
+    for (times, theirs, ours) in replacements {
+        assert_eq!(text.matches(theirs).count(), *times, "deploy/{name} has {theirs:?} {times} times");
+        text = text.replace(theirs, ours);
+    }
+    text
 }
 
 fn require(program: &str, package: &str) {
@@ -490,6 +507,69 @@ fn offered(file: &str, beginnings: &[&str], count: usize) -> String {
     lines.join("\n") + "\n"
 }
 
+const LIGHTTPD: &str = "/usr/sbin/lighttpd";
+
+fn start_lighttpd(layout: &Layout, setup: &Setup) -> Vec<Group> {
+    require(LIGHTTPD, "lighttpd");
+    layout.write("marker", &layout.marker);
+    let program = layout.sandbox.executable().display().to_string();
+    let mut shipped =
+        replaced("lighttpd/b24proxy.conf", &[(1, " \"/usr/lib/cgi-bin/b24proxy\" )", format!(" \"{program}\" )"))]);
+    if setup.root {
+        let rules: Vec<_> = shipped.split("#url.rewrite-once += (").collect();
+        let [before, after] = rules[..] else { panic!("deploy/lighttpd/b24proxy.conf offers rules for the root") };
+        let (rule, after) = after.split_once("#)").expect("they end");
+        shipped = format!("{before}url.rewrite-once += ({}){after}", rule.replace('#', ""));
+    }
+    layout.write("b24proxy.conf", &shipped);
+    layout.sandbox.make_folder(&layout.inside("uploads"), 0o755);
+    layout.write("lighttpd.conf", &lighttpd_config(layout, setup));
+    let mut command = layout.command(LIGHTTPD, "start.log");
+    command.args(["-D", "-f", &layout.file("lighttpd.conf")]);
+    vec![start(command)]
+}
+
+fn lighttpd_config(layout: &Layout, setup: &Setup) -> String {
+    format!(
+        r#"
+server.modules = ( "mod_indexfile", "mod_access", "mod_alias", "mod_redirect", "mod_accesslog"{tls} )
+server.document-root = "{htdocs}"
+server.upload-dirs = ( "{folder}/uploads" )
+server.errorlog = "{folder}/error.log"
+server.bind = "127.0.0.1"
+server.port = {port}
+server.feature-flags += ( "server.h2proto" => "enable", "server.h2c" => "enable" )
+server.http-parseopts = (
+  "header-strict"           => "enable",
+  "host-strict"             => "enable",
+  "host-normalize"          => "enable",
+  "url-normalize-unreserved"=> "enable",
+  "url-normalize-required"  => "enable",
+  "url-ctrls-reject"        => "enable",
+  "url-path-2f-decode"      => "enable",
+  "url-path-dotseg-remove"  => "enable",
+)
+url.access-deny = ( "~", ".inc" )
+accesslog.filename = "{folder}/access.log"
+$HTTP["url"] == "{MARKER}" {{ alias.url = ( "{MARKER}" => "{folder}/marker" ) }}
+{https}
+include "{folder}/b24proxy.conf"
+{directives}
+server.modules += ( "mod_dirlisting", "mod_staticfile" )
+"#,
+        tls = if setup.https.is_some() { ", \"mod_openssl\"" } else { "" },
+        folder = layout.folder.display(),
+        port = layout.port,
+        htdocs = layout.sandbox.path().join("htdocs").display(),
+        https = layout.https_port.map_or_else(String::new, |port| format!(
+            "$SERVER[\"socket\"] == \"127.0.0.1:{port}\" {{ ssl.engine = \"enable\"\nssl.pemfile = \"{}\"\nssl.privkey = \"{}\" }}",
+            layout.file("certificate.pem"),
+            layout.file("key.pem"),
+        )),
+        directives = layout.directives(setup),
+    )
+}
+
 const NGINX: &str = "/usr/sbin/nginx";
 const FCGIWRAP: &str = "/usr/sbin/fcgiwrap";
 
@@ -532,15 +612,14 @@ fn fcgiwrap_arguments(workers: usize) -> Vec<String> {
 /// The shipped file with the paths that an administrator would change, and with the log that a comment offers.
 fn nginx_location(layout: &Layout, socket: &str, setup: &Setup) -> String {
     let program = layout.sandbox.executable().display().to_string();
-    let mut text = shipped("nginx/b24proxy.conf");
-    for (times, theirs, ours) in [
-        (2, "unix:/run/b24proxy.socket;", format!("unix:{socket};")),
-        (1, " /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
-        (1, " /var/log/nginx/error.log alert;", format!(" {} alert;", layout.file("error.log"))),
-    ] {
-        assert_eq!(text.matches(theirs).count(), times, "deploy/nginx/b24proxy.conf has {theirs:?} {times} times");
-        text = text.replace(theirs, &ours);
-    }
+    let mut text = replaced(
+        "nginx/b24proxy.conf",
+        &[
+            (2, "unix:/run/b24proxy.socket;", format!("unix:{socket};")),
+            (1, " /usr/lib/cgi-bin/b24proxy;", format!(" {program};")),
+            (1, " /var/log/nginx/error.log alert;", format!(" {} alert;", layout.file("error.log"))),
+        ],
+    );
     if setup.masked_log {
         let offer = offered("nginx/b24proxy.conf", &["access_log "], 1);
         text = text.replace("    access_log off;\n", &layout.here(&offer));

@@ -1,7 +1,7 @@
 //! A web server of the tests, for people and scripts:
 //!
 //! ```text
-//! webserver apache|apache-cgi|apache-htaccess|nginx --dir DIR --executable FILE [--port N]
+//! webserver apache|apache-cgi|apache-htaccess|nginx|lighttpd --dir DIR --executable FILE [--port N]
 //! ```
 //!
 //! lays DIR out as a [`Sandbox`], starts the server, prints one line of JSON and
@@ -17,7 +17,7 @@ use support::Sandbox;
 fn main() -> ExitCode {
     let Some(arguments) = Arguments::read(std::env::args().skip(1)) else {
         eprintln!(
-            "usage: webserver apache|apache-cgi|apache-htaccess|nginx \
+            "usage: webserver apache|apache-cgi|apache-htaccess|nginx|lighttpd \
              --dir DIR --executable FILE [--port N]"
         );
         return ExitCode::from(2);
@@ -52,6 +52,7 @@ impl Arguments {
             "apache-cgi" => Kind::ApacheCgi,
             "apache-htaccess" => Kind::ApacheHtaccess,
             "nginx" => Kind::Nginx,
+            "lighttpd" => Kind::Lighttpd,
             _ => return None,
         };
         let (mut dir, mut executable, mut port) = (None, None, None);
