@@ -33,7 +33,7 @@ pub fn check(site: &Site) -> Vec<Line> {
         let seen = site.post_json(body.as_bytes(), token.expose()).ok();
         lines.push(judge_body(check, what, cure, seen.as_ref()));
     }
-    let url = format!("{}/?portal=check.invalid&text=one%0D%0Atwo", site.address.base());
+    let url = format!("{}?portal=check.invalid&text=one%0D%0Atwo", site.address.base());
     lines.extend(site.get(&url).ok().map(|seen| judge_line_break(&seen)));
     lines
 }
