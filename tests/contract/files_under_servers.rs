@@ -134,6 +134,27 @@ fn a_download_that_is_cut_off_on_its_way_never_looks_whole() {
 }
 
 #[test]
+fn a_download_whose_program_is_killed_never_looks_whole() {
+    const LARGE: u64 = 60 * MIB;
+    under_each(|proxy, server| {
+        let (address, _) = text_file(proxy, LARGE);
+        let mut connection = std::net::TcpStream::connect(server.address()).unwrap();
+        std::io::Write::write_all(&mut connection, &at(server, "GET", &address).bytes()).unwrap();
+        connection.read_exact(&mut [0; 1000]).unwrap();
+        let killed = programs(proxy);
+        assert!(!killed.is_empty(), "it is still writing");
+        for id in killed {
+            let kill = format!("kill -s KILL {id}");
+            assert!(std::process::Command::new("/bin/sh").args(["-c", &kill]).status().unwrap().success());
+        }
+        let mut rest = Vec::new();
+        let _ = connection.read_to_end(&mut rest);
+        assert!((rest.len() as u64) < LARGE, "it was cut");
+        assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "{:?} ends it as if it were whole", server.kind());
+    });
+}
+
+#[test]
 fn a_server_holds_no_more_of_a_file_than_its_buffers() {
     const LARGE: u64 = 60 * MIB;
     under_each(|proxy, server| {

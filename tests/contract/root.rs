@@ -37,7 +37,8 @@ fn a_webhook_at_the_root_of_a_host_answers_under_every_web_server() {
 
         let answer = server.request("GET", "/rest/1/wrong-token-wrong-token/profile").send();
         assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("NO_AUTH_FOUND")), "{kind:?}");
-        assert_eq!(server.request("HEAD", &hook("", "profile")).send().status, 405, "{kind:?}");
+        let head = server.request("HEAD", &hook("", "profile")).send();
+        assert!(head.status == 405 && head.header("Content-Length").is_some(), "{kind:?}: {:?}", head.headers);
         // The program's own address works as before, and nothing else of it is at the root.
         let answer = server.request("GET", &format!("/cgi-bin/b24proxy{}", hook("", "profile"))).send();
         assert_eq!(answer.status, 200, "{kind:?}: {}", answer.text());

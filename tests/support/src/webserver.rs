@@ -495,7 +495,11 @@ fn package_of(module: &str) -> &str {
 /// The lines for a `<VirtualHost>` that stand as a comment in the shipped file, with the test's folder for logs.
 fn apache_masked_log(layout: &Layout) -> String {
     let lines = offered("apache/b24proxy.conf", &["CustomLog ", "LogLevel ", "ErrorLogFormat "], 4);
-    layout.here(&format!("LogFormat \"%h %l %u %t \\\"%r\\\" %>s %O \\\"%{{Referer}}i\\\"\" combined\n{lines}"))
+    layout.here(&format!(
+        "LogFormat \"%h %l %u %t \\\"%r\\\" %>s %O \\\"%{{Referer}}i\\\"\" combined\n\
+         <VirtualHost 127.0.0.1:{}>\nServerName localhost\n{lines}</VirtualHost>\n",
+        layout.port
+    ))
 }
 
 /// Lines that stand as a comment in a shipped file, for the administrator to write elsewhere.
