@@ -7,7 +7,7 @@
 //! | `GET /health` | 200 or 503, JSON | the web server's own page |
 //! | a form above 64 KiB with wrong credentials | 401: refused for them | 413: without credentials only 64 KiB are read |
 //! | a form `event=…` of no meaning, without credentials | 200: other events are answered so | 401: no form |
-//! | `GET /?portal=check.invalid` | 404: no such portal | 405: nothing is asked for |
+//! | `GET ?portal=check.invalid` | 404: no such portal | 405: nothing is asked for |
 
 use super::address::Address;
 use super::line::{Line, Status};
@@ -295,7 +295,7 @@ impl Site<'_> {
 
     fn post(&self, body: &[u8], headers: &[(&'static str, &str)], chunked: bool) -> Result<Seen, Failure> {
         let post = Post {
-            url: &format!("{}/", self.address.base()),
+            url: &self.address.base(),
             content_type: FORM,
             headers,
             parts: &[body.into()],
@@ -394,7 +394,7 @@ impl Site<'_> {
 
     fn query(&self) -> Line {
         const CHECK: &str = "query";
-        let url = format!("{}/?portal=check.invalid", self.address.base());
+        let url = format!("{}?portal=check.invalid", self.address.base());
         match self.get(&url).map_or(Arrival::Unclear, |seen| arrival(&seen, 404, 405)) {
             Arrival::Arrived => Line::ok(CHECK, "arrives"),
             Arrival::Lost => Line::fail(
