@@ -2,15 +2,23 @@
 //! on logs that `deploy/` ships.
 
 use crate::fixture::*;
+use std::time::Duration;
 use support::eventually;
-use support::http::raw;
+use support::http::{raw, Connection};
 use support::webserver::{Kind, Setup, WebServer};
 
 /// Servers whose logs an administrator can configure.
 const KINDS: [Kind; 4] = [Kind::ApacheCgid, Kind::ApacheCgi, Kind::Nginx, Kind::Lighttpd];
 
+/// Servers that wait a second for a request.
 fn start(proxy: &Proxy, kind: Kind) -> WebServer {
-    WebServer::start_with(&proxy.sandbox, kind, &Setup { root: true, masked_log: true, ..Setup::default() })
+    let directives = match kind {
+        Kind::Nginx => "client_header_timeout 1s;",
+        Kind::Lighttpd => "server.max-read-idle = 1",
+        _ => "RequestReadTimeout header=1",
+    };
+    let setup = Setup { root: true, masked_log: true, directives: directives.into(), ..Setup::default() };
+    WebServer::start_with(&proxy.sandbox, kind, &setup)
 }
 
 /// Addresses with a token in them, right and wrong, and the ways in which a server looks at them before it knows whose
@@ -117,49 +125,61 @@ fn heads(port: u16) -> Vec<String> {
 
 #[test]
 fn no_log_of_a_web_server_holds_a_token_whatever_becomes_of_the_request() {
-    for kind in KINDS {
-        let proxy = Proxy::installed().reconfigured("max_wait = 5", "max_wait = 5\nmax_body = \"64 KiB\"");
-        let server = start(&proxy, kind);
-        let mut seen = 0;
-        let mut leaks = Vec::new();
-        let mut look = |what: &str| {
-            let logs = server.logs();
-            let count = logs.matches(TOKEN).count();
-            if count > seen {
-                let at = logs.rfind(TOKEN).unwrap_or_default();
-                let line = logs[..at].rfind('\n').map_or(0, |end| end + 1);
-                leaks.push(format!("{what:.120} in {:.200}", &logs[line..]));
-            }
-            seen = count;
-        };
-        for address in addresses() {
-            // A server may close the connection without an answer; it is in the logs all the same.
-            let _ = server.request("GET", &address).try_send();
-            let _ = server.request("POST", &address).json("{broken").try_send();
-            look(&address);
-        }
-        for head in heads(server.port()) {
-            let _ = raw(server.address(), head.as_bytes());
-            look(&head);
-        }
-        let _ = server.request("POST", &format!("/rest/1/{TOKEN}/x")).json("x".repeat(70_000)).try_send();
+    // Beside each other: they wait for requests that do not come.
+    std::thread::scope(|scope| KINDS.map(|kind| scope.spawn(move || assert_no_log_holds_a_token(kind))).map(drop));
+}
 
-        // What is no secret is written, so that there is something to look at.
-        server.request("GET", &format!("/rest/1/{TOKEN}/profile")).send();
-        server.request("GET", "/elsewhere/%D1%8F?q=1").send();
-        let (log, written): (fn(&WebServer) -> String, _) = match kind {
-            // One log for all, and nothing of an address in it.
-            Kind::Lighttpd => (WebServer::access_log, ["\"GET -\" 200", "\"POST -\" 4", "\"GET -\" 404"]),
-            _ => (WebServer::masked_log, ["\"GET /rest/1/***\" 200", "\"GET /rest/api/1/***\" 200", "\"- -\" 4"]),
-        };
-        eventually("calls and other requests are logged", || {
-            server.access_log().contains("GET /elsewhere/%D1%8F?q=1")
-                && written.iter().all(|w| log(&server).contains(w))
-        });
-        assert!(server.error_log().contains("\"client\""), "the program's own log is there: {}", server.error_log());
-        look("all of them");
-        assert!(leaks.is_empty(), "{kind:?}: {leaks:#?}");
+fn assert_no_log_holds_a_token(kind: Kind) {
+    let proxy = Proxy::installed().reconfigured("max_wait = 5", "max_wait = 5\nmax_body = \"64 KiB\"");
+    let server = start(&proxy, kind);
+    let mut seen = 0;
+    let mut leaks = Vec::new();
+    let mut look = |what: &str| {
+        let logs = server.logs();
+        let count = logs.matches(TOKEN).count();
+        if count > seen {
+            let at = logs.rfind(TOKEN).unwrap_or_default();
+            let line = logs[..at].rfind('\n').map_or(0, |end| end + 1);
+            leaks.push(format!("{what:.120} in {:.200}", &logs[line..]));
+        }
+        seen = count;
+    };
+    for address in addresses() {
+        // A server may close the connection without an answer; it is in the logs all the same.
+        let _ = server.request("GET", &address).try_send();
+        let _ = server.request("POST", &address).json("{broken").try_send();
+        look(&address);
     }
+    for head in heads(server.port()) {
+        let _ = raw(server.address(), head.as_bytes());
+        look(&head);
+    }
+    let _ = server.request("POST", &format!("/rest/1/{TOKEN}/x")).json("x".repeat(70_000)).try_send();
+    let late = ["GET /rest/1/§/pro", "GET /rest/1/§/profile HTTP/1.1\r\nHost: x\r\nX"].map(|part| {
+        let mut connection = Connection::open(server.address(), Duration::from_secs(20)).unwrap();
+        connection.send(part.replace('§', TOKEN).as_bytes()).unwrap();
+        connection
+    });
+    for mut connection in late {
+        // 408, or the end of the connection.
+        let _ = connection.read_answer("GET");
+    }
+    look("a request whose end does not come");
+
+    // What is no secret is written, so that there is something to look at.
+    server.request("GET", &format!("/rest/1/{TOKEN}/profile")).send();
+    server.request("GET", "/elsewhere/%D1%8F?q=1").send();
+    let (log, written): (fn(&WebServer) -> String, _) = match kind {
+        // One log for all, and nothing of an address in it.
+        Kind::Lighttpd => (WebServer::access_log, ["\"GET -\" 200", "\"POST -\" 4", "\"GET -\" 404"]),
+        _ => (WebServer::masked_log, ["\"GET /rest/1/***\" 200", "\"GET /rest/api/1/***\" 200", "\"- -\" 4"]),
+    };
+    eventually("calls and other requests are logged", || {
+        server.access_log().contains("GET /elsewhere/%D1%8F?q=1") && written.iter().all(|w| log(&server).contains(w))
+    });
+    assert!(server.error_log().contains("\"client\""), "the program's own log is there: {}", server.error_log());
+    look("all of them");
+    assert!(leaks.is_empty(), "{kind:?}: {leaks:#?}");
 }
 
 #[test]
