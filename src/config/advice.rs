@@ -6,7 +6,7 @@ const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";
 
 /// A right line for each key, and the section that it stands in.
-const LINES: [(&str, &str); 34] = [
+const LINES: [(&str, &str); 35] = [
     ("[bitrix24]", "client_id = \"local.6667fc928a50a9.70414732\""),
     ("[bitrix24]", "client_secret = \"…\""),
     ("[bitrix24]", "redirect_uri = \"https://www.example.com/cgi-bin/b24proxy\""),
@@ -24,6 +24,7 @@ const LINES: [(&str, &str); 34] = [
     (PORTAL, "burst = 50"),
     ("[security]", "auth_token = \"…\""),
     ("[security]", "allowed_ips = [\"192.0.2.10\", \"10.0.0.0/8\"]"),
+    ("[security]", "trusted_proxies = [\"127.0.0.1\"]"),
     ("[security]", "cors_origins = [\"https://shop.example.com\"]"),
     (CLIENTS, "name = \"1c-trade\""),
     (CLIENTS, "token = \"…\""),

@@ -95,6 +95,7 @@ impl Default for Storage {
 pub struct Security {
     pub auth_token: Option<Secret>,
     pub allowed_ips: Option<Vec<String>>,
+    pub trusted_proxies: Vec<String>,
     pub cors_origins: Vec<String>,
     pub clients: Vec<Client>,
 }

@@ -16,6 +16,7 @@ use crate::values::portal::{split_address, Endpoint, IncomingWebhook, PortalName
 use crate::values::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct Config {
     pub token_folder: PathBuf,
     pub clients: Vec<Client>,
     pub allowed_ips: Option<Vec<IpNet>>,
+    /// Web servers in front, whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNet>,
     pub cors_origins: Vec<String>,
     pub limits: Limits,
     pub log: LogTo,
@@ -228,6 +231,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, String> {
             .as_deref()
             .map(|l| addresses(l, "[security] allowed_ips"))
             .transpose()?,
+        trusted_proxies: proxies(&file.security.trusted_proxies)?,
         cors_origins: origins(&file.security.cors_origins)?,
         limits: Limits {
             max_body: file.limits.max_body.0,
@@ -487,11 +491,33 @@ fn token_digest(token: &Secret, key: &str) -> Result<[u8; 32], String> {
 fn addresses(list: &[String], key: &str) -> Result<Vec<IpNet>, String> {
     list.iter()
         .map(|text| {
-            text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
+            let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            net.map(canonical).map_err(|_| {
                 format!("{key}: {text:?} is not an address such as 192.0.2.10, 10.0.0.0/8 or 2001:db8::/32")
             })
         })
         .collect()
+}
+
+/// A network of IPv4 addresses in IPv6 form as that of the IPv4 addresses, in whose form callers are compared.
+fn canonical(net: IpNet) -> IpNet {
+    match (net.addr().to_canonical(), net.prefix_len()) {
+        (IpAddr::V4(address), length @ 96..) if net.addr().is_ipv6() => {
+            IpNet::new(address.into(), length - 96).unwrap_or(net)
+        }
+        _ => net,
+    }
+}
+
+fn proxies(list: &[String]) -> Result<Vec<IpNet>, String> {
+    let proxies = addresses(list, "[security] trusted_proxies")?;
+    match proxies.iter().find(|net| net.prefix_len() == 0) {
+        Some(all) => Err(format!(
+            "[security] trusted_proxies: {all} is everybody, and would let each caller choose an address; write those of \
+             the web servers in front, such as 127.0.0.1"
+        )),
+        None => Ok(proxies),
+    }
 }
 
 fn origins(list: &[String]) -> Result<Vec<String>, String> {
@@ -620,6 +646,23 @@ mod tests {
     fn a_path_with_backslashes_is_refused_and_not_made() {
         let why = refused(&format!("{GOOD}\n[storage]\npath = \"C:\\tokens\""));
         assert!(why.contains("[storage] path") && why.contains("C:/b24proxy/tokens"), "{why}");
+    }
+
+    #[test]
+    fn addresses_are_compared_in_the_form_of_callers_and_nobody_trusts_everybody() {
+        let security = |line: &str| GOOD.replace("auth_token =", &format!("{line}\nauth_token ="));
+        let config = parse(&security("allowed_ips = [\"::ffff:192.0.2.0/120\", \"::ffff:192.0.2.7\"]")).unwrap();
+        assert_eq!(format!("{:?}", config.allowed_ips), "Some([192.0.2.0/24, 192.0.2.7/32])");
+        let config = parse(&security("trusted_proxies = [\"127.0.0.1\", \"2001:db8::/32\"]")).unwrap();
+        assert_eq!(format!("{:?}", config.trusted_proxies), "[127.0.0.1/32, 2001:db8::/32]");
+        for everybody in ["0.0.0.0/0", "::/0", "::ffff:0:0/96"] {
+            let why = refused(&security(&format!("trusted_proxies = [\"127.0.0.1\", \"{everybody}\"]")));
+            assert!(why.contains("trusted_proxies") && why.contains("everybody"), "{why}");
+        }
+        for wrong in ["nginx", "127.0.0.1:80", "10.0.0.0/33", "", "unix:"] {
+            let why = refused(&security(&format!("trusted_proxies = [\"{wrong}\"]")));
+            assert!(why.contains("trusted_proxies") && why.contains("is not an address"), "{why}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Who may call: credentials, addresses, browsers, portals and methods. Decisions only, on values.
 
+use super::caller::{holds, Caller};
 use crate::config::Client;
 use crate::values::error::{Error, Result};
 use crate::values::method::Method;
@@ -7,7 +8,6 @@ use crate::values::portal::PortalName;
 use crate::values::secret::sha256;
 use base64::prelude::{Engine, BASE64_STANDARD};
 use ipnet::IpNet;
-use std::net::IpAddr;
 use subtle::{Choice, ConstantTimeEq};
 
 /// What a caller presents.
@@ -72,20 +72,16 @@ pub fn authenticate<'c>(clients: &'c [Client], credentials: &Credentials) -> Res
         .ok_or(Error::Unauthorized)
 }
 
-/// `REMOTE_ADDR` against the addresses of all clients and of this one.
-pub fn check_address(allowed_ips: &Option<Vec<IpNet>>, client: &Client, remote_addr: &str) -> Result<()> {
-    let address = remote_addr.trim().parse::<IpAddr>().map(|address| address.to_canonical());
+/// The caller's address against those of all clients and of this one.
+pub fn check_address(allowed_ips: &Option<Vec<IpNet>>, client: &Client, caller: &Caller) -> Result<()> {
     let within = |list: &Option<Vec<IpNet>>| match list {
         None => true,
-        Some(list) => address.as_ref().is_ok_and(|address| list.iter().any(|net| net.contains(address))),
+        Some(list) => caller.address.is_some_and(|address| holds(list, address)),
     };
     if within(allowed_ips) && within(&client.ips) {
         return Ok(());
     }
-    let shown = if address.is_ok() { remote_addr.trim() } else { "unknown" };
-    Err(Error::Forbidden(format!(
-        "Calls from the address {shown} are not allowed: add it to allowed_ips, or to this client's ips, in proxy.toml."
-    )))
+    Err(Error::Forbidden(caller.refusal()))
 }
 
 /// What a browser says about who makes it send a request.

@@ -1,6 +1,7 @@
 //! A request on its way: what every route asks of it, and what becomes known of it for the log.
 
 use super::access::{self, Browser, Credentials};
+use super::caller::Caller;
 use crate::app::{App, Job};
 use crate::call::idempotency::{check_key, fingerprint, Key};
 use crate::call::outcome::{Called, Failed};
@@ -104,6 +105,10 @@ impl Serving<'_> {
         )
     }
 
+    pub fn caller(&self, config: &Config) -> Caller {
+        Caller::of(&config.trusted_proxies, self.variables)
+    }
+
     /// The client, once its credentials, its address and the page that made a browser call are right. `by_header`: whether
     /// the request carries credentials that a browser could have remembered.
     pub fn admitted<'c>(
@@ -115,7 +120,7 @@ impl Serving<'_> {
     ) -> Result<&'c Client> {
         let client = access::authenticate(&config.clients, credentials)?;
         trace.client = Some(client.name.clone());
-        access::check_address(&config.allowed_ips, client, self.variables.text("REMOTE_ADDR").unwrap_or(""))?;
+        access::check_address(&config.allowed_ips, client, &self.caller(config))?;
         if !by_header {
             return Ok(client);
         }

@@ -2,6 +2,7 @@
 //! what lies below it; does not know who brought the request.
 
 mod access;
+mod caller;
 mod context;
 mod cors;
 mod files;

@@ -30,6 +30,11 @@ impl Variables {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
+    /// The values of each variable of that name: a web server may pass one for each header.
+    pub fn all<'v>(&'v self, name: &'v str) -> impl Iterator<Item = &'v [u8]> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_encoded_bytes())
+    }
+
     /// The value, where it is UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.os(name)?.to_str()

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use support::cgi::{Answer, Cgi};
 use support::eventually;
+use support::webserver::{Kind, Setup, WebServer};
 
 const PROFILE: &str = r#"{"method":"profile"}"#;
 const TRADE: &str = "the-token-of-1c-trade";
@@ -141,6 +142,101 @@ fn allowed_ips_are_compared_with_remote_addr() {
     // Nothing that a caller sends is his address.
     let forwarded = proxy.request(PROFILE).header("X-Forwarded-For", "10.1.2.3").header("Forwarded", "for=10.1.2.3");
     assert_failure(&forwarded.run(), 403, "forbidden");
+}
+
+#[test]
+fn from_a_trusted_proxy_the_last_address_that_is_not_itself_one_counts() {
+    let security =
+        "allowed_ips = [\"192.0.2.10\", \"2001:db8::/32\"]\ntrusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]";
+    let proxy = with_security(security);
+    let from = |peer: &str, list: &str| {
+        proxy.request(PROFILE).env("REMOTE_ADDR", peer).env("HTTP_X_FORWARDED_FOR", list).run()
+    };
+    for (peer, list) in [
+        ("127.0.0.1", "192.0.2.10"),
+        ("::ffff:127.0.0.1", "192.0.2.10:4711"),
+        ("10.1.2.3", "198.51.100.1, nonsense, 192.0.2.10, 10.0.0.1,127.0.0.1"),
+        ("127.0.0.1", "[2001:db8::1]:4711"),
+        ("127.0.0.1", "2001:DB8::1"),
+        ("127.0.0.1", "::ffff:192.0.2.10"),
+        // Whoever is not trusted is asked himself.
+        ("192.0.2.10", "198.51.100.1"),
+    ] {
+        assert_eq!(from(peer, list).status, 200, "{peer} {list}");
+    }
+    for (peer, list) in [
+        ("127.0.0.1", "198.51.100.1"),
+        ("127.0.0.1", "192.0.2.10, 198.51.100.1"),
+        ("127.0.0.1", "192.0.2.10, 198.51.100.1, 10.0.0.1"),
+        ("127.0.0.1", "192.0.2.10, unknown"),
+        ("127.0.0.1", "192.0.2.10,"),
+        ("127.0.0.1", "192.0.2.10:x"),
+        ("127.0.0.1", "\"192.0.2.10\""),
+        ("198.51.100.1", "192.0.2.10"),
+        ("", "192.0.2.10"),
+        ("unix:", "192.0.2.10"),
+    ] {
+        assert_failure(&from(peer, list), 403, "forbidden");
+    }
+    let not_text = OsStr::from_bytes(b"\xff\xfe, 198.51.100.1");
+    let answer = proxy.request(PROFILE).env("HTTP_X_FORWARDED_FOR", not_text).run();
+    assert!(answer.text().contains("198.51.100.1"), "{}", answer.text());
+    // Without the header the proxy's own address counts.
+    assert_failure(&proxy.request(PROFILE).run(), 403, "forbidden");
+    let own = with_security("allowed_ips = [\"127.0.0.1\"]\ntrusted_proxies = [\"127.0.0.1\"]");
+    assert_eq!(own.request(PROFILE).run().status, 200);
+    assert_eq!(own.request(PROFILE).header("X-Forwarded-For", "192.0.2.10").run().status, 403);
+}
+
+#[test]
+fn a_clients_own_ips_hold_for_the_address_that_a_trusted_proxy_tells() {
+    let proxy = with_trade("ips = [\"192.0.2.0/24\"]")
+        .reconfigured("[security]", "[security]\ntrusted_proxies = [\"127.0.0.1\"]");
+    let from = |list: &str| proxy.bare_request(PROFILE).bearer(TRADE).header("X-Forwarded-For", list).run().status;
+    assert_eq!((from("192.0.2.7"), from("198.51.100.7"), from("192.0.2.7, 198.51.100.7")), (200, 403, 403));
+}
+
+#[test]
+fn an_address_that_is_perhaps_a_proxys_is_refused_without_advice_to_allow_it() {
+    let proxy = with_security("allowed_ips = [\"192.0.2.10\"]");
+    for peer in ["127.0.0.1", "::1", "10.0.0.7", "192.168.0.1", "fd00::1"] {
+        for header in ["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via", "CF-Connecting-IP"] {
+            let answer = proxy.request(PROFILE).env("REMOTE_ADDR", peer).header(header, "192.0.2.77").run();
+            assert_failure(&answer, 403, "forbidden");
+            let logged = lines(&answer.stderr).pop().expect("a line")["message"].to_string();
+            for told in [answer.text(), logged] {
+                assert!(told.contains("trusted_proxies") && told.contains(peer), "{told}");
+                assert!(!told.contains("allowed_ips") && !told.contains("192.0.2.77"), "{told}");
+            }
+        }
+    }
+    for (peer, header) in [("10.0.0.7", "X-Requested-With"), ("198.51.100.1", "X-Forwarded-For")] {
+        let answer = proxy.request(PROFILE).env("REMOTE_ADDR", peer).header(header, "192.0.2.77").run();
+        assert!(answer.text().contains("add it to allowed_ips"), "{}", answer.text());
+    }
+}
+
+#[test]
+fn behind_nginx_before_apache_the_callers_own_address_counts_once_nginx_is_trusted() {
+    let proxy = with_security("allowed_ips = [\"192.0.2.10\"]");
+    let apache = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
+    // Addresses of a test's callers are all 127.0.0.1, so nginx says that the caller is whom one header names.
+    let directives = format!(
+        "location /front/ {{ proxy_pass {}; proxy_set_header X-Forwarded-For \"$http_x_forwarded_for, $http_x_caller\"; }}",
+        apache.url("/cgi-bin/b24proxy/")
+    );
+    let nginx = WebServer::start_with(&proxy.sandbox, Kind::Nginx, &Setup { directives, ..Setup::default() });
+    let call = |caller: &str, sent: &str| {
+        let request = nginx.request("POST", "/front/").bearer(TOKEN).json(PROFILE);
+        request.header("X-Caller", caller).header("X-Forwarded-For", sent).send()
+    };
+    let refused = call("192.0.2.10", "192.0.2.10");
+    let text = refused.text();
+    assert_eq!(refused.status, 403, "{text}");
+    assert!(text.contains("trusted_proxies = [\\\"127.0.0.1\\\"]") && !text.contains("allowed_ips"), "{text}");
+    let _proxy = proxy.reconfigured("[security]", "[security]\ntrusted_proxies = [\"127.0.0.1\"]");
+    assert_eq!(call("192.0.2.10", "198.51.100.1").status, 200);
+    assert_eq!(call("198.51.100.1", "192.0.2.10").status, 403);
 }
 
 #[test]

@@ -382,7 +382,7 @@ fn proxy_toml_example_mentions_every_key() {
         ),
         ("[portals.\"acme.bitrix24.ru\"]", "client_id client_secret aliases webhook requests_per_second burst"),
         ("[storage]", "type path url"),
-        ("[security]", "auth_token allowed_ips cors_origins"),
+        ("[security]", "auth_token allowed_ips trusted_proxies cors_origins"),
         ("[[security.clients]]", "name token portals methods ips"),
         ("[limits]", "max_body max_response max_file max_wait"),
         ("[log]", "file level"),
