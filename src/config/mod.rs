@@ -12,7 +12,7 @@ pub use find::{home_of, is_public, Surroundings};
 
 use crate::system::log::Level;
 use crate::values::method::Pattern;
-use crate::values::portal::{split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
+use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
 use crate::values::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -172,9 +172,9 @@ impl Config {
         self.portals.iter().find(|portal| portal.name == *name)
     }
 
-    /// The portal that a caller names.
+    /// The portal that a caller names, perhaps by an address of it, such as a whole webhook's.
     pub fn portal(&self, domain: &str) -> Option<&Portal> {
-        named(&self.portals, domain)
+        named(&self.portals, domain).or_else(|| named(&self.portals, host_of(domain)?))
     }
 
     /// `scheme://host[:port]` of this program's own address, as browsers write it in `Origin`.
@@ -578,8 +578,30 @@ mod tests {
     #[test]
     fn a_portal_is_found_by_name_in_any_form_and_by_alias() {
         let config = parse(GOOD).unwrap();
-        for domain in ["acme.bitrix24.ru", "https://ACME.bitrix24.ru/", "acme", "ACME"] {
+        for domain in [
+            "acme.bitrix24.ru",
+            "https://ACME.bitrix24.ru/",
+            "acme",
+            "ACME",
+            "https://acme.bitrix24.ru/rest/1/s3cr3tc0de/",
+            " https://acme.bitrix24.ru:443/rest/1/s3cr3tc0de/crm.lead.add.json?a=b#c",
+            "https://acme.bitrix24.ru?x=/evil.example",
+            "HTTPS://acme.bitrix24.ru/crm/",
+        ] {
             assert!(config.portal(domain).is_some(), "{domain}");
+        }
+        for domain in [
+            "https://evil.example/acme.bitrix24.ru/",
+            "https://acme.bitrix24.ru@evil.example/rest/",
+            "https://acme.bitrix24.ru:8443/rest/",
+            "/acme.bitrix24.ru",
+            "acme.bitrix24.ru/rest/1/s3cr3tc0de",
+            "acme#",
+            "https:///acme.bitrix24.ru",
+            "x/acme",
+            "https://acme.bitrix24.ru\\@evil.example/",
+        ] {
+            assert!(config.portal(domain).is_none(), "{domain}");
         }
         assert!(config.portal("evil.example").is_none());
         assert!(config.portal("").is_none());

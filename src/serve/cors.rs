@@ -4,11 +4,18 @@ use crate::config::Config;
 use crate::values::answer::Answer;
 use crate::values::error::{Error, Result};
 
+/// What `Allow` says where these methods are answered.
+pub fn allow(config: &Config, methods: &str) -> String {
+    match config.cors_origins.is_empty() {
+        true => methods.to_owned(),
+        false => format!("{methods}, OPTIONS"),
+    }
+}
+
 /// The answer to `OPTIONS`.
-pub fn preflight(config: &Config, origin: Option<&str>, allow: &'static str) -> Result<Answer> {
+pub fn preflight(config: &Config, origin: Option<&str>, methods: &str) -> Result<Answer> {
     if config.cors_origins.is_empty() {
-        // What is just being refused is not offered.
-        return Err(Error::MethodNotSupported { allow: allow.trim_end_matches(", OPTIONS") });
+        return Err(Error::MethodNotSupported { allow: allow(config, methods) });
     }
     if !is_allowed(config, origin) {
         return Err(Error::Forbidden(
@@ -16,7 +23,7 @@ pub fn preflight(config: &Config, origin: Option<&str>, allow: &'static str) -> 
         ));
     }
     Ok(Answer::empty(204)
-        .with("Access-Control-Allow-Methods", allow)
+        .with("Access-Control-Allow-Methods", allow(config, methods))
         .with("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, X-B24proxy-Token")
         .with("Access-Control-Max-Age", "600"))
 }

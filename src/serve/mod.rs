@@ -66,9 +66,9 @@ impl Serving<'_> {
             Err(why) => Err(Error::Configuration(why.clone())),
         };
         self.log_outcome(trace, &outcome);
-        let answer = outcome.unwrap_or_else(|error| match &route {
-            Route::Webhook(path) => webhook::failure(&error, path.version),
-            Route::Install | Route::Callback if loaded.is_err() => self.misconfigured_page(),
+        let answer = outcome.unwrap_or_else(|error| match (&route, route.version()) {
+            (_, Some(version)) => webhook::failure(&error, version),
+            (Route::Install | Route::Callback, _) if loaded.is_err() => self.misconfigured_page(),
             _ => Answer::failure(&error, &self.log.request_id),
         });
         match loaded {
@@ -123,14 +123,16 @@ impl Serving<'_> {
 
     fn routed(&self, app: &App, route: &Route, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
         let (method, config) = (self.variables.method(), &app.config);
-        if *route == Route::Unknown {
-            return Err(Error::NotFound);
-        }
-        if method == "OPTIONS" {
-            return cors::preflight(config, self.variables.text("HTTP_ORIGIN"), route.allow());
-        }
-        if !route.supports(method) {
-            return Err(Error::MethodNotSupported { allow: route.allow() });
+        match route {
+            Route::Unknown => return Err(Error::NotFound),
+            Route::NearlyWebhook(_, form) => return Err(Error::NoWebhook { form }),
+            _ if method == "OPTIONS" => {
+                return cors::preflight(config, self.variables.text("HTTP_ORIGIN"), route.methods())
+            }
+            _ if !route.supports(method) => {
+                return Err(Error::MethodNotSupported { allow: cors::allow(config, route.methods()) })
+            }
+            _ => {}
         }
         match route {
             Route::Health => Ok(self.health(app)),
@@ -138,10 +140,9 @@ impl Serving<'_> {
             Route::Callback => Ok(self.callback(app, &Query::of(self.variables))),
             Route::Status => self.status(app, trace),
             Route::File => self.file(app, body, trace),
-            Route::Root if method == "GET" => Err(Error::MethodNotSupported { allow: route.allow() }),
             Route::Root => self.posted(app, body, trace),
             Route::Webhook(path) => self.webhook(app, path, body, trace),
-            Route::Unknown => Err(Error::NotFound),
+            Route::NearlyWebhook(..) | Route::Unknown => Err(Error::NotFound),
         }
     }
 

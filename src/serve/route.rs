@@ -14,6 +14,8 @@ pub enum Route {
     Status,
     File,
     Webhook(WebhookPath),
+    /// Below `/rest/`, with a part too few or too many: the form that is right.
+    NearlyWebhook(Version, &'static str),
     Unknown,
 }
 
@@ -55,17 +57,28 @@ impl Route {
         }
     }
 
-    /// What `Allow` says for this address.
-    pub fn allow(&self) -> &'static str {
+    /// What is answered at this address, beside `OPTIONS`.
+    pub fn methods(&self) -> &'static str {
         match self {
-            Route::Root | Route::Webhook(_) => "GET, POST, OPTIONS",
-            Route::File => "GET, HEAD, POST, OPTIONS",
-            Route::Install | Route::Callback | Route::Health | Route::Status | Route::Unknown => "GET, HEAD, OPTIONS",
+            Route::Root => "POST",
+            Route::Webhook(_) => "GET, POST",
+            Route::File => "GET, HEAD, POST",
+            Route::Install | Route::Callback | Route::Health | Route::Status => "GET, HEAD",
+            Route::NearlyWebhook(..) | Route::Unknown => "",
         }
     }
 
     pub fn supports(&self, method: &str) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method)
+        self.methods().split(", ").any(|known| known == method && !method.is_empty())
+    }
+
+    /// Whose shape errors have here: of this version of Bitrix24's REST, or else the envelope's.
+    pub fn version(&self) -> Option<Version> {
+        match self {
+            Route::Webhook(path) => Some(path.version),
+            Route::NearlyWebhook(version, _) => Some(*version),
+            _ => None,
+        }
     }
 }
 
@@ -79,7 +92,15 @@ fn webhook(portal: Option<String>, segments: &[&str], slash: bool) -> Route {
             let [user, token, method] = [*user, *token, *method].map(str::to_owned);
             Route::Webhook(WebhookPath { portal, version, user, token, method, slash })
         }
-        _ => Route::Unknown,
+        _ => Route::NearlyWebhook(
+            version,
+            match (portal, version) {
+                (None, Version::V2) => "/rest/1/TOKEN/METHOD",
+                (None, Version::V3) => "/rest/api/1/TOKEN/METHOD",
+                (Some(_), Version::V2) => "/PORTAL/rest/1/TOKEN/METHOD",
+                (Some(_), Version::V3) => "/PORTAL/rest/api/1/TOKEN/METHOD",
+            },
+        ),
     }
 }
 
@@ -142,7 +163,28 @@ mod tests {
         assert!(!format!("{path:?}").contains("TOKEN"));
         let Route::Webhook(path) = of(&[("PATH_INFO", "/rest/1/TOKEN/profile.json")]) else { panic!() };
         assert_eq!((path.portal, path.version), (None, Version::V2));
-        assert_eq!(of(&[("PATH_INFO", "/rest/1/TOKEN")]), Route::Unknown);
+    }
+
+    #[test]
+    fn whatever_is_nearly_a_webhooks_address_has_the_form_that_is_right() {
+        for (path, form) in [
+            ("/rest", "/rest/1/TOKEN/METHOD"),
+            ("/rest/", "/rest/1/TOKEN/METHOD"),
+            ("/rest/profile", "/rest/1/TOKEN/METHOD"),
+            ("/rest/1/SECRET", "/rest/1/TOKEN/METHOD"),
+            ("/rest/1/SECRET/", "/rest/1/TOKEN/METHOD"),
+            ("/rest//SECRET/profile", "/rest/1/TOKEN/METHOD"),
+            ("/rest/1/SECRET/profile/profile", "/rest/1/TOKEN/METHOD"),
+            ("/rest/1/SECRET/api/profile", "/rest/1/TOKEN/METHOD"),
+            ("/rest/api", "/rest/api/1/TOKEN/METHOD"),
+            ("/rest/api/SECRET/profile", "/rest/api/1/TOKEN/METHOD"),
+            ("/acme.bitrix24.ru/rest/SECRET/profile", "/PORTAL/rest/1/TOKEN/METHOD"),
+            ("/acme/rest/api/", "/PORTAL/rest/api/1/TOKEN/METHOD"),
+        ] {
+            let route = of(&[("PATH_INFO", path)]);
+            assert!(matches!(route, Route::NearlyWebhook(_, right) if right == form), "{path}: {route:?}");
+            assert!(!format!("{route:?}").contains("SECRET"));
+        }
     }
 
     proptest! {

@@ -73,8 +73,28 @@ impl<'a> Sent<'a> {
         })
     }
 
+    /// A body of a type that Bitrix24 does not read goes out as no parameters at all: an `add` would make an empty record.
+    pub fn refuse_unread_body(&self) -> Result<()> {
+        let has_parameters = |query: &[u8]| form::names(query).any(|name| !form::variable(&name).is_empty());
+        if !matches!(self.kind(), Kind::Other)
+            || self.body.is_empty()
+            || has_parameters(&form::without_marks(self.query))
+        {
+            return Ok(());
+        }
+        let what = match self.content_type.trim() {
+            "" => "has no Content-Type".to_owned(),
+            known => format!("is {:?}", known.chars().take(100).collect::<String>()),
+        };
+        Err(Error::InvalidRequest(format!(
+            "the body {what}, so Bitrix24 would not read it: send application/json, application/x-www-form-urlencoded or \
+             multipart/form-data"
+        )))
+    }
+
+    /// The type ends where PHP lets it end.
     fn kind(&self) -> Kind {
-        let media_type = self.content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        let media_type = self.content_type.trim().split([';', ',', ' ']).next().unwrap_or("").to_ascii_lowercase();
         match media_type.as_str() {
             "application/json" => Kind::Json,
             "application/x-www-form-urlencoded" => Kind::Form,
@@ -153,6 +173,7 @@ impl Serving<'_> {
         trace.method = Some(method.as_str().to_owned());
         client.check_method(&method)?;
         let sent = Sent { query, content_type: self.variables.text("CONTENT_TYPE").unwrap_or(""), body: &bytes };
+        sent.refuse_unread_body()?;
         let outgoing = match guard::must_be_checked(client, &method) {
             true => sent.checked_batch(client, path.version)?,
             false => sent.passed_on(path.version, &method)?,
@@ -286,9 +307,23 @@ pub fn failure(error: &Error, version: Version) -> Answer {
     };
     let body = match version {
         Version::V2 => json!({ "error": code, "error_description": error.text() }),
-        Version::V3 => json!({ "error": { "code": code, "message": error.text() } }),
+        Version::V3 => {
+            let code = code_of_rest_3(error).map_or(code, |name| format!("BITRIX_REST_V3_EXCEPTION_{name}"));
+            json!({ "error": { "code": code, "message": error.text() } })
+        }
     };
     Answer::json(status, body.to_string()).with_headers_of(error)
+}
+
+/// The code that REST 3.0 itself has for such an error: its exception's class.
+fn code_of_rest_3(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Unauthorized | Error::Forbidden(_) => Some("ACCESSDENIEDEXCEPTION"),
+        Error::NotFound | Error::NoWebhook { .. } => Some("METHODNOTFOUNDEXCEPTION"),
+        Error::InvalidRequest(_) => Some("VALIDATION_REQUESTVALIDATIONEXCEPTION"),
+        Error::RateLimited { .. } | Error::MethodBlocked { .. } => Some("RATELIMITEXCEPTION"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -340,6 +375,27 @@ mod tests {
         );
         assert!(sent("", "application/json", "{\"a\":").passed_on(Version::V2, &method()).is_err());
         assert_eq!(body(&sent("", "text/plain", "{\"a\":1}").passed_on(Version::V2, &method()).unwrap()), "auth=T");
+    }
+
+    #[test]
+    fn a_body_that_bitrix24_does_not_read_is_refused_where_it_is_all_there_is() {
+        let refused = |query, content_type, body| sent(query, content_type, body).refuse_unread_body().is_err();
+        let json = r#"{"a":1}"#;
+        for unread in ["", " ", "text/json", "text/plain; charset=utf-8", "application/octet-stream", "json", ";"] {
+            for query in ["", "&", "auth=X", "auth[]=X&bx24_request_id=1", "=1"] {
+                assert!(refused(query, unread, json), "{query} {unread}");
+            }
+            assert!(!refused("a=1", unread, json) && !refused("", unread, ""), "{unread}");
+        }
+        for read in [
+            "application/json",
+            " Application/JSON ; charset=utf-8",
+            "application/json,text/plain",
+            "application/x-www-form-urlencoded charset=utf-8",
+            "multipart/form-data; boundary=X",
+        ] {
+            assert!(!refused("", read, json), "{read}");
+        }
     }
 
     #[test]

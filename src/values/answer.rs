@@ -147,7 +147,7 @@ impl Answer {
             Error::Unauthorized => {
                 self.with("WWW-Authenticate", "Basic realm=\"b24proxy\", charset=\"UTF-8\", Bearer realm=\"b24proxy\"")
             }
-            Error::MethodNotSupported { allow } => self.with("Allow", *allow),
+            Error::MethodNotSupported { allow } => self.with("Allow", allow.as_str()),
             _ => self,
         }
     }

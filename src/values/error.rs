@@ -29,8 +29,12 @@ pub enum Error {
     Forbidden(String),
     UnknownPortal,
     NotFound,
+    /// Nearly a webhook's address: the form that is right.
+    NoWebhook {
+        form: &'static str,
+    },
     MethodNotSupported {
-        allow: &'static str,
+        allow: String,
     },
     NotInstalled {
         install_url: Option<String>,
@@ -102,7 +106,7 @@ impl Error {
             Error::Unauthorized => (401, "unauthorized"),
             Error::Forbidden(_) => (403, "forbidden"),
             Error::UnknownPortal => (404, "unknown_portal"),
-            Error::NotFound => (404, "not_found"),
+            Error::NotFound | Error::NoWebhook { .. } => (404, "not_found"),
             Error::MethodNotSupported { .. } => (405, "method_not_supported"),
             Error::NotInstalled { .. } => (409, "not_installed"),
             Error::ReinstallRequired { .. } => (409, "reinstall_required"),
@@ -143,6 +147,10 @@ impl Error {
             Error::NotFound => "There is nothing at this address. Calls go to POST / with \
                 {\"domain\",\"method\",\"params\"}."
                 .into(),
+            Error::NoWebhook { form } => format!(
+                "There is nothing at this address. A webhook's ends in {form}: any number, the client's token and one \
+                 method, each once."
+            ),
             Error::MethodNotSupported { allow } => {
                 format!("This address answers {allow} only. Calls are POST requests with a JSON body.")
             }

@@ -66,6 +66,14 @@ fn strip_scheme(text: &str) -> &str {
     text
 }
 
+/// Host and port in an address that somebody has copied, whatever follows them, which may be a secret:
+/// `acme.bitrix24.ru` of `https://acme.bitrix24.ru/rest/1/CODE/`.
+pub fn host_of(address: &str) -> Option<&str> {
+    let address = address.trim();
+    let bare = strip_scheme(address);
+    bare.split(['/', '?', '#']).next().filter(|_| bare.len() < address.len())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Http,

@@ -507,7 +507,7 @@ fn host_and_forwarding_headers_lead_nowhere() {
 #[test]
 fn an_address_that_is_not_there_is_404_and_a_method_that_is_not_405_with_allow() {
     let proxy = Proxy::installed();
-    for path in ["/nothing", "/healthy", "/rest", "/rest/1", "/a/b/c"] {
+    for path in ["/nothing", "/healthy", "/restful", "/a/b/c", "/a/b/rest/1"] {
         for method in ["GET", "POST", "OPTIONS", "DELETE"] {
             assert_failure(&proxy.get(path).method(method).run(), 404, "not_found");
         }
@@ -515,12 +515,70 @@ fn an_address_that_is_not_there_is_404_and_a_method_that_is_not_405_with_allow()
     for method in ["PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "post", "BREW", ""] {
         let answer = proxy.request(PROFILE).method(method).run();
         assert_failure(&answer, 405, "method_not_supported");
-        assert!(answer.header("Allow").unwrap().split(", ").any(|allowed| allowed == "POST"), "{:?}", answer.headers);
+        assert_eq!(answer.header("Allow"), Some("POST"), "{method}");
     }
     let answer = proxy.get("/health").method("POST").run();
     assert_failure(&answer, 405, "method_not_supported");
-    assert_eq!(answer.header("Allow").map(|allow| allow.starts_with("GET, HEAD")), Some(true));
     assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+}
+
+#[test]
+fn allow_names_what_is_answered_at_this_address_and_nothing_else() {
+    let closed = Proxy::installed();
+    let open =
+        Proxy::installed().reconfigured("[security]", "[security]\ncors_origins = [\"https://shop.example.com\"]");
+    for (proxy, options) in [(&closed, ""), (&open, ", OPTIONS")] {
+        let webhook = format!("/rest/1/{TOKEN}/profile");
+        for (path, methods) in [
+            ("", "POST"),
+            ("/", "POST"),
+            ("/health", "GET, HEAD"),
+            ("/status", "GET, HEAD"),
+            ("/install", "GET, HEAD"),
+            ("/callback", "GET, HEAD"),
+            ("/file", "GET, HEAD, POST"),
+            (&webhook, "GET, POST"),
+        ] {
+            let request = |method: &str| proxy.get(path).method(method).header("Origin", "https://shop.example.com");
+            let answer = request("PUT").run();
+            let allow = format!("{methods}{options}");
+            assert_eq!((answer.status, answer.header("Allow")), (405, Some(allow.as_str())), "{path}");
+            for method in ["GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "TRACE", "get"] {
+                let is_answered = request(method).run().status != 405;
+                assert_eq!(is_answered, allow.split(", ").any(|known| known == method), "{method} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn domain_may_be_a_whole_webhook_address_and_its_code_is_nowhere_repeated() {
+    let proxy = Proxy::installed();
+    let name = proxy.portal().name();
+    let body = |domain: &str| json!({"domain": domain, "method": "profile"}).to_string();
+    for domain in [
+        format!("https://{name}/rest/1/s3cr3tc0de/"),
+        format!("HTTPS://{}/rest/1/s3cr3tc0de/crm.lead.add.json?a=b#c", name.to_uppercase()),
+        format!(" https://{name}/rest/1/s3cr3tc0de "),
+        format!("https://{name}/crm/deal/"),
+    ] {
+        let answer = proxy.request(body(&domain)).run();
+        assert_eq!(answer.status, 200, "{domain}: {}", answer.text());
+        assert!(!answer.text().contains("s3cr3t") && !answer.stderr.contains("s3cr3t"), "{}", answer.stderr);
+    }
+    let calls = proxy.simulator.ledger().all_calls().count();
+    for domain in [
+        "https://evil.example/rest/1/s3cr3tc0de/".to_owned(),
+        format!("https://evil.example/{name}/rest/1/s3cr3tc0de/"),
+        format!("https://{name}@evil.example/rest/1/s3cr3tc0de/"),
+        format!("/{name}/rest/1/s3cr3tc0de/"),
+        format!("{name}/rest/1/s3cr3tc0de/"),
+    ] {
+        let answer = proxy.request(body(&domain)).run();
+        assert_failure(&answer, 404, "unknown_portal");
+        assert!(!answer.text().contains("s3cr3t") && !answer.stderr.contains("s3cr3t"), "{}", answer.stderr);
+    }
+    assert_eq!(proxy.simulator.ledger().all_calls().count(), calls, "nothing else is contacted");
 }
 
 #[test]

@@ -233,7 +233,7 @@ fn other_http_methods_are_refused() {
     for method in ["HEAD", "PUT", "DELETE", "PATCH"] {
         let answer = hook(&proxy, method, "crm.deal.add").run();
         assert_eq!(answer.status, 405, "{method}");
-        assert_eq!(answer.header("Allow"), Some("GET, POST, OPTIONS"));
+        assert_eq!(answer.header("Allow"), Some("GET, POST"));
     }
     assert_own_error(&hook(&proxy, "PUT", "crm.deal.add").run(), 405, "METHOD_NOT_SUPPORTED");
     assert_eq!(proxy.simulator.ledger().all_calls().count(), 0);
@@ -246,6 +246,94 @@ fn what_is_no_method_is_refused_before_anything_is_sent() {
         assert_own_error(&hook(&proxy, "GET", call).run(), 400, "INVALID_REQUEST");
     }
     assert_eq!(proxy.simulator.ledger().entries.len(), 0);
+}
+
+#[test]
+fn a_nearly_right_address_is_404_in_bitrix24s_shape_with_the_form_that_is_right() {
+    let proxy = Proxy::installed();
+    for (path, form) in [
+        ("/rest".to_owned(), "/rest/1/TOKEN/METHOD"),
+        ("/rest/".to_owned(), "/rest/1/TOKEN/METHOD"),
+        (format!("/rest/{TOKEN}/profile"), "/rest/1/TOKEN/METHOD"),
+        (format!("/rest//{TOKEN}/profile"), "/rest/1/TOKEN/METHOD"),
+        (format!("/rest/1/{TOKEN}"), "/rest/1/TOKEN/METHOD"),
+        (format!("/rest/1/{TOKEN}/"), "/rest/1/TOKEN/METHOD"),
+        (format!("/rest/1/{TOKEN}//"), "/rest/1/TOKEN/METHOD"),
+        (format!("/rest/1/{TOKEN}/crm.lead.add/crm.lead.add.json"), "/rest/1/TOKEN/METHOD"),
+        (format!("/rest/1/{TOKEN}/rest/1/{TOKEN}/profile"), "/rest/1/TOKEN/METHOD"),
+        ("/rest/profile.json".to_owned(), "/rest/1/TOKEN/METHOD"),
+        (format!("/acme/rest/{TOKEN}/profile"), "/PORTAL/rest/1/TOKEN/METHOD"),
+        ("/nobody.example/rest/".to_owned(), "/PORTAL/rest/1/TOKEN/METHOD"),
+    ] {
+        for method in ["GET", "POST", "PUT", "OPTIONS"] {
+            let answer = at(&proxy, method, &path).query("auth=x").run();
+            assert_own_error(&answer, 404, "NOT_FOUND");
+            assert!(answer.text().contains(form), "{path}: {}", answer.text());
+            assert!(!answer.text().contains(TOKEN) && !answer.stderr.contains(TOKEN), "{path}: {}", answer.stderr);
+        }
+    }
+    for (path, form) in [
+        (format!("/rest/api/{TOKEN}/profile"), "/rest/api/1/TOKEN/METHOD"),
+        ("/rest/api/".to_owned(), "/rest/api/1/TOKEN/METHOD"),
+        (format!("/acme/rest/api/1/{TOKEN}"), "/PORTAL/rest/api/1/TOKEN/METHOD"),
+    ] {
+        let answer = at(&proxy, "POST", &path).json("{}").run();
+        let error = answer.json()["error"].clone();
+        assert_eq!((answer.status, &error["code"]), (404, &json!("BITRIX_REST_V3_EXCEPTION_METHODNOTFOUNDEXCEPTION")));
+        assert!(error["message"].as_str().unwrap().contains(form), "{error}");
+        assert!(!answer.text().contains(TOKEN) && !answer.stderr.contains(TOKEN), "{}", answer.stderr);
+    }
+    assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+    let broken = Proxy::installed().configured("nonsense");
+    assert_own_error(&at(&broken, "GET", "/rest/1").run(), 500, "CONFIGURATION_ERROR");
+}
+
+#[test]
+fn a_body_of_a_type_that_bitrix24_does_not_read_is_400_that_names_it() {
+    let proxy = Proxy::installed();
+    let typed = |call: &str, content_type: Option<&str>, body: &str| {
+        let request = hook(&proxy, "POST", call).body(body);
+        match content_type {
+            Some(content_type) => request.header("Content-Type", content_type).run(),
+            None => request.run(),
+        }
+    };
+    let deal = r#"{"fields":{"TITLE":"A"}}"#;
+    for unread in ["text/json", "text/plain;charset=UTF-8", "application/octet-stream", "application/xml", "json"] {
+        for query in ["", "?", "?auth=x", "?bx24_request_id=7", "?&"] {
+            let answer = typed(&format!("crm.deal.add{query}"), Some(unread), deal);
+            assert_own_error(&answer, 400, "INVALID_REQUEST");
+            assert!(answer.text().contains(unread), "{}", answer.text());
+        }
+    }
+    for none in [None, Some("")] {
+        let answer = typed("crm.deal.add", none, deal);
+        assert_own_error(&answer, 400, "INVALID_REQUEST");
+        assert!(answer.text().contains("no Content-Type"), "{}", answer.text());
+    }
+    let answer = hook(&proxy, "GET", "crm.deal.add").header("Content-Type", "text/json").body(deal).run();
+    assert_own_error(&answer, 400, "INVALID_REQUEST");
+    let answer = hook3(&proxy, "POST", "tasks.task.add").header("Content-Type", "text/json").body(deal).run();
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert_eq!(proxy.simulator.ledger().all_calls().count(), 0, "nothing was sent");
+    // The query is what Bitrix24 would read; and what it does read stays as it is.
+    assert_eq!(typed("sim.echo?a=1", Some("text/json"), r#"{"b":2}"#).status, 200);
+    assert_eq!(read(&proxy), json!({"a": "1"}));
+    assert_eq!(typed("sim.echo", Some("text/json"), "").status, 200);
+    assert_eq!(typed("sim.echo", Some("Application/JSON; charset=utf-8"), r#"{"b":2}"#).status, 200);
+    assert_eq!(read(&proxy), json!({"b": 2}));
+    assert_eq!(typed("sim.echo", Some("application/x-www-form-urlencoded charset=utf-8"), "b=2").status, 200);
+    assert_eq!(read(&proxy), json!({"b": "2"}));
+}
+
+#[test]
+fn a_batch_whose_type_is_not_read_is_refused_for_a_client_with_methods_too() {
+    let proxy = Proxy::installed();
+    let client = format!("[[security.clients]]\nname = \"c\"\ntoken = \"{TOKEN}\"\nmethods = [\"crm.*\", \"batch\"]");
+    let proxy = proxy.reconfigured(&format!("auth_token = \"{TOKEN}\""), &client);
+    let answer = hook(&proxy, "POST", "batch").header("Content-Type", "text/json").body(r#"{"cmd":["crm.deal.list"]}"#);
+    assert_own_error(&answer.run(), 400, "INVALID_REQUEST");
+    assert_eq!(proxy.simulator.ledger().all_calls().count(), 0);
 }
 
 #[test]
@@ -437,9 +525,16 @@ fn rest_3_hears_this_programs_errors_in_its_own_shape() {
     assert_eq!(answer.json()["error"]["code"], "NOT_INSTALLED");
     assert!(answer.json()["error"]["message"].is_string());
     let answer = at(&proxy, "POST", "/rest/api/1/wrong-token-wrong-token/profile").json("{}").run();
-    assert_eq!((answer.status, &answer.json()["error"]["code"]), (401, &json!("NO_AUTH_FOUND")));
+    let code = |answer: &Answer| answer.json()["error"]["code"].as_str().unwrap_or_default().to_owned();
+    assert_eq!((answer.status, code(&answer).as_str()), (401, "BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION"));
     let answer = hook3(&proxy, "POST", "profile").header("Content-Type", FORM).body("a=1").run();
-    assert_eq!((answer.status, &answer.json()["error"]["code"]), (400, &json!("INVALID_REQUEST")));
+    let invalid = "BITRIX_REST_V3_EXCEPTION_VALIDATION_REQUESTVALIDATIONEXCEPTION";
+    assert_eq!((answer.status, code(&answer).as_str()), (400, invalid));
+    let proxy = proxy.reconfigured("[security]", "[security]\nallowed_ips = []");
+    let answer = hook3(&proxy, "POST", "profile").json("{}").run();
+    assert_eq!((answer.status, code(&answer).as_str()), (403, "BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION"));
+    let answer = hook3(&proxy, "PUT", "profile").run();
+    assert_eq!((answer.status, code(&answer).as_str()), (405, "METHOD_NOT_SUPPORTED"));
 }
 
 #[test]
