@@ -4,6 +4,11 @@ use crate::values::request::Variables;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 
+/// Tells a client which address counts for it, and whether through a web server in front: `127.0.0.1; proxy=untrusted`.
+pub const HEADER: &str = "X-B24proxy-Caller";
+pub const UNTRUSTED: &str = "proxy=untrusted";
+pub const TRUSTED: &str = "proxy=trusted";
+
 /// Headers with which web servers pass requests on. Anybody can send them too: they are worth a word, and no right.
 const FORWARDING: [&str; 7] = [
     "HTTP_X_FORWARDED_FOR",
@@ -54,6 +59,16 @@ impl Caller {
             address: told.address,
             way: Way::TrustedProxy,
             is_perhaps_a_proxys: told.is_passed_on && told.address.is_some_and(is_near),
+        }
+    }
+
+    /// The value of [`HEADER`].
+    pub fn for_header(&self) -> String {
+        let address = self.address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        match self.way {
+            Way::Direct => address,
+            Way::Proxy => format!("{address}; {UNTRUSTED}"),
+            Way::TrustedProxy => format!("{address}; {TRUSTED}"),
         }
     }
 

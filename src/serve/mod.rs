@@ -2,7 +2,7 @@
 //! what lies below it; does not know who brought the request.
 
 mod access;
-mod caller;
+pub mod caller;
 mod context;
 mod cors;
 mod files;
@@ -166,7 +166,8 @@ impl Serving<'_> {
         let client = self.admitted(&app.config, &credentials, true, trace)?;
         let wants_page = self.variables.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
         let language = wants_page.then(|| Language::of(self.variables, Query::of(self.variables).lang.as_deref()));
-        Ok(status::answer(app, client, language))
+        let caller = self.caller(&app.config).for_header();
+        Ok(status::answer(app, client, language).with(caller::HEADER, caller))
     }
 
     /// `POST /`: a client's call, or a form from Bitrix24.

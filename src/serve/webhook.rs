@@ -10,7 +10,7 @@ use super::context::{key_for_bitrix24, Serving, Trace};
 use super::files::{origins, Moved};
 use super::guard::{self, Commands};
 use super::rewriting::rewritten;
-use super::route::WebhookPath;
+use super::route::{own_path, WebhookPath};
 use crate::app::App;
 use crate::call::outcome::Failed;
 use crate::call::payload::{Parameters, Payload};
@@ -245,8 +245,7 @@ impl Serving<'_> {
             Some(value) if !value.is_empty() && !value.eq_ignore_ascii_case("off") => "https",
             _ => "http",
         };
-        let address =
-            format!("{scheme}://{}{}", self.variables.text("HTTP_HOST")?, self.variables.text("SCRIPT_NAME")?);
+        let address = format!("{scheme}://{}{}", self.variables.text("HTTP_HOST")?, own_path(self.variables)?);
         split_address(&address).is_some().then_some(address)
     }
 }

@@ -41,6 +41,7 @@ fn with_the_shipped_files_all_is_well_under_apache_and_nginx() {
             "client token",
             "length",
             "line break",
+            "proxy in front",
         ] {
             assert_line(&ended, name, "ok", "");
         }
@@ -137,6 +138,61 @@ fn a_path_that_apache_does_not_pass_is_named() {
     let setup = Setup { directives, ..Setup::default() };
     let server = WebServer::start_with(&proxy.sandbox, Kind::ApacheCgid, &setup);
     assert_line(&check(&proxy, &server), "path", "fail", "AcceptPathInfo On");
+}
+
+#[test]
+fn a_path_that_nginx_does_not_split_is_named_and_no_version_blamed() {
+    let proxy = Proxy::installed();
+    // By its own name the program finds the route all the same; at an address of another name it cannot.
+    let program = proxy.sandbox.executable();
+    let directives = format!(
+        "location /tools/ {{ fastcgi_pass unix:{{folder}}/fcgiwrap.socket; include /etc/nginx/fastcgi_params; fastcgi_param \
+         GATEWAY_INTERFACE CGI/1.1; fastcgi_param SCRIPT_FILENAME {}; }}",
+        program.display()
+    );
+    let server = WebServer::start_with(&proxy.sandbox, Kind::Nginx, &Setup { directives, ..Setup::default() });
+    let ended = run(&proxy, &["check", "--json", "--url", &server.url("/tools/b24proxy")]);
+    assert_line(&ended, "path", "ok", "");
+    let ended = run(&proxy, &["check", "--json", "--url", &server.url("/tools/bitrix")]);
+    assert_line(&ended, "path", "fail", "PATH_INFO");
+    assert_line(&ended, "path", "fail", "fastcgi_split_path_info");
+    assert!(!lines(&ended).iter().any(|(_, _, text)| text.contains("version")), "{:?}", lines(&ended));
+    for status in [404, 405] {
+        let ours = format!("{status} -\r\nX-Request-Id: 1\r\nX-Content-Type-Options: nosniff");
+        let url = answering(move |_| ours.clone());
+        assert_line(&run(&proxy, &["check", "--json", "--url", &url]), "path", "fail", "not split");
+    }
+}
+
+#[test]
+fn a_web_server_in_front_is_named_with_the_setting_that_lets_the_callers_address_count() {
+    let proxy = Proxy::installed();
+    let apache = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
+    let front = |header: &str| {
+        let to = apache.url("/cgi-bin/b24proxy");
+        let directives = format!("location /front {{ proxy_pass {to}; proxy_set_header X-Forwarded-For {header}; }}");
+        WebServer::start_with(&proxy.sandbox, Kind::Nginx, &Setup { directives, ..Setup::default() })
+    };
+    // As if the caller were another machine.
+    let (adding, passing) =
+        (front("\"$http_x_forwarded_for, 192.0.2.7\""), front("\"192.0.2.7, $http_x_forwarded_for\""));
+    let told = |proxy: &Proxy, server: &WebServer, path: &str, status: &str, word: &str| {
+        let ended = run(proxy, &["check", "--json", "--url", &server.url(path)]);
+        assert_line(&ended, "proxy in front", status, word);
+    };
+    told(&proxy, &apache, PATH, "ok", "none shows");
+    told(&proxy, &adding, "/front", "ok", "127.0.0.1");
+    let security = |lines: &str| {
+        proxy.sandbox.write_config(&proxy.config().replace("[security]", &format!("[security]\n{lines}")));
+    };
+    security("allowed_ips = [\"127.0.0.1\"]");
+    told(&proxy, &adding, "/front", "warn", "trusted_proxies = [\"127.0.0.1\"]");
+    security("allowed_ips = [\"192.0.2.7\"]");
+    told(&proxy, &adding, "/front", "fail", "trusted_proxies = [\"127.0.0.1\"]");
+    security("allowed_ips = [\"192.0.2.7\"]\ntrusted_proxies = [\"127.0.0.1\"]");
+    told(&proxy, &adding, "/front", "ok", "192.0.2.7");
+    security("trusted_proxies = [\"127.0.0.1\"]");
+    told(&proxy, &passing, "/front", "fail", "choose its address");
 }
 
 #[test]

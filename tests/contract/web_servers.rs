@@ -7,7 +7,7 @@ use simulator::{Action, Fault, Target};
 use std::io::Read;
 use std::time::Duration;
 use support::http::{chunk, Answer, Connection, Request};
-use support::webserver::{Kind, WebServer, ALL};
+use support::webserver::{Kind, Setup, WebServer, ALL};
 use support::{cgi::Cgi, eventually};
 
 pub const PROGRAM: &str = "/cgi-bin/b24proxy";
@@ -192,6 +192,86 @@ fn without_path_info_the_route_is_what_follows_the_name_in_the_address() {
     assert_eq!(get("/nothing").status, 404);
     let answer = proxy.request(r#"{"method":"profile"}"#).without("PATH_INFO").without("REQUEST_URI").run();
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn an_address_that_the_server_has_not_split_has_its_route_all_the_same() {
+    let proxy = Proxy::installed();
+    let program = proxy.sandbox.executable().display().to_string();
+    let whole = |address: &str| {
+        let request = Cgi::new(&proxy.sandbox).env("SCRIPT_NAME", address).env("REQUEST_URI", address);
+        request.env("SCRIPT_FILENAME", &program).without("PATH_INFO")
+    };
+    let webhook = format!("/cgi-bin/b24proxy/rest/1/{TOKEN}/profile");
+    for way in ["as nginx", "with an empty PATH_INFO", "as IIS", "without REQUEST_URI", "without SCRIPT_NAME"] {
+        let at = |address: &str| match way {
+            "with an empty PATH_INFO" => whole(address).env("PATH_INFO", ""),
+            "as IIS" => whole(address).env("PATH_INFO", address),
+            "without REQUEST_URI" => whole(address).without("REQUEST_URI"),
+            "without SCRIPT_NAME" => whole(address).without("SCRIPT_NAME"),
+            _ => whole(address),
+        };
+        assert_eq!(at("/cgi-bin/b24proxy/health").run().text(), r#"{"status":"ok"}"#);
+        assert_eq!(at("/cgi-bin/b24proxy/health").method("HEAD").run().status, 200);
+        assert_eq!(at("/cgi-bin/b24proxy/status").run().status, 401, "{way}");
+        assert_eq!(at(&webhook).run().status, 200, "{way}");
+        assert_eq!(at(&format!("/rest/1/{TOKEN}/profile")).run().status, 200);
+        assert_eq!(at("/cgi-bin/b24proxy/rest/1").run().json()["error"], "NOT_FOUND");
+        let call = at("/cgi-bin/b24proxy").bearer(TOKEN).json(r#"{"method":"profile"}"#).run();
+        assert_eq!(call.status, 200, "{}", call.text());
+        let event = at("/cgi-bin/b24proxy/").form("event=ONCRMDEALADD").run();
+        assert_eq!(event.status, 200, "{}", event.text());
+        // No route is found behind another place.
+        for hidden in ["/cgi-bin/b24proxy/x/cgi-bin/b24proxy/status", "/cgi-bin/b24proxy/x/b24proxy/health"] {
+            assert_ne!(at(hidden).bearer(TOKEN).run().status, 200, "{hidden}");
+        }
+    }
+    let split = Cgi::new(&proxy.sandbox).path("/cgi-bin/b24proxy/health");
+    crate::fixture::assert_failure(&split.run(), 404, "not_found");
+}
+
+#[test]
+fn a_renamed_program_and_one_in_a_folder_of_its_own_name_find_their_route() {
+    let proxy = Proxy::installed();
+    let folder = proxy.sandbox.path().join("htdocs/b24proxy");
+    std::fs::create_dir_all(&folder).unwrap();
+    let program = folder.join("b24proxy");
+    std::fs::copy(proxy.sandbox.executable(), &program).unwrap();
+    let file = proxy.sandbox.path().join("htdocs/index.cgi");
+    std::os::unix::fs::symlink(&program, &file).unwrap();
+    let at = |address: &str| Cgi::new(&proxy.sandbox).env("SCRIPT_NAME", address).env("REQUEST_URI", address);
+    // Behind the name that the server knows there is a link, or a script, to a file of another name.
+    let linked = at("/index.cgi/health").env("SCRIPT_FILENAME", &file);
+    assert_eq!(linked.run().status, 200);
+    proxy.run_behind("exec {}");
+    let wrapped = at("/cgi-bin/b24proxy/health").env("SCRIPT_FILENAME", proxy.sandbox.executable());
+    assert_eq!(wrapped.run().status, 200);
+    // The program at an address of another name: that is its own, and no route.
+    let call = |address: &str| at(address).bearer(TOKEN).json(r#"{"method":"profile"}"#).run().status;
+    assert_eq!((call("/tools/status"), call("/rest"), call("/tools")), (200, 200, 200));
+}
+
+#[test]
+fn an_nginx_that_does_not_split_the_path_is_answered_at_each_route() {
+    let proxy = Proxy::installed();
+    let server =
+        WebServer::start_with(&proxy.sandbox, Kind::Nginx, &Setup { directives: unsplit(&proxy), ..Setup::default() });
+    assert_eq!(server.request("GET", "/tools/b24proxy/health").send().status, 200);
+    assert_eq!(server.request("GET", "/tools/b24proxy/status").bearer(TOKEN).send().status, 200);
+    let webhook = server.request("GET", &format!("/tools/b24proxy/rest/1/{TOKEN}/profile")).send();
+    assert_eq!(webhook.status, 200, "{}", webhook.text());
+    let call = server.request("POST", "/tools/b24proxy").bearer(TOKEN).json(r#"{"method":"profile"}"#).send();
+    assert_eq!(call.status, 200, "{}", call.text());
+}
+
+/// A location of nginx as many write it, which leaves `PATH_INFO` empty.
+fn unsplit(proxy: &Proxy) -> String {
+    let program = proxy.sandbox.executable();
+    format!(
+        "location /tools/ {{ fastcgi_pass unix:{{folder}}/fcgiwrap.socket; include /etc/nginx/fastcgi_params; fastcgi_param \
+         GATEWAY_INTERFACE CGI/1.1; fastcgi_param SCRIPT_FILENAME {}; }}",
+        program.display()
+    )
 }
 
 #[test]

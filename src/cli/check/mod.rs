@@ -1,11 +1,13 @@
 //! `b24proxy check`: what goes wrong on shared hosting, found before 1C finds it.
 //!
 //! [`program`]: the executable and `proxy.toml`. [`folder`]: the token folder, its file system and locks. [`tokens`]: each
-//! portal's files. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, [`passage`] what
-//! it lets through, and [`privacy`] what it hands out. Each check answers [`Line`]s; what an observation means is decided by functions of values.
+//! portal's files. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, [`front`] one before it,
+//! [`passage`] what it lets through, and [`privacy`] what it hands out. Each check answers [`Line`]s; what an observation means
+//! is decided by functions of values.
 
 mod address;
 mod folder;
+mod front;
 mod line;
 mod network;
 mod passage;
@@ -35,9 +37,10 @@ no secret, and changes nothing but makes the token folder if that is missing.
 
 --url is this program's own public address. With it, check also asks the web
 server: does it run the program, does it pass on Authorization, path, query and
-body (one of 1 MiB, too) and the length of answers, does it hand out proxy.toml,
-a token file or the log, does http lead to https? Of secrets only a client token
-from proxy.toml is sent there, by https (or within this machine).
+body (one of 1 MiB, too) and the length of answers, is another one in front of it,
+does it hand out proxy.toml, a token file or the log, does http lead to https? Of
+secrets only a client token from proxy.toml is sent there, by https (or within
+this machine).
 
   b24proxy check --url https://www.example.com/cgi-bin/b24proxy
 

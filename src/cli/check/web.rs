@@ -8,11 +8,13 @@
 //! | a form above 64 KiB with wrong credentials | 401: refused for them | 413: without credentials only 64 KiB are read |
 //! | a form `event=…` of no meaning, without credentials | 200: other events are answered so | 401: no form |
 //! | `GET ?portal=check.invalid` | 404: no such portal | 405: nothing is asked for |
+//! | `GET /status` with a client token | which address counts, and through which web servers ([`HEADER`]) | |
 
 use super::address::Address;
 use super::line::{Line, Status};
 use super::network::not_reached;
 use crate::config::Config;
+use crate::serve::caller::HEADER;
 use crate::serve::MAX_STRANGER_BODY;
 use crate::system::clock::Deadline;
 use crate::upstream::http::{Connections, Failure, Http, Post, Reply};
@@ -29,6 +31,9 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Above what the program reads of somebody without credentials.
 const LARGE_FORM: usize = MAX_STRANGER_BODY as usize + 1;
 const CHECK: &str = "web server";
+const SPLIT_PATH: &str =
+    "Apache: AcceptPathInfo On; nginx: the location and fastcgi_split_path_info of deploy/nginx; LiteSpeed: a \
+                          rewrite rule for the addresses below";
 
 /// The web server, and what it has answered for `/health`.
 pub struct Asked<'a> {
@@ -78,8 +83,7 @@ pub fn check(Asked { site, health }: &Asked) -> Vec<Line> {
         Some(base) if base.ours => Line::fail(
             "path",
             format!("the web server runs the program at {}, but nothing below that", address.base()),
-            "Apache: AcceptPathInfo On; nginx: the location and fastcgi_split_path_info of deploy/nginx; LiteSpeed: \
-             a rewrite rule for the addresses below",
+            SPLIT_PATH,
         ),
         Some(base) if base.is_program() => judge_health(&base),
         _ => runs,
@@ -96,8 +100,10 @@ pub fn check(Asked { site, health }: &Asked) -> Vec<Line> {
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub status: u16,
-    content_type: String,
-    location: Option<String>,
+    pub content_type: String,
+    pub location: Option<String>,
+    /// What the program says of where the request comes from.
+    pub caller: Option<String>,
     /// Whether this program gave it.
     pub ours: bool,
     pub body: Vec<u8>,
@@ -110,6 +116,7 @@ impl Seen {
             status: reply.status,
             content_type: reply.content_type.clone().unwrap_or_default(),
             location: header("Location"),
+            caller: header(HEADER),
             ours: header("X-Request-Id").is_some() && header("X-Content-Type-Options").is_some(),
             body: reply.body.clone(),
         }
@@ -120,7 +127,7 @@ impl Seen {
         self.body.starts_with(b"\x7fELF") || self.body.starts_with(b"MZ")
     }
 
-    fn field(&self, name: &str) -> String {
+    pub fn field(&self, name: &str) -> String {
         let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         json[name].as_str().unwrap_or("").to_owned()
     }
@@ -153,6 +160,13 @@ fn judge_health(seen: &Seen) -> Line {
             CHECK,
             "runs the program, but as the web server's user it cannot use the token folder",
             "the web server's error log says why: most often the folder belongs to another user",
+        ),
+        // What `/` answers, or an address that the program does not know.
+        (404 | 405, _) => Line::fail(
+            "path",
+            "the web server runs the program, but does not tell it what follows its name in the address: the path is not \
+             split into SCRIPT_NAME and PATH_INFO",
+            SPLIT_PATH,
         ),
         (status, _) => {
             let text = format!("runs the program, but it answers status {status} to /health");
@@ -270,7 +284,7 @@ impl Site<'_> {
         self.get_with(url, &[])
     }
 
-    fn get_with(&self, url: &str, headers: &[(&'static str, &str)]) -> Result<Seen, Failure> {
+    pub fn get_with(&self, url: &str, headers: &[(&'static str, &str)]) -> Result<Seen, Failure> {
         self.http.get(url, headers, Deadline::after(PATIENCE), MAX_ANSWER).map(|reply| Seen::of(&reply))
     }
 
@@ -352,6 +366,7 @@ impl Site<'_> {
         lines.extend([self.authorization(), self.query()]);
         lines.extend(self.body());
         lines.extend(self.same_configuration());
+        lines.extend(self.proxy_in_front());
         lines
     }
 
@@ -495,6 +510,15 @@ mod tests {
         assert_eq!(judge_plain_http(Some(&ours)).status, Status::Warn);
         assert_eq!(judge_plain_http(Some(&seen(301, b""))).status, Status::Ok);
         assert_eq!(judge_plain_http(None).status, Status::Ok);
+    }
+
+    #[test]
+    fn a_path_that_is_not_split_is_named_and_no_version_blamed() {
+        for status in [404, 405] {
+            let line = judge_health(&Seen { ours: true, ..seen(status, b"{}") });
+            assert!(line.check == "path" && line.cure.contains("fastcgi_split_path_info"), "{line:?}");
+            assert!(!line.cure.contains("version"), "{line:?}");
+        }
     }
 
     #[test]
