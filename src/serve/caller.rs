@@ -129,7 +129,14 @@ fn told(trusted: &[IpNet], peer: IpAddr, list: &str) -> Told {
 /// 1.23). What is no text is kept as what is no address.
 fn forwarded_for(variables: &Variables) -> String {
     let headers = variables.all("HTTP_X_FORWARDED_FOR").map(String::from_utf8_lossy);
-    headers.filter(|header| !header.trim().is_empty()).collect::<Vec<_>>().join(",")
+    let headers: Vec<_> = headers.filter(|header| !header.trim().is_empty()).collect();
+    // lighttpd joins those of one name. A second variable there is X_Forwarded_For, which a web server in front passes on
+    // from whoever sends it: neither is known to be the true one.
+    let is_lighttpd = variables.text("SERVER_SOFTWARE").is_some_and(|software| software.starts_with("lighttpd"));
+    match headers.len() {
+        2.. if is_lighttpd => "unknown".into(),
+        _ => headers.join(","),
+    }
 }
 
 /// An address, perhaps with a port: `192.0.2.1:4711`, `[2001:db8::1]:4711`. An IPv4 address in IPv6 form is the IPv4 address.
@@ -244,6 +251,9 @@ mod tests {
         let header = |value| ("HTTP_X_FORWARDED_FOR", value);
         let seen = caller(&["127.0.0.1"], &[header("10.1.1.1"), peer, header(""), header("192.0.2.1")]);
         assert_eq!(seen.address.unwrap().to_string(), "192.0.2.1");
+        let lighttpd = ("SERVER_SOFTWARE", "lighttpd/1.4.69");
+        assert_eq!(caller(&["127.0.0.1"], &[lighttpd, peer, header("192.0.2.1"), header("192.0.2.2")]).address, None);
+        assert!(caller(&["127.0.0.1"], &[lighttpd, peer, header("192.0.2.1")]).address.is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use support::cgi::{Answer, Cgi};
 use support::eventually;
-use support::webserver::{Kind, Setup, WebServer};
+use support::webserver::{Kind, Setup, WebServer, ALL};
 
 const PROFILE: &str = r#"{"method":"profile"}"#;
 const TRADE: &str = "the-token-of-1c-trade";
@@ -237,6 +237,21 @@ fn behind_nginx_before_apache_the_callers_own_address_counts_once_nginx_is_trust
     let _proxy = proxy.reconfigured("[security]", "[security]\ntrusted_proxies = [\"127.0.0.1\"]");
     assert_eq!(call("192.0.2.10", "198.51.100.1").status, 200);
     assert_eq!(call("198.51.100.1", "192.0.2.10").status, 403);
+}
+
+#[test]
+fn several_headers_of_forwarded_addresses_are_one_list_under_every_web_server() {
+    let proxy = with_security("allowed_ips = [\"192.0.2.10\"]\ntrusted_proxies = [\"127.0.0.1\"]");
+    for kind in ALL {
+        let server = WebServer::start(&proxy.sandbox, kind);
+        let call = |first: &str, second: &str| {
+            let request = server.request("POST", "/cgi-bin/b24proxy").bearer(TOKEN).json(PROFILE);
+            request.header("X-Forwarded-For", first).header("X-Forwarded-For", second).send()
+        };
+        assert_eq!(call("198.51.100.1", "192.0.2.10").status, 200, "{kind:?}");
+        let refused = call("192.0.2.10", "198.51.100.1");
+        assert!(refused.status == 403 && refused.text().contains("198.51.100.1"), "{kind:?}: {}", refused.text());
+    }
 }
 
 #[test]
