@@ -22,7 +22,8 @@ fn hook<'p>(proxy: &'p Proxy, version: &str, call: &str) -> Cgi<'p> {
 #[track_caller]
 fn assert_refused(proxy: &Proxy, answer: &Answer, what: &str) {
     assert_eq!(answer.status, 403, "{what}: {}", answer.text());
-    assert!(answer.text().contains("FORBIDDEN"), "{what}: {}", answer.text());
+    let code = ["FORBIDDEN", "BITRIX_REST_V3_EXCEPTION_ACCESSDENIEDEXCEPTION"];
+    assert!(code.iter().any(|code| answer.text().contains(code)), "{what}: {}", answer.text());
     assert_eq!(proxy.simulator.ledger().all_calls().count(), 0, "{what} was sent");
 }
 

@@ -486,6 +486,7 @@ burst = 100000
 [security]
 auth_token   = "@TOKEN@"
 cors_origins = ["https://shop.example.com"]
+trusted_proxies = ["127.0.0.1"]
 
 [[security.clients]]
 name    = "narrow"
