@@ -36,6 +36,8 @@ pub enum Way {
     /// Through a web server that `trusted_proxies` does not name.
     Proxy,
     TrustedProxy,
+    /// From a trusted one that names nobody.
+    SilentProxy,
 }
 
 impl Caller {
@@ -54,7 +56,11 @@ impl Caller {
             let is_perhaps_a_proxys = forwarded && is_near(peer);
             return Caller { address: Some(peer), way: direct, is_perhaps_a_proxys };
         }
-        let told = told(trusted, peer, &forwarded_for(variables));
+        let list = forwarded_for(variables);
+        if list.is_empty() {
+            return Caller { address: Some(peer), way: Way::SilentProxy, is_perhaps_a_proxys: false };
+        }
+        let told = told(trusted, &list);
         Caller {
             address: told.address,
             way: Way::TrustedProxy,
@@ -68,7 +74,7 @@ impl Caller {
         match self.way {
             Way::Direct => address,
             Way::Proxy => format!("{address}; {UNTRUSTED}"),
-            Way::TrustedProxy => format!("{address}; {TRUSTED}"),
+            Way::TrustedProxy | Way::SilentProxy => format!("{address}; {TRUSTED}"),
         }
     }
 
@@ -84,6 +90,11 @@ impl Caller {
             (Some(address), Way::TrustedProxy) => format!(
                 "Calls from the address {address} are not allowed. It is what the web server in front tells \
                  (trusted_proxies); those of allowed_ips, and of this client's ips, in proxy.toml may call."
+            ),
+            (Some(address), Way::SilentProxy) => format!(
+                "Calls from the address {address} are not allowed. It is one of trusted_proxies, and does not say for whom \
+                 it asks: let that web server send X-Forwarded-For (nginx: proxy_set_header X-Forwarded-For \
+                 $proxy_add_x_forwarded_for)."
             ),
             (Some(address), _) => format!(
                 "Calls from the address {address} are not allowed: add it to allowed_ips, or to this client's ips, in \
@@ -109,11 +120,8 @@ struct Told {
 
 /// Each web server on the way has added whom it was asked by, so the list counts from its end, as far as those that say
 /// so are trusted: what stands before is what a caller may have made up.
-fn told(trusted: &[IpNet], peer: IpAddr, list: &str) -> Told {
-    let mut found = Told { address: Some(peer), is_passed_on: false };
-    if list.trim().is_empty() {
-        return found;
-    }
+fn told(trusted: &[IpNet], list: &str) -> Told {
+    let mut found = Told { address: None, is_passed_on: false };
     let mut entries = list.rsplit(',');
     while let Some(entry) = entries.next() {
         found.address = address_in(entry);
@@ -280,6 +288,14 @@ mod tests {
         let near = [("REMOTE_ADDR", "127.0.0.1"), ("HTTP_X_FORWARDED_FOR", "10.0.0.7")];
         let why = text(&["127.0.0.1"], &near);
         assert!(!why.contains("add it") && !why.contains("trusted_proxies = ["), "{why}");
+        // A trusted one that passes on who asks in another header, or not at all.
+        for other in ["HTTP_X_REAL_IP", "HTTP_X_FORWARDED_FOR"] {
+            let why = text(
+                &["127.0.0.1"],
+                &[("REMOTE_ADDR", "127.0.0.1"), (other, if other.ends_with("IP") { "192.0.2.1" } else { " " })],
+            );
+            assert!(why.contains("send X-Forwarded-For") && !why.contains("allowed_ips"), "{why}");
+        }
     }
 
     proptest! {
