@@ -37,10 +37,10 @@ no secret, and changes nothing but makes the token folder if that is missing.
 
 --url is this program's own public address. With it, check also asks the web
 server: does it run the program, does it pass on Authorization, path, query and
-body (one of 1 MiB, too) and the length of answers, is another one in front of it,
-does it hand out proxy.toml, a token file or the log, does http lead to https? Of
-secrets only a client token from proxy.toml is sent there, by https (or within
-this machine).
+body (one of 1 MiB, too) and the length of answers, is another one in front of
+it, does it hand out proxy.toml, a token file or the log, does http lead to
+https? Of secrets only a client token from proxy.toml is sent there, by https
+(or within this machine).
 
   b24proxy check --url https://www.example.com/cgi-bin/b24proxy
 
