@@ -2,13 +2,14 @@
 //! memory or on disk, and count in the portal's limit once.
 
 use super::outcome::Failed;
-use super::refresh::once::Why;
+use super::refusal;
 use super::relay::{bearer, error_of, Authorization, Patience, Relay};
 use crate::app::Job;
 use crate::config::Portal;
 use crate::upstream::http::{Download, Failure, Post, Reply};
 use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::file_address::FileAddress;
+use crate::values::foreign::{Answered, Foreign};
 use crate::values::mask::name_of;
 use crate::values::portal::Version;
 use crate::values::verdict::{judge, Verdict};
@@ -91,16 +92,21 @@ impl Transfer<'_> {
         loop {
             let answer = http.open(&way.url, &way.headers(conditions), self.pause);
             let download = answer.map_err(unread)?.without(&relay.hide);
-            let (upstream, reply) = match self.judged(download, &relay)? {
+            let (upstream, reply) = match self.judged(download, &relay, authorization.host())? {
                 Judged::File(download) => return Ok(download),
                 Judged::Refused { upstream, reply } => (upstream, reply),
             };
-            match (upstream.error.as_str(), authorization.tokens().cloned()) {
-                ("expired_token", Some(tokens)) if way.bearer.is_some() && !renewed => {
+            let tokens = authorization.tokens().cloned();
+            match (refused(&upstream, tokens.is_none()), tokens) {
+                (Some(code), Some(_)) if way.bearer.is_some() && renewed => {
+                    return Err(relay.refused_again(code).into())
+                }
+                (Some(code), Some(tokens)) if way.bearer.is_some() => {
                     renewed = true;
-                    authorization = relay.refresh(&tokens, Why::Expired)?;
+                    authorization = relay.renewed(&tokens, code)?;
                     way = Way::to(self.address, self.portal, &authorization)?;
                 }
+                (Some(_), None) => return Err(refusal::webhook_refused(authorization.host(), upstream).into()),
                 _ => return Err(expired(&upstream, &way).unwrap_or(Failed::Refused { upstream, reply })),
             }
         }
@@ -129,29 +135,38 @@ impl Transfer<'_> {
             hide: &relay.hide,
         };
         let reply = http.upload(&post, body, length, self.pause).map_err(|failure| error_of(failure, max_response))?;
-        match judge(reply.status, &reply.body).0 {
+        match judge(&reply.answered()).0 {
             Verdict::Success => Ok(reply),
-            Verdict::Error(upstream) => match (upstream.error.as_str(), authorization.tokens()) {
-                ("expired_token", Some(tokens)) if way.bearer.is_some() => {
-                    relay.refresh(&tokens.clone(), Why::Expired)?;
-                    Err(Error::RefreshPending { retry_after: 1 }.into())
+            Verdict::Error(upstream) => {
+                match (refused(&upstream, authorization.tokens().is_none()), authorization.tokens()) {
+                    (Some(code), Some(tokens)) if way.bearer.is_some() => {
+                        relay.renewed(&tokens.clone(), code)?;
+                        Err(Error::RefreshPending { retry_after: 1 }.into())
+                    }
+                    (Some(_), None) => Err(refusal::webhook_refused(authorization.host(), upstream).into()),
+                    _ => Err(expired(&upstream, &way).unwrap_or(Failed::Refused { upstream, reply: Box::new(reply) })),
                 }
-                _ => Err(expired(&upstream, &way).unwrap_or(Failed::Refused { upstream, reply: Box::new(reply) })),
-            },
-            Verdict::Moved => Err(redirected(reply.status, reply.headers.get("Location")).into()),
-            Verdict::Unusable(why) => Err(unusable(why, reply.status, Executed::Unknown).into()),
+            }
+            Verdict::Moved => Err(relay.foreign(authorization.host(), Foreign::of(&reply.answered()), None).into()),
+            Verdict::Foreign(foreign) => Err(relay.foreign(authorization.host(), foreign, reply.retry_after()).into()),
         }
     }
 
     /// Whether what was answered is a file.
-    fn judged(&self, mut download: Download, relay: &Relay) -> Result<Judged> {
+    fn judged(&self, mut download: Download, relay: &Relay, host: &str) -> Result<Judged> {
         let status = download.status;
+        // Asking for a file changes nothing.
+        let foreign =
+            |foreign, retry_after| Err(relay.foreign(host, Foreign { executed: Executed::No, ..foreign }, retry_after));
         if (300..400).contains(&status) && status != 304 {
-            return Err(redirected(status, download.headers.get("Location")));
+            return foreign(Foreign::of(&download.answered()), None);
         }
         let is_file = matches!(status, 200 | 206 | 304 | 416);
         let is_of = |kind: &str| download.header("Content-Type").is_some_and(|value| value.starts_with(kind));
         let (is_json, is_page) = (is_of("application/json"), is_of("text/html"));
+        if is_file && download.answered().encoding.is_some() {
+            return foreign(Foreign::of(&download.answered()), None);
+        }
         if is_file && (!(is_json || is_page) || download.header("Content-Disposition").is_some() || status != 200) {
             let download = self.within_size(download)?;
             return download.begun().map(Judged::File).map_err(unread);
@@ -161,7 +176,10 @@ impl Transfer<'_> {
         if is_file {
             // A file of JSON, unless it is short and Bitrix24's own error; or a page, such as one that asks to log in and
             // repeats the address.
-            let is_error = begin.len() as u64 <= MOST_ERROR && matches!(judge(status, &begin).0, Verdict::Error(_));
+            let is_error = begin.len() as u64 <= MOST_ERROR && {
+                let answered = Answered { body: &begin, ..download.answered() };
+                matches!(judge(&answered).0, Verdict::Error(_))
+            };
             if !is_error {
                 read.map_err(|_| unread(Failure::Lost { why: "while it was read".into() }))?;
                 if begin.len() as u64 <= MOST_ERROR {
@@ -173,12 +191,16 @@ impl Transfer<'_> {
             }
         }
         begin.truncate(MOST_ERROR as usize);
-        let content_type = download.header("Content-Type").map(str::to_owned);
+        let content_type = download.content_type().map(str::to_owned);
         let reply = Reply { status, content_type, headers: download.headers, body: begin }.without(&relay.hide);
-        match judge(status, &reply.body).0 {
+        match judge(&reply.answered()).0 {
             Verdict::Error(upstream) => Ok(Judged::Refused { upstream, reply: Box::new(reply) }),
-            Verdict::Unusable(why) => Err(unusable(why, status, Executed::No)),
-            Verdict::Success | Verdict::Moved => Err(unusable("it is not a file".into(), status, Executed::No)),
+            Verdict::Foreign(what) => foreign(what, reply.retry_after()),
+            Verdict::Success | Verdict::Moved => Err(Error::BadAnswer {
+                why: format!("{host} answered with something that is not a file"),
+                executed: Executed::No,
+                upstream: Some(Upstream { status, ..Upstream::default() }),
+            }),
         }
     }
 
@@ -202,6 +224,12 @@ enum Judged {
     Refused { upstream: Upstream, reply: Box<Reply> },
 }
 
+/// By which code the token in the header, or the webhook's code, is refused. One that does not arrive is none that new tokens
+/// would help.
+fn refused(upstream: &Upstream, is_webhook: bool) -> Option<&'static str> {
+    refusal::of_credentials(upstream, is_webhook).filter(|code| is_webhook || *code != refusal::NO_AUTH)
+}
+
 /// Bitrix24 no longer takes the authorization that the address came with.
 fn expired(upstream: &Upstream, way: &Way) -> Option<Failed> {
     let why = match (upstream.error.as_str(), &way.bearer) {
@@ -221,19 +249,4 @@ fn unread(failure: Failure) -> Error {
         Failure::Lost { why } => Error::Unreachable { why, executed: Executed::No },
         failure => error_of(failure, 0),
     }
-}
-
-fn redirected(status: u16, location: Option<&ureq::http::HeaderValue>) -> Error {
-    let to = location.and_then(|value| value.to_str().ok()).unwrap_or("");
-    let host = to.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or("another address");
-    unusable(
-        format!("it redirects to {}, which is not followed", host.rsplit('@').next().unwrap_or(host)),
-        status,
-        Executed::No,
-    )
-}
-
-fn unusable(why: String, status: u16, executed: Executed) -> Error {
-    let upstream = Some(Upstream { status, ..Upstream::default() });
-    Error::BadAnswer { why, executed, upstream }
 }

@@ -5,6 +5,7 @@ use super::limits::{Pace, OPERATING_LIMIT};
 use super::outcome::{Called, Failed, Trip};
 use super::payload::{Parameters, Payload};
 use super::refresh::once::{self, Why};
+use super::refusal::{self, EXPIRED, INVALID, NO_AUTH};
 use super::secrets;
 use crate::app::Job;
 use crate::config::{Config, Portal, Way};
@@ -13,15 +14,20 @@ use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Connections, Failure, Obstacle, Post, Reply};
 use crate::values::bucket::Turn;
 use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::values::foreign::Foreign;
 use crate::values::mask::Mask;
 use crate::values::method::Method;
-use crate::values::portal::{Endpoint, IncomingWebhook, Refused, Version};
+use crate::values::portal::{Endpoint, IncomingWebhook, Version};
 use crate::values::secret::Secret;
 use crate::values::verdict::{judge, judge_either, Operating, Verdict};
 use std::time::Duration;
 
 /// Pause before the one other try after a refused connection.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+/// Seconds to wait where a gateway that limits requests says nothing of them.
+const GATEWAYS_PAUSE: u64 = 60;
+/// Most bytes of what is answered of a user.
+const MAX_PROFILE: u64 = 1 << 20;
 
 #[derive(Clone, Debug)]
 pub struct Call<'a> {
@@ -53,15 +59,25 @@ pub fn call(job: Job, portal: &Portal, call: &Call, patience: Patience, key: Opt
 /// Calls `profile`, which needs no right, as this program's own: whose the stored tokens are, if they work.
 pub fn profile(job: Job, portal: &Portal) -> std::result::Result<Reply, Failed> {
     let method = Method::parse("profile").expect("a method name");
-    let profile = Call {
+    call(job, portal, &profile_call(&method), Patience::Own, None).result
+}
+
+/// The same, where a refusal of the stored tokens is an answer: a stranger who asks causes no refresh by it.
+pub fn profile_as_stored(job: Job, portal: &Portal) -> std::result::Result<Reply, Failed> {
+    let method = Method::parse("profile").expect("a method name");
+    let mut relay = Relay { renews_refused: false, ..Relay::new(job, portal, Patience::Own) };
+    relay.call(&profile_call(&method), None)
+}
+
+fn profile_call(method: &Method) -> Call<'_> {
+    Call {
         version: Version::V2,
-        method: &method,
+        method,
         query: "",
         payload: Payload::Json(Parameters::of_inside(String::new())),
         headers: Vec::new(),
-        max_response: job.app.config.limits.max_response,
-    };
-    call(job, portal, &profile, Patience::Own, None).result
+        max_response: MAX_PROFILE,
+    }
 }
 
 /// A call or a file on its way.
@@ -71,12 +87,15 @@ pub(super) struct Relay<'a> {
     patience: Patience,
     /// What no answer may show.
     pub hide: Mask,
+    /// Whether tokens that Bitrix24 does not know are renewed, as expired ones are.
+    renews_refused: bool,
     trip: Trip,
 }
 
 impl<'a> Relay<'a> {
     pub fn new(job: Job<'a>, portal: &'a Portal, patience: Patience) -> Relay<'a> {
-        Relay { job, portal, patience, hide: secrets::configured(portal), trip: Trip::default() }
+        let hide = secrets::configured(portal);
+        Relay { job, portal, patience, hide, renews_refused: true, trip: Trip::default() }
     }
 
     fn until(&self) -> Deadline {
@@ -92,11 +111,11 @@ impl<'a> Relay<'a> {
         let mut authorization = self.authorization()?;
         let method = call.method.canonical();
         let (mut reconnected, mut renewed, mut moved, mut over_limit) = (false, false, false, false);
-        // Whether the header did not arrive at this call.
+        // Whether the header did not arrive at this call; new tokens begin with the header again.
         let mut swallowed = false;
         loop {
             let known = self.await_turn(&method, std::mem::take(&mut over_limit))?;
-            let in_body = (swallowed || known) && call.payload.has_place_for_auth();
+            let in_body = (swallowed || (known && !renewed)) && call.payload.has_place_for_auth();
             if let Some(held) = held.as_deref_mut() {
                 held.begin()?;
             }
@@ -110,7 +129,7 @@ impl<'a> Relay<'a> {
                 }
                 Err(failure) => return Err(error_of(failure, call.max_response).into()),
             };
-            let (verdict, operating) = judge_either(reply.status, &reply.body, call.method.wants_xml());
+            let (verdict, operating) = judge_either(&reply.answered(), call.method.wants_xml());
             self.note_operating(&method, &verdict, operating);
             if in_body && swallowed && !is_unauthorized(&verdict) {
                 self.note_swallowed();
@@ -118,41 +137,106 @@ impl<'a> Relay<'a> {
             let upstream = match verdict {
                 Verdict::Success => return Ok(reply),
                 Verdict::Error(upstream) => upstream,
-                Verdict::Unusable(why) => {
-                    let upstream = Some(Upstream { status: reply.status, ..Upstream::default() });
-                    return Err(Error::BadAnswer { why, executed: Executed::Unknown, upstream }.into());
+                Verdict::Foreign(foreign) => {
+                    return Err(self.foreign(authorization.host(), foreign, reply.retry_after()).into())
                 }
                 Verdict::Moved => {
-                    let Some(tokens) = authorization.tokens().filter(|_| !moved) else {
-                        return Err(moved_without_address(reply.status).into());
-                    };
-                    moved = true;
-                    let before = tokens.client_endpoint.clone();
-                    authorization = self.refresh(&tokens.clone(), Why::Moved)?;
-                    if authorization.tokens().is_some_and(|now| now.client_endpoint == before) {
-                        return Err(moved_without_address(reply.status).into());
-                    }
+                    authorization = self.moved(&authorization, &reply, std::mem::replace(&mut moved, true))?;
                     continue;
                 }
             };
-            match (upstream.error.as_str(), authorization.tokens()) {
-                ("NO_AUTH_FOUND", Some(_)) if !in_body && !call.payload.has_place_for_auth() => {
-                    return Err(without_header(upstream).into());
+            let refused = match call.version == Version::V3 && refusal::is_unclear(&upstream) {
+                true => self.refused_profile(http, &authorization, in_body),
+                false => refusal::of_credentials(&upstream, authorization.tokens().is_none()),
+            };
+            match (refused, authorization.tokens()) {
+                (Some(NO_AUTH), Some(_)) if !in_body && !call.payload.has_place_for_auth() => {
+                    return Err(refusal::without_header().into());
                 }
-                ("NO_AUTH_FOUND", Some(_)) if !in_body => {
+                (Some(NO_AUTH), Some(_)) if !in_body => {
                     swallowed = true;
-                    self.trip.repeated.push("NO_AUTH_FOUND");
+                    self.trip.repeated.push(NO_AUTH);
                 }
-                ("expired_token", Some(tokens)) if !renewed => {
-                    renewed = true;
-                    authorization = self.refresh(&tokens.clone(), Why::Expired)?;
+                (Some(code), Some(_)) if renewed => return Err(self.refused_again(code).into()),
+                (Some(code), Some(tokens)) if self.renews_refused || code == EXPIRED => {
+                    (renewed, swallowed) = (true, false);
+                    authorization = self.renewed(&tokens.clone(), code)?;
                 }
+                (Some(_), None) => return Err(refusal::webhook_refused(authorization.host(), upstream).into()),
                 _ if upstream.is_over_limit() => {
                     over_limit = true;
                     self.trip.repeated.push("QUERY_LIMIT_EXCEEDED");
                 }
                 _ => return Err(Failed::Refused { upstream, reply: Box::new(reply) }),
             }
+        }
+    }
+
+    /// New tokens in the place of those that Bitrix24 has refused with this code.
+    pub fn renewed(&mut self, refused: &Tokens, code: &'static str) -> Result<Authorization> {
+        self.refresh(refused, if code == EXPIRED { Why::Expired } else { Why::Refused { code } })
+    }
+
+    /// Bitrix24 has refused them too.
+    pub fn refused_again(&self, code: &str) -> Error {
+        once::refused_again(self.job, self.portal, code)
+    }
+
+    /// Asks whether `profile`, which needs no right, is refused with this authorization too: REST 3.0 answers with one and the
+    /// same error that the token is not accepted and that the user may not call the method.
+    fn refused_profile(
+        &self,
+        http: &Connections,
+        authorization: &Authorization,
+        in_body: bool,
+    ) -> Option<&'static str> {
+        Pace::of(self.job.app, self.portal).count();
+        let method = Method::parse("profile").expect("a method name");
+        let reply = self.send(http, authorization, &profile_call(&method), in_body).ok()?;
+        match judge(&reply.answered()).0 {
+            Verdict::Error(upstream) => refusal::of_credentials(&upstream, authorization.tokens().is_none())
+                .or((upstream.status == 401).then_some(INVALID)),
+            _ => None,
+        }
+    }
+
+    /// The portal's new address, once, where the OAuth server knows one.
+    fn moved(&mut self, authorization: &Authorization, reply: &Reply, again: bool) -> Result<Authorization> {
+        let Authorization::OAuth { tokens, .. } = authorization else {
+            let why = "has another address now; write the one of its webhook into proxy.toml";
+            return Err(moved_without_address(authorization.host(), reply.status, why));
+        };
+        let nowhere = || {
+            let why = "the OAuth server knows no other address of it; check the portal's name in proxy.toml";
+            moved_without_address(authorization.host(), reply.status, why)
+        };
+        if again {
+            return Err(nowhere());
+        }
+        let now = self.refresh(tokens, Why::Moved)?;
+        match now.tokens().is_some_and(|now| now.client_endpoint != tokens.client_endpoint) {
+            true => Ok(now),
+            false => Err(nowhere()),
+        }
+    }
+
+    /// What somebody else than Bitrix24 answered, in this portal's place.
+    pub fn foreign(&self, host: &str, foreign: Foreign, retry_after: Option<u64>) -> Error {
+        let Foreign { status, executed, .. } = foreign;
+        let told = self.hide.text(&format!("{host} answered with {}", foreign.what)).into_owned();
+        match foreign.is_over_limit() {
+            true => Error::RateLimited {
+                why: format!(
+                    "{told}: something before Bitrix24 limits the requests. The call was not executed: repeat it after \
+                     retry_after seconds."
+                ),
+                retry_after: retry_after.unwrap_or(GATEWAYS_PAUSE),
+            },
+            false => Error::BadAnswer {
+                why: format!("{told}{}", foreign.advice()),
+                executed,
+                upstream: Some(Upstream { status, ..Upstream::default() }),
+            },
         }
     }
 
@@ -180,7 +264,8 @@ impl<'a> Relay<'a> {
     pub fn refresh(&mut self, stale: &Tokens, why: Why) -> Result<Authorization> {
         self.trip.repeated.push(match why {
             Why::Due => "refresh",
-            Why::Expired => "expired_token",
+            Why::Expired => EXPIRED,
+            Why::Refused { code } => code,
             Why::Moved => "moved",
         });
         let tokens = once::refreshed(self.job, self.portal, stale, why, self.until())?;
@@ -235,7 +320,7 @@ impl<'a> Relay<'a> {
         let used_up = match verdict {
             Verdict::Error(upstream) => upstream.error == "OPERATION_TIME_LIMIT",
             Verdict::Success => operating.is_some_and(|time| time.operating >= OPERATING_LIMIT),
-            Verdict::Moved | Verdict::Unusable(_) => false,
+            Verdict::Moved | Verdict::Foreign(_) => false,
         };
         if used_up {
             Pace::of(self.job.app, self.portal).block(method, operating.map(|time| time.operating_reset_at));
@@ -306,17 +391,7 @@ pub(super) fn bearer(token: &str) -> String {
 }
 
 fn is_unauthorized(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Error(upstream) if upstream.error == "NO_AUTH_FOUND")
-}
-
-fn without_header(upstream: Upstream) -> Error {
-    Error::BadAnswer {
-        why: "the portal's web server keeps the Authorization header to itself (NO_AUTH_FOUND), and a REST 3.0 batch that is a \
-              list has no other place for the token: call the methods one by one"
-            .into(),
-        executed: Executed::No,
-        upstream: Some(upstream),
-    }
+    matches!(verdict, Verdict::Error(upstream) if upstream.error == NO_AUTH)
 }
 
 /// Calls a method without parameters, with a token that is not stored: the answer to the one attempt, whatever it is. Where
@@ -337,12 +412,12 @@ pub fn call_with(
             headers,
             parts: &[body.as_bytes().into()],
             deadline,
-            max_response: 1 << 20,
+            max_response: MAX_PROFILE,
             hide: &hide,
         })
     };
     let reply = post(&[("Authorization", &bearer(access_token.expose()))], "{}")?;
-    match is_unauthorized(&judge(reply.status, &reply.body).0) {
+    match is_unauthorized(&judge(&reply.answered()).0) {
         true => post(&[], &serde_json::json!({ "auth": access_token.expose() }).to_string()),
         false => Ok(reply),
     }
@@ -357,24 +432,16 @@ pub fn stored_address(config: &Config, portal: &Portal, tokens: &Tokens) -> std:
         portal.endpoint(&tokens.client_endpoint, allow_http)
     };
     endpoint.map_err(|refused| {
-        let why = match refused {
-            Refused::Malformed => "is not an address such as https://acme.bitrix24.ru/rest/".to_owned(),
-            Refused::OtherPortal(name) => format!("is the address of {name}, which is not this portal"),
-            Refused::PlainHttp => "is plain http, which needs allow_http = true under [bitrix24]".to_owned(),
-        };
         format!(
-            "client_endpoint in the token file of {} {why}: move the file away and install the application again",
+            "client_endpoint in the token file of {} {refused}: move the file away and install the application again",
             portal.name
         )
     })
 }
 
-fn moved_without_address(status: u16) -> Error {
+fn moved_without_address(host: &str, status: u16, why: &str) -> Error {
     Error::BadAnswer {
-        why: format!(
-            "the portal answers with a redirect (status {status}), and the OAuth server knows no other address of it; check \
-             the portal's name in proxy.toml"
-        ),
+        why: format!("{host} answered with a redirect (status {status}): {why}"),
         executed: Executed::No,
         upstream: None,
     }
@@ -392,6 +459,14 @@ impl Authorization {
         match self {
             Authorization::Webhook(webhook) => webhook.url(version, method),
             Authorization::OAuth { endpoint, .. } => endpoint.url(version, method),
+        }
+    }
+
+    /// Who answers.
+    pub fn host(&self) -> &str {
+        match self {
+            Authorization::Webhook(webhook) => webhook.name().as_str(),
+            Authorization::OAuth { endpoint, .. } => endpoint.name().as_str(),
         }
     }
 

@@ -183,9 +183,7 @@ fn configured<'c>(config: &'c Config, address: &str) -> anyhow::Result<&'c Porta
 
 fn refused(refused: crate::values::portal::Refused) -> String {
     match refused {
-        crate::values::portal::Refused::PlainHttp => {
-            "the portal's address is plain http, which needs allow_http = true under [bitrix24]".into()
-        }
+        crate::values::portal::Refused::PlainHttp => format!("the portal's address {refused}"),
         _ => NO_ADDRESS.into(),
     }
 }
@@ -282,7 +280,7 @@ impl Import<'_> {
             let deadline = Deadline::after(self.setup.config().bitrix24.timeout);
             let reply = call_with(http, &endpoint, &tokens.access_token, method, deadline, hide.clone())
                 .map_err(|failure| unreachable(&failure.text()))?;
-            match judge(reply.status, &reply.body).0 {
+            match judge(&reply.answered()).0 {
                 Verdict::Success => {}
                 Verdict::Error(upstream) => {
                     let why = Error::Bitrix24(upstream).text();
@@ -291,7 +289,9 @@ impl Import<'_> {
                     )));
                 }
                 Verdict::Moved => return Err(unreachable("has moved to another address").into()),
-                Verdict::Unusable(_) => return Err(unreachable("does not answer as Bitrix24 does").into()),
+                Verdict::Foreign(foreign) => {
+                    return Err(unreachable(&hide.text(&format!("answered with {}", foreign.what))).into())
+                }
             }
             let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
             answers.push(answer["result"].clone());

@@ -17,7 +17,7 @@ use crate::app::Job;
 use crate::call::limits::Pace;
 use crate::call::outcome::Failed;
 use crate::call::refresh::once::{refreshed, Why};
-use crate::call::relay::{call_with, profile};
+use crate::call::relay::{call_with, profile_as_stored};
 use crate::call::secrets;
 use crate::config::{Application, Portal};
 use crate::store::records::{Installation, Tokens};
@@ -101,7 +101,7 @@ impl Installer<'_> {
     /// The address that the configuration alone gives a portal.
     fn presumed_endpoint(&self, portal: &Portal) -> Result<Endpoint, Problem> {
         let address = format!("{}://{}/rest/", self.scheme(portal).as_str(), portal.name);
-        portal.endpoint(&address, self.job.app.config.bitrix24.allow_http).map_err(|_| Problem::AddressRefused)
+        portal.endpoint(&address, self.job.app.config.bitrix24.allow_http).map_err(|_| Problem::PlainHttp)
     }
 
     /// Asks the portal whose token it is that a stranger shows.
@@ -129,7 +129,7 @@ impl Installer<'_> {
                 secrets::of_portal(self.job.app, portal),
             )
             .map_err(unreachable)?;
-            match judge(reply.status, &reply.body).0 {
+            match judge(&reply.answered()).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
                     std::thread::sleep(limits.gap().min(wait_until.remaining()));
                 }
@@ -145,7 +145,10 @@ impl Installer<'_> {
                 return Err(Problem::Portal { why: format!("it answered status {}", upstream.status) })
             }
             Verdict::Moved => return Err(Problem::Portal { why: "it has moved to another address".into() }),
-            Verdict::Unusable(why) => return Err(Problem::Portal { why }),
+            Verdict::Foreign(foreign) => {
+                let told = secrets::of_portal(self.job.app, portal).text(&foreign.what).into_owned();
+                return Err(Problem::Portal { why: format!("it answered with {told}") });
+            }
         }
         let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         let text = |name: &str| answer["result"][name].as_str().unwrap_or("").trim().to_owned();
@@ -204,7 +207,8 @@ impl Installer<'_> {
             Refused::OtherPortal(name) => {
                 Problem::OtherPortal { wanted: portal.name.to_string(), got: name.to_string() }
             }
-            Refused::Malformed | Refused::PlainHttp => Problem::AddressRefused,
+            Refused::Malformed => Problem::NoAddress,
+            Refused::PlainHttp => Problem::PlainHttp,
         })?;
         let user = self.person(portal, &endpoint, &issued.access_token)?.if_administrator()?;
         // A pair in hand is worth waiting for another's refresh as long as the request may take.
@@ -266,7 +270,7 @@ impl Installer<'_> {
 
     /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.
     fn stored_tokens_work(&self, portal: &Portal) -> Result<bool, Problem> {
-        match profile(self.job, portal) {
+        match profile_as_stored(self.job, portal) {
             Ok(_) => Ok(true),
             // 403: the one who installed may not use the application any more, has left for example.
             Err(Failed::Refused { upstream, .. }) if matches!(upstream.status, 401 | 403) => Ok(false),

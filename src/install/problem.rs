@@ -27,8 +27,10 @@ pub enum Problem {
         wanted: String,
         got: String,
     },
-    /// The OAuth server gave an address that may not be used.
-    AddressRefused,
+    /// What the OAuth server gave is no address of a portal.
+    NoAddress,
+    /// It gave one of plain http, which is not allowed.
+    PlainHttp,
     /// Another Bitrix24 is installed under this name.
     Mismatch {
         portal: String,
@@ -79,7 +81,8 @@ impl Problem {
             | Problem::TokenRefused
             | Problem::NotAdministrator
             | Problem::OtherPortal { .. }
-            | Problem::AddressRefused
+            | Problem::NoAddress
+            | Problem::PlainHttp
             | Problem::NotOurs => 403,
             Problem::UnknownPortal => 404,
             Problem::Mismatch { .. } | Problem::StillWorks | Problem::NotInstalled => 409,
@@ -116,7 +119,8 @@ impl Problem {
             | Problem::Portal { .. }
             | Problem::Oauth { .. } => true,
             Problem::Webhook
-            | Problem::AddressRefused
+            | Problem::NoAddress
+            | Problem::PlainHttp
             | Problem::Mismatch { .. }
             | Problem::StillWorks
             | Problem::NotOurs

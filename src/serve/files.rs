@@ -128,7 +128,7 @@ impl Serving<'_> {
     /// The answer with the file behind it.
     pub fn downloaded(&self, app: &App, download: Download) -> Answer {
         let status = download.status;
-        let kind = download.header("Content-Type").unwrap_or("application/octet-stream").to_owned();
+        let kind = download.content_type().unwrap_or("application/octet-stream").to_owned();
         let mut headers: Vec<(&'static str, String)> = Vec::new();
         for (theirs, ours) in PASSED {
             headers.extend(download.header(theirs).map(|value| (ours, value.to_owned())));

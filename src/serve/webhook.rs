@@ -271,19 +271,30 @@ fn portal_of<'c>(config: &'c Config, client: &Client, named: Option<&str>) -> Re
 /// Bitrix24's answer, status and body.
 fn pass_through(reply: Reply) -> Answer {
     let header = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let (replayed, retry_after) = (header("Idempotent-Replayed"), header("Retry-After"));
+    let short = |text: &String| text.len() <= 100;
+    let (replayed, retry_after) = (header("Idempotent-Replayed"), header("Retry-After").filter(short));
     let mut answer = Answer {
         status: reply.status,
         content_type: reply.content_type.unwrap_or_else(|| answer::JSON.into()),
         headers: Vec::new(),
         body: reply.body.into(),
     };
+    if !is_data(&answer.content_type) {
+        // What comes from a portal must not act in this program's own origin.
+        answer = answer.with("Content-Security-Policy", "sandbox");
+    }
     for (name, value) in [("Idempotent-Replayed", replayed), ("Retry-After", retry_after)] {
         if let Some(value) = value {
             answer = answer.with(name, value);
         }
     }
     answer
+}
+
+/// Whether a browser would show it as text and run nothing of it.
+fn is_data(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    matches!(essence.as_str(), "application/json" | "application/xml" | "text/xml")
 }
 
 /// This program's own error as a webhook client hears it.
@@ -295,6 +306,13 @@ pub fn failure(error: &Error, version: Version) -> Answer {
     let (status, code) = match error {
         Error::Unauthorized => (401, "NO_AUTH_FOUND".to_owned()),
         Error::NotInstalled { .. } => (403, "NOT_INSTALLED".to_owned()),
+        Error::ReinstallRequired { .. } => (403, "REINSTALL_REQUIRED".to_owned()),
+        // Something before Bitrix24 refused it, or Bitrix24 the portal's webhook: repeating does not help.
+        Error::BadAnswer { executed: Executed::No, upstream: Some(upstream), .. }
+            if (400..500).contains(&upstream.status) =>
+        {
+            (404, table_code.to_ascii_uppercase())
+        }
         Error::RateLimited { .. } => (503, "QUERY_LIMIT_EXCEEDED".to_owned()),
         Error::MethodBlocked { .. } => (429, "OPERATION_TIME_LIMIT".to_owned()),
         _ if error.executed() == Some(Executed::Unknown) => (409, "OUTCOME_UNKNOWN".to_owned()),
@@ -423,5 +441,15 @@ mod tests {
         assert_eq!(status(Error::Unauthorized), (401, "NO_AUTH_FOUND".into()));
         assert_eq!(status(Error::NotInstalled { install_url: None }), (403, "NOT_INSTALLED".into()));
         assert_eq!(status(Error::UnknownPortal), (404, "UNKNOWN_PORTAL".into()));
+        let reinstall = Error::ReinstallRequired { why: String::new(), install_url: None };
+        assert_eq!(status(reinstall), (403, "REINSTALL_REQUIRED".into()));
+        let bad = |executed, upstream: u16| Error::BadAnswer {
+            why: String::new(),
+            executed,
+            upstream: Some(crate::values::error::Upstream { status: upstream, ..Default::default() }),
+        };
+        assert_eq!(status(bad(Executed::No, 403)), (404, "BITRIX24_BAD_ANSWER".into()));
+        assert_eq!(status(bad(Executed::No, 301)), (502, "BITRIX24_BAD_ANSWER".into()));
+        assert_eq!(status(bad(unknown, 502)), (409, "OUTCOME_UNKNOWN".into()));
     }
 }

@@ -87,6 +87,8 @@ pub struct Notes {
     pub refresh: Option<LastRefresh>,
     /// When the OAuth server was asked for an installation, in Unix seconds; those of the last minute.
     pub attempts: Vec<i64>,
+    /// When a refresh was begun because the portal seemed to have another address, in Unix seconds.
+    pub moved_at: i64,
 }
 
 /// What is known of the last refresh that did not end with a stored pair.

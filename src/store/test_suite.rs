@@ -166,11 +166,11 @@ fn a_pair_is_set_aside_only_while_it_is_the_expected_one(store: &dyn Store) {
 fn notes_are_replaced_whole_and_seen_by_the_next_holder(store: &dyn Store) {
     let first = lock(store);
     assert_eq!(first.notes(), Notes::default());
-    let long = Notes { attempts: vec![1_000_000; 60], refresh: None };
+    let long = Notes { attempts: vec![1_000_000; 60], refresh: None, ..Notes::default() };
     first.write_notes(&long).unwrap();
     assert_eq!(first.notes(), long);
     let refresh = LastRefresh { spent: "s".into(), at: 5, failure: None, interrupted: true };
-    let short = Notes { attempts: vec![4], refresh: Some(refresh) };
+    let short = Notes { attempts: vec![4], refresh: Some(refresh), moved_at: 7 };
     first.write_notes(&short).unwrap();
     drop(first);
     assert_eq!(lock(store).notes(), short);

@@ -1,9 +1,11 @@
 //! HTTP to the portals and the OAuth server: `ureq` with rustls and built-in roots, no proxies from the environment, no
 //! redirects followed, one deadline for everything, and the knowledge whether anything was sent.
 
+use super::unpacked::{content_type, is_type, unpacked, unpacking};
 use crate::config::Bitrix24;
 use crate::system::clock::Deadline;
 use crate::values::error::Executed;
+use crate::values::foreign::Answered;
 use crate::values::mask::Mask;
 use crate::values::parts::{Part, Parts};
 use rustls::client::Resumption;
@@ -27,6 +29,8 @@ const BUFFER: usize = 16 << 10;
 const FILE_BUFFER: usize = 64 << 10;
 /// Room for what a request's head holds beside its address and its own headers.
 const HEAD: usize = 1 << 10;
+/// Of a field of a file's answer that is passed on, such as its name.
+const LONGEST_FIELD: usize = 4 << 10;
 
 const USER_AGENT: &str = concat!("b24proxy/", env!("CARGO_PKG_VERSION"));
 
@@ -121,6 +125,18 @@ impl Reply {
         self
     }
 
+    /// For a verdict.
+    pub fn answered(&self) -> Answered<'_> {
+        let (content_type, body) = (self.content_type.as_deref(), self.body.as_slice());
+        Answered { content_type, body, ..heading(self.status, &self.headers) }
+    }
+
+    /// In whole seconds, as far as the other side says it so and not for ever.
+    pub fn retry_after(&self) -> Option<u64> {
+        let seconds: u64 = self.headers.get("Retry-After")?.to_str().ok()?.trim().parse().ok()?;
+        Some(seconds.clamp(1, 86_400))
+    }
+
     pub fn is_replayed(&self) -> bool {
         self.headers.contains_key("Idempotent-Replayed")
     }
@@ -164,6 +180,13 @@ pub struct Download {
     pub reader: Box<dyn Read + Send>,
 }
 
+/// What the head of an answer says of it.
+fn heading(status: u16, headers: &ureq::http::HeaderMap) -> Answered<'_> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let encoding = headers.get("Content-Encoding").map(|value| value.to_str().unwrap_or("something unreadable"));
+    Answered { status, content_type: text("Content-Type"), encoding, location: text("Location"), body: &[] }
+}
+
 fn hide_in_headers(headers: &mut ureq::http::HeaderMap, secrets: &Mask) {
     for value in headers.values_mut() {
         if let Cow::Owned(masked) = secrets.text(value.to_str().unwrap_or_default()) {
@@ -179,8 +202,18 @@ impl Download {
         self
     }
 
+    /// A field that is not too long to be passed on: a web server takes 8 KiB at most.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+        self.headers.get(name)?.to_str().ok().filter(|value| value.len() <= LONGEST_FIELD)
+    }
+
+    pub fn content_type(&self) -> Option<&str> {
+        self.header("Content-Type").filter(|text| is_type(text))
+    }
+
+    /// Its head, for a verdict.
+    pub fn answered(&self) -> Answered<'_> {
+        heading(self.status, &self.headers)
     }
 
     /// With its first bytes here, so that a file of which nothing comes is told as that.
@@ -272,10 +305,13 @@ impl Connections {
     pub fn open(&self, url: &str, headers: &[(&'static str, &str)], pause: Duration) -> Result<Download, Failure> {
         SENT.set(false);
         let response = self.in_pieces(self.getting(url, headers), pause).call().map_err(|error| failure(&error))?;
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
         let length = body.content_length();
         let reader = Box::new(body.into_with_config().limit(u64::MAX).reader());
-        Ok(Download { status: head.status.as_u16(), headers: head.headers, length, reader })
+        let status = head.status.as_u16();
+        // Of a part of a packed file nothing can be unpacked.
+        let (reader, differs) = if status == 206 { (reader as _, false) } else { unpacking(&mut head.headers, reader) };
+        Ok(Download { status, headers: head.headers, length: length.filter(|_| !differs), reader })
     }
 
     /// Sends a body that is read while it is sent. `length`: its bytes, where they are known.
@@ -373,8 +409,9 @@ fn read(mut response: ureq::http::Response<ureq::Body>, most: u64) -> Result<Rep
         let _ = body.try_reserve_exact(usize::try_from(length.min(most)).unwrap_or(0) + 32);
     }
     response.body_mut().as_reader().take(most).read_to_end(&mut body).map_err(|error| unread(&error))?;
-    let content_type = response.headers().get("Content-Type").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    Ok(Reply { status: response.status().as_u16(), content_type, headers: response.headers().clone(), body })
+    let mut headers = response.headers().clone();
+    let body = unpacked(&mut headers, body, most);
+    Ok(Reply { status: response.status().as_u16(), content_type: content_type(&headers, &body), headers, body })
 }
 
 /// Why no more of a body can be read.

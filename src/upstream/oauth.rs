@@ -49,7 +49,7 @@ pub fn request(
         .map_err(unavailable)?;
     hide.add(&application.client_secret);
     hide.add(&Secret::new(value));
-    read_answer(reply.status, &reply.body, unix_now(), hide)
+    read_answer(&reply.answered(), unix_now(), hide)
 }
 
 fn unavailable(failure: Failure) -> Refusal {

@@ -1,6 +1,7 @@
 //! What is asked of the OAuth server (RFC 6749), and what its answer means: a pair of tokens, or a refusal.
 
 use crate::system::log::printable;
+use crate::values::foreign::{Answered, Foreign};
 use crate::values::mask::Mask;
 use crate::values::secret::Secret;
 use serde::{Deserialize, Serialize};
@@ -77,9 +78,12 @@ impl Refusal {
 
 /// Reads the server's answer, received at `now`. Of a pair nothing but its two tokens is insisted on: the old one is spent.
 /// What the server says of an error, or beside the tokens, must not repeat the secrets nor those tokens.
-pub fn read_answer(status: u16, body: &[u8], now: i64, mut secrets: Mask) -> Result<Issued, Refusal> {
-    let fields: Map<String, Value> = serde_json::from_slice(body)
-        .map_err(|_| Refusal::Unavailable { why: format!("did not answer with JSON (status {status})") })?;
+pub fn read_answer(answered: &Answered, now: i64, mut secrets: Mask) -> Result<Issued, Refusal> {
+    let status = answered.status;
+    let fields: Map<String, Value> = serde_json::from_slice(answered.body).map_err(|_| {
+        let what = format!("answered with {}", Foreign::of(answered).what);
+        Refusal::Unavailable { why: secrets.text(&what).into_owned() }
+    })?;
     let text = |name: &str| match fields.get(name) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Number(number)) => number.to_string(),
@@ -130,6 +134,10 @@ mod tests {
     use super::*;
     use crate::values::mask::name_of;
     use proptest::prelude::*;
+
+    fn read_answer(status: u16, body: &[u8], now: i64, secrets: Mask) -> Result<Issued, Refusal> {
+        super::read_answer(&Answered { status, body, ..Answered::default() }, now, secrets)
+    }
 
     #[test]
     fn failures_are_told_apart() {

@@ -5,6 +5,7 @@ pub mod bucket;
 pub mod encoding;
 pub mod error;
 pub mod file_address;
+pub mod foreign;
 pub mod form;
 pub mod grant;
 pub mod json;

@@ -129,6 +129,17 @@ pub enum Refused {
     PlainHttp,
 }
 
+/// It goes on behind the address that is meant.
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Malformed => f.write_str("is not an address such as https://acme.bitrix24.ru/rest/"),
+            Refused::OtherPortal(name) => write!(f, "is the address of {name}, which is not this portal"),
+            Refused::PlainHttp => f.write_str("is plain http, which needs allow_http = true under [bitrix24]"),
+        }
+    }
+}
+
 impl Endpoint {
     /// `client_endpoint`, which must be the address of the configured portal.
     pub fn configured(client_endpoint: &str, portal: &PortalName, allow_http: bool) -> Result<Endpoint, Refused> {
@@ -208,6 +219,10 @@ impl IncomingWebhook {
     /// The address of a method, with the secret code in it.
     pub fn url(&self, version: Version, method: &str) -> String {
         format!("{}/rest/{}{}/{method}", self.origin(), version.prefix(), self.user_and_code)
+    }
+
+    pub fn name(&self) -> &PortalName {
+        &self.name
     }
 
     /// The secret part of its address.

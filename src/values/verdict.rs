@@ -1,7 +1,8 @@
-//! What a portal's answer means: success, Bitrix24's own error, a move, or nothing that Bitrix24 says.
+//! What a portal's answer means: success, Bitrix24's own error, a move, or the answer of somebody else.
 
 use crate::system::log::printable;
 use crate::values::error::Upstream;
+use crate::values::foreign::{Answered, Foreign};
 use crate::values::json;
 use std::borrow::Cow;
 
@@ -11,10 +12,10 @@ pub enum Verdict {
     Success,
     /// Bitrix24's own error.
     Error(Upstream),
-    /// 3xx: the portal has another address. Nothing was executed.
+    /// 302: the portal has another address. Nothing was executed.
     Moved,
     /// Not what Bitrix24 answers.
-    Unusable(String),
+    Foreign(Foreign),
 }
 
 /// How much of a method's time is used, as `time` in an answer says.
@@ -26,29 +27,28 @@ pub struct Operating {
     pub operating_reset_at: i64,
 }
 
-/// Reads an answer's status and body. In its XML form it is read only where that was asked for (`.xml`): nobody else could
-/// use it.
-pub fn judge_either(status: u16, body: &[u8], xml: bool) -> (Verdict, Option<Operating>) {
-    let text = std::str::from_utf8(body).map(str::trim_start);
+/// Reads an answer. In its XML form it is read only where that was asked for (`.xml`): nobody else could use it.
+pub fn judge_either(answered: &Answered, xml: bool) -> (Verdict, Option<Operating>) {
+    let text = std::str::from_utf8(answered.body).map(str::trim_start);
     match text {
-        Ok(text) if xml && !(300..400).contains(&status) && text.starts_with("<?xml") => {
-            (judge_xml(status, text), None)
+        Ok(text) if xml && !(300..400).contains(&answered.status) && text.starts_with("<?xml") => {
+            (judge_xml(answered.status, text), None)
         }
-        _ => judge(status, body),
+        _ => judge(answered),
     }
 }
 
 /// The same of JSON.
-pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
-    if (300..400).contains(&status) {
+pub fn judge(answered: &Answered) -> (Verdict, Option<Operating>) {
+    let status = answered.status;
+    if status == 302 {
         return (Verdict::Moved, None);
     }
-    let text = std::str::from_utf8(body).ok();
-    let text = text.filter(|text| text.trim_start().starts_with('{'));
+    let text = std::str::from_utf8(answered.body).ok();
+    let text = text.filter(|text| !(300..400).contains(&status) && text.trim_start().starts_with('{'));
     let fields = text.and_then(|text| json::fields(text, ["result", "error", "error_description", "time"]).ok());
     let Some([result, error, error_description, time]) = fields else {
-        let what = if body.is_empty() { "an empty body" } else { "something that is not a JSON object" };
-        return (Verdict::Unusable(format!("it is {what} (status {status})")), None);
+        return (Verdict::Foreign(Foreign::of(answered)), None);
     };
     let operating = time.and_then(|raw| serde_json::from_str(raw).ok());
     let failed = status >= 400 || (error.is_some() && result.is_none());
@@ -66,7 +66,7 @@ pub fn judge(status: u16, body: &[u8]) -> (Verdict, Option<Operating>) {
 fn judge_xml(status: u16, xml: &str) -> Verdict {
     let element = |name: &str| {
         let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-        Some(rest.split('<').next().unwrap_or("").to_owned())
+        Some(printable(rest.split('<').next().unwrap_or("")).into_owned())
     };
     match element("error") {
         Some(error) if status >= 400 => {
@@ -106,19 +106,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn answered(status: u16, body: &[u8]) -> Answered<'_> {
+        Answered { status, body, ..Answered::default() }
+    }
+
     #[test]
     fn xml_is_an_answer_only_to_who_asked_for_it() {
         let xml = b" <?xml version=\"1.0\"?><response><error>X</error></response>";
-        assert!(matches!(judge_either(400, xml, true).0, Verdict::Error(upstream) if upstream.error == "X"));
-        assert_eq!(judge_either(200, xml, true).0, Verdict::Success);
-        assert_eq!(judge_either(302, xml, true).0, Verdict::Moved);
-        assert!(matches!(judge_either(200, xml, false).0, Verdict::Unusable(_)));
-        assert_eq!(judge_either(200, br#"{"result":1}"#, true).0, Verdict::Success);
+        assert!(matches!(judge_either(&answered(400, xml), true).0, Verdict::Error(upstream) if upstream.error == "X"));
+        assert_eq!(judge_either(&answered(200, xml), true).0, Verdict::Success);
+        let turned = "<?xml version=\"1.0\"?><error>A\u{202e}B\u{1b}</error>".as_bytes();
+        assert!(
+            matches!(judge_either(&answered(400, turned), true).0, Verdict::Error(upstream) if upstream.error == "A B ")
+        );
+        assert_eq!(judge_either(&answered(302, xml), true).0, Verdict::Moved);
+        assert!(matches!(judge_either(&answered(200, xml), false).0, Verdict::Foreign(_)));
+        assert_eq!(judge_either(&answered(200, br#"{"result":1}"#), true).0, Verdict::Success);
     }
 
     #[test]
     fn answers_are_told_apart() {
-        let judge = |status, body: &[u8]| judge(status, body).0;
+        let judge = |status, body: &[u8]| judge(&answered(status, body)).0;
         let error = |status, body: &str| match judge(status, body.as_bytes()) {
             Verdict::Error(upstream) => (upstream.error, upstream.error_description),
             other => panic!("{other:?}"),
@@ -128,10 +136,13 @@ mod tests {
         // As PHP would have read it, the last of a name counts.
         assert_eq!(error(400, r#"{"error":"FIRST","error":"LAST"}"#), ("LAST".into(), String::new()));
         assert_eq!(judge(302, b"<html>"), Verdict::Moved);
-        assert!(matches!(judge(200, b"<html>"), Verdict::Unusable(_)));
-        assert!(matches!(judge(200, b""), Verdict::Unusable(_)));
-        assert!(matches!(judge(200, b"[1]"), Verdict::Unusable(_)));
-        assert!(matches!(judge(502, b"{\"result\":"), Verdict::Unusable(_)));
+        for status in [300, 301, 303, 307, 308] {
+            assert!(matches!(judge(status, br#"{"result":1}"#), Verdict::Foreign(_)), "only 302 names another address");
+        }
+        assert!(matches!(judge(200, b"<html>"), Verdict::Foreign(_)));
+        assert!(matches!(judge(200, b""), Verdict::Foreign(_)));
+        assert!(matches!(judge(200, b"[1]"), Verdict::Foreign(_)));
+        assert!(matches!(judge(502, b"{\"result\":"), Verdict::Foreign(_)));
         assert_eq!(
             error(401, r#"{"error":"expired_token","error_description":"x"}"#),
             ("expired_token".into(), "x".into())
@@ -149,7 +160,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_panics(status in 100u16..600, body in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = judge(status, &body);
+            let _ = judge(&answered(status, &body));
         }
     }
 }

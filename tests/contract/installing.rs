@@ -369,10 +369,15 @@ fn access_given_on_another_portal_than_the_one_begun_for_is_403_naming_both() {
 #[test]
 fn an_address_that_may_not_be_used_is_403() {
     let proxy = Proxy::not_installed();
-    for address in ["http://127.0.0.1:PORT/rest/", "https://127.0.0.1:PORT/other/", ""] {
+    let malformed = ["https://127.0.0.1:PORT/other/", "", "https://127.0.0.1:PORT/rest/?x", "https://host name/rest/"];
+    let plain = ["http://127.0.0.1:PORT/rest/"];
+    let words = malformed.map(|address| (address, "is not like https://"));
+    for (address, word) in words.into_iter().chain(plain.map(|address| (address, "plain http"))) {
         let port = proxy.portal().name().replace("127.0.0.1:", "");
         proxy.portal().set_client_endpoint(Some(&address.replace("PORT", &port)));
-        assert_says(&page(&proxy.install_in_browser(1), 403), &["may not be used"]);
+        let text = page(&proxy.install_in_browser(1), 403);
+        assert_says(&text, &[word]);
+        assert_eq!(text.contains("plain http"), plain.contains(&address), "{address} and {text}");
     }
     assert_eq!(proxy.stored_bytes(), None);
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod allow_list;
+mod answers;
 mod attacks;
 mod calls;
 mod configuration;

@@ -207,14 +207,14 @@ fn a_certificate_of_an_unknown_authority_is_not_accepted() {
 fn what_is_not_bitrix24s_json_is_bitrix24_bad_answer() {
     let proxy = Proxy::installed();
     let html = |status| Action::Status { status, content_type: "text/html".into(), body: "<html>".into() };
-    for (action, status, executed) in [
-        (Action::Html500, 500, 0),
-        (html(200), 200, 0),
-        (html(403), 403, 0),
-        (json_answer(200, ""), 200, 0),
-        (json_answer(200, "[1]"), 200, 0),
-        (json_answer(502, ""), 502, 0),
-        (Action::TruncateJson, 200, 1),
+    for (action, status, executed, told) in [
+        (Action::Html500, 500, 0, "unknown"),
+        (html(200), 200, 0, "unknown"),
+        (html(403), 403, 0, "no"),
+        (json_answer(200, ""), 200, 0, "unknown"),
+        (json_answer(200, "[1]"), 200, 0, "unknown"),
+        (json_answer(502, ""), 502, 0, "unknown"),
+        (Action::TruncateJson, 200, 1, "unknown"),
     ] {
         proxy.simulator.clear_ledger();
         proxy.simulator.clear_faults();
@@ -222,7 +222,7 @@ fn what_is_not_bitrix24s_json_is_bitrix24_bad_answer() {
         let answer = proxy.call("crm.deal.add", json!({"fields": {}}));
         assert_failure(&answer, 502, "bitrix24_bad_answer");
         assert_eq!(answer.json()["bitrix24"]["status"], status, "{action:?}");
-        assert_executed(&answer, "unknown");
+        assert_executed(&answer, told);
         assert_counts(&proxy, "crm.deal.add", 1, executed);
     }
 }
@@ -404,7 +404,7 @@ fn failures_of_the_oauth_server_are_told_apart() {
         (error(402, "PAYMENT_REQUIRED"), "PAYMENT_REQUIRED"),
         (error(500, "PORTAL_DELETED"), "the portal has been deleted"),
         (error(400, "invalid_scope"), "invalid_scope (Because)"),
-        (Action::Html500, "did not answer with JSON (status 500)"),
+        (Action::Html500, "answered with a web page, \"500 Internal Server Error\" (status 500, text/html)"),
         (json_answer(200, "{}"), "answered without tokens (status 200)"),
         (json_answer(200, &long), "too long"),
         (Action::CloseBefore, "closed the connection"),
@@ -504,7 +504,7 @@ fn expired_token_is_refreshed_and_the_call_repeated_once() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(proxy.simulator.ledger().refreshes(), 1);
     assert_counts(&proxy, "crm.deal.add", 2, 1);
-    // A portal that goes on saying so is believed at last.
+    // A portal that goes on saying so refuses the tokens, and the caller is told nothing of his own.
     proxy.simulator.clear_ledger();
     proxy.simulator.inject(any_call(Action::ErrorJson {
         status: 401,
@@ -512,20 +512,29 @@ fn expired_token_is_refreshed_and_the_call_repeated_once() {
         error_description: String::new(),
     }));
     let answer = proxy.call("crm.deal.add", json!({"fields": {}}));
-    assert_failure(&answer, 401, "bitrix24_error");
+    assert_failure(&answer, 409, "reinstall_required");
+    assert_executed(&answer, "no");
     assert_eq!(proxy.simulator.ledger().refreshes(), 1);
     assert_counts(&proxy, "crm.deal.add", 2, 0);
 }
 
 #[test]
-fn invalid_token_and_insufficient_rights_cause_no_refresh_and_no_repetition() {
+fn insufficient_rights_cause_no_refresh_and_no_repetition() {
     let proxy = Proxy::installed();
-    proxy.portal().revoke_access_tokens();
-    let answer = proxy.call("crm.deal.add", json!({"fields": {}}));
-    assert_failure(&answer, 401, "bitrix24_error");
-    assert_eq!(answer.json()["bitrix24"]["error"], "invalid_token");
-    assert_eq!(proxy.simulator.ledger().refreshes(), 0);
-    assert_counts(&proxy, "crm.deal.add", 1, 0);
+    for error in ["insufficient_scope", "ACCESS_DENIED", "INVALID_CREDENTIALS", "user_access_error"] {
+        proxy.simulator.clear_faults();
+        proxy.simulator.clear_ledger();
+        proxy.simulator.inject(any_call(Action::ErrorJson {
+            status: 403,
+            error: error.into(),
+            error_description: "".into(),
+        }));
+        let answer = proxy.call("crm.deal.add", json!({"fields": {}}));
+        assert_failure(&answer, 403, "bitrix24_error");
+        assert_eq!(answer.json()["bitrix24"]["error"], error);
+        assert_eq!(proxy.simulator.ledger().refreshes(), 0);
+        assert_counts(&proxy, "crm.deal.add", 1, 0);
+    }
 }
 
 #[test]

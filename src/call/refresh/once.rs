@@ -25,7 +25,7 @@ use super::process::Refresher;
 use super::spend::log_renaming;
 use crate::app::Job;
 use crate::config::Portal;
-use crate::store::records::{Installation, LastRefresh, Tokens};
+use crate::store::records::{Installation, LastRefresh, Notes, Tokens};
 use crate::store::{Lock, POLL};
 use crate::system::clock::{unix_now, unix_now_ms, Deadline};
 use crate::system::log::Level;
@@ -35,10 +35,11 @@ use std::time::Duration;
 
 /// For how long a failure is shared.
 const SHARE_FAILURE: Duration = Duration::from_secs(10);
-/// After a refresh, only `expired_token` causes another for so many seconds, so that a wrong clock cannot.
+/// After a refresh, only `expired_token` causes another for so many seconds, and a renaming once, so that a wrong clock cannot.
 const QUIET_SECONDS: u64 = 300;
 /// A token is refreshed that many seconds before it expires, so that a call under way does not meet its end.
 const MARGIN_SECONDS: i64 = 30;
+
 /// Why new tokens are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -46,6 +47,8 @@ pub enum Why {
     Due,
     /// Bitrix24 answered `expired_token`.
     Expired,
+    /// Bitrix24 answered that the token is none, with this code.
+    Refused { code: &'static str },
     /// The portal answered 302: it has another address now.
     Moved,
 }
@@ -87,6 +90,10 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
                     if let Some(ended) = refresher.take() {
                         return Err(ended.failure(job.log));
                     }
+                    if why == Why::Moved {
+                        let notes = Notes { moved_at: unix_now(), ..lock.notes() };
+                        lock.write_notes(&notes).map_err(Error::Storage)?;
+                    }
                     refresher = Some(started(job, portal, lock)?);
                 }
             }
@@ -124,13 +131,30 @@ fn settled(job: Job, portal: &Portal, lock: &dyn Lock, stale: &Tokens, why: Why)
         }
         Installation::Broken(why) => return Err(Error::Storage(why)),
     };
-    if tokens.access_token != stale.access_token || (why != Why::Expired && is_quiet(&tokens, unix_now())) {
+    let (notes, now) = (lock.notes(), unix_now());
+    if tokens.access_token != stale.access_token {
         return Ok(Settled::Tokens(tokens));
     }
-    match lock.notes().refresh {
+    if is_quiet(&tokens, now) {
+        match why {
+            Why::Refused { code } => return Err(refused_again(job, portal, code)),
+            Why::Due => return Ok(Settled::Tokens(tokens)),
+            Why::Moved if now.abs_diff(notes.moved_at) < QUIET_SECONDS => return Ok(Settled::Tokens(tokens)),
+            Why::Moved | Why::Expired => {}
+        }
+    }
+    match notes.refresh {
         Some(last) if is_fresh_failure(&last, &tokens, unix_now_ms()) => Err(refused(job, portal, &last)),
         Some(last) if is_underway(&last, &tokens, job.app.store.grace(), unix_now_ms()) => Ok(Settled::Underway),
         _ => Ok(Settled::OurTurn),
+    }
+}
+
+/// Bitrix24 refuses tokens that are new.
+pub fn refused_again(job: Job, portal: &Portal, code: &str) -> Error {
+    Error::ReinstallRequired {
+        why: format!("{code}, although they were renewed less than five minutes ago"),
+        install_url: job.app.config.install_url(&portal.name),
     }
 }
 

@@ -111,10 +111,14 @@ fn renewed(job: Job, portal: &Portal, old: &Tokens, issued: Issued) -> Tokens {
             log_renaming(job, portal, old, &tokens);
         }
         Err(_) if issued.client_endpoint.is_empty() => {}
-        _ => job.log.warn(&format!(
-            "the OAuth server gave an address for {} that may not be used; the old one stays",
-            portal.name
-        )),
+        refused => {
+            let why = refused
+                .map_or_else(|why| why.to_string(), |_| "is of another Bitrix24, or does not say of which".into());
+            job.log.warn(&format!(
+                "the OAuth server gave an address for {} that may not be used, for it {why}; the old one stays",
+                portal.name
+            ));
+        }
     }
     tokens
 }

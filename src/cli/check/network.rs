@@ -107,7 +107,7 @@ fn reached(setup: &Setup, http: &Connections, portal: &Portal) -> Line {
     let url = format!("{}/rest/profile", origin(setup, portal));
     match http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER) {
         Err(failure) => not_reached(&check, portal.name.as_str(), &failure),
-        Ok(reply) => match judge(reply.status, &reply.body).0 {
+        Ok(reply) => match judge(&reply.answered()).0 {
             Verdict::Error(_) | Verdict::Success => Line::ok(check, "answers as Bitrix24"),
             Verdict::Moved => {
                 let to = reply.headers.get("Location").and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -118,9 +118,9 @@ fn reached(setup: &Setup, http: &Connections, portal: &Portal) -> Line {
                     "check the portal's name in proxy.toml",
                 )
             }
-            Verdict::Unusable(_) => Line::warn(
+            Verdict::Foreign(foreign) => Line::warn(
                 check,
-                format!("answers status {}, but not as Bitrix24 does", reply.status),
+                format!("answers with {}, not as Bitrix24 does", foreign.what),
                 "check the portal's name in proxy.toml; if it is right, something between here and there answers",
             ),
         },

@@ -212,13 +212,22 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
                 format!("The installation is for {wanted}, but access was given on {got}. Log in to {wanted} and begin again."),
             )],
         ),
-        Problem::AddressRefused => (
+        Problem::NoAddress => (
             not_installed,
             say(
-                "Адрес портала, который назвал сервер авторизации, использовать нельзя: портал должен работать по https \
-                 (или в proxy.toml нужно allow_http = true).",
-                "The address of the portal that the OAuth server gave may not be used: the portal must be served by https \
-                 (or proxy.toml needs allow_http = true).",
+                "Сервер авторизации назвал адрес портала, который не похож на https://АДРЕС_ПОРТАЛА/rest/. Проверьте в \
+                 Битрикс24 адрес портала (в коробочной версии — в настройках главного модуля).",
+                "The OAuth server gave an address of the portal that is not like https://ADDRESS_OF_THE_PORTAL/rest/. Check \
+                 the portal's address in Bitrix24 (on-premise: in the settings of the main module).",
+            ),
+        ),
+        Problem::PlainHttp => (
+            not_installed,
+            say(
+                "Портал работает по http без шифрования. Переведите его на https или, только в закрытой сети, укажите \
+                 allow_http = true в разделе [bitrix24] файла proxy.toml.",
+                "The portal is served by plain http. Move it to https or, on a closed network only, set allow_http = true \
+                 under [bitrix24] in proxy.toml.",
             ),
         ),
         Problem::Mismatch { portal, file } => (
