@@ -111,11 +111,11 @@ impl<'a> Relay<'a> {
         let mut authorization = self.authorization()?;
         let method = call.method.canonical();
         let (mut reconnected, mut renewed, mut moved, mut over_limit) = (false, false, false, false);
-        // Whether the header did not arrive at this call; new tokens begin with the header again.
-        let mut swallowed = false;
+        // Whether the header did not arrive at this call, and whether it is to be tried again although that is known.
+        let (mut swallowed, mut by_header) = (false, false);
         loop {
             let known = self.await_turn(&method, std::mem::take(&mut over_limit))?;
-            let in_body = (swallowed || (known && !renewed)) && call.payload.has_place_for_auth();
+            let in_body = (swallowed || (known && !by_header)) && call.payload.has_place_for_auth();
             if let Some(held) = held.as_deref_mut() {
                 held.begin()?;
             }
@@ -159,7 +159,10 @@ impl<'a> Relay<'a> {
                 }
                 (Some(code), Some(_)) if renewed => return Err(self.refused_again(code).into()),
                 (Some(code), Some(tokens)) if self.renews_refused || code == EXPIRED => {
-                    (renewed, swallowed) = (true, false);
+                    renewed = true;
+                    if code != EXPIRED {
+                        (swallowed, by_header) = (false, true);
+                    }
                     authorization = self.renewed(&tokens.clone(), code)?;
                 }
                 (Some(_), None) => return Err(refusal::webhook_refused(authorization.host(), upstream).into()),

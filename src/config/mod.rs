@@ -89,6 +89,7 @@ pub struct Application {
 #[derive(Debug)]
 pub struct Portal {
     pub name: PortalName,
+    /// As [`word`] has them.
     pub aliases: Vec<String>,
     pub way: Way,
     /// Leaky bucket: how many calls drain a second, and how many it holds.
@@ -208,10 +209,13 @@ impl Portal {
 
 /// The portal of that name in any form, or alias.
 fn named<'p>(portals: &'p [Portal], text: &str) -> Option<&'p Portal> {
-    let (name, alias) = (PortalName::parse(text), text.trim());
-    portals.iter().find(|portal| {
-        Some(&portal.name) == name.as_ref() || portal.aliases.iter().any(|a| a.eq_ignore_ascii_case(alias))
-    })
+    let word = word(text);
+    portals.iter().find(|portal| portal.name.as_str() == word || portal.aliases.contains(&word))
+}
+
+/// A name or alias in the one form of all that mean it.
+fn word(text: &str) -> String {
+    PortalName::parse(text).map_or_else(|| text.trim().to_lowercase(), |name| name.to_string())
 }
 
 fn build(file: file::File, path: &Path) -> Result<Config, String> {
@@ -256,7 +260,9 @@ fn bitrix24(section: &file::Bitrix24, folder: &Path) -> Result<Bitrix24, String>
     let redirect_uri = match &section.redirect_uri {
         None => None,
         Some(address) => match split_address(address) {
-            Some(_) => Some(address.trim_end_matches('/').to_owned()),
+            Some(_) if address.is_ascii() => Some(address.trim_end_matches('/').to_owned()),
+            // A header carries ASCII alone.
+            Some((scheme, name, path)) => Some(format!("{}://{name}{}", scheme.as_str(), path.trim_end_matches('/'))),
             None => {
                 return Err("[bitrix24] redirect_uri must be this program's own public address, such as \
                             https://www.example.com/cgi-bin/b24proxy, without a query"
@@ -347,7 +353,7 @@ fn portal(
     }
     Ok(Portal {
         name,
-        aliases: section.aliases.iter().map(|alias| alias.trim().to_owned()).collect(),
+        aliases: section.aliases.iter().map(|alias| word(alias)).collect(),
         way,
         requests_per_second: section.requests_per_second,
         burst: section.burst,
@@ -357,11 +363,7 @@ fn portal(
 fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
     let mut seen: HashMap<String, &PortalName> = HashMap::with_capacity(2 * portals.len());
     for portal in portals {
-        let aliases = portal.aliases.iter().map(|alias| match PortalName::parse(alias) {
-            Some(name) => name.as_str().to_owned(),
-            None => alias.to_ascii_lowercase(),
-        });
-        for word in std::iter::once(portal.name.as_str().to_owned()).chain(aliases) {
+        for word in std::iter::once(portal.name.to_string()).chain(portal.aliases.iter().cloned()) {
             if word.is_empty() {
                 return Err(format!("[portals.\"{}\"] aliases must not contain an empty name", portal.name));
             }

@@ -5,26 +5,38 @@ use crate::config::{Config, Portal};
 use crate::install::state;
 use crate::system::clock::unix_now;
 use crate::values::answer::Answer;
+use crate::values::form;
 use crate::values::grant::Grant;
 use crate::values::portal::PortalName;
 use crate::values::request::Variables;
 use crate::values::secret::{random_hex, Secret};
 
 /// What a browser sends along in the address.
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
+#[derive(Default)]
 pub struct Query {
     pub portal: Option<String>,
     pub code: Option<String>,
     pub state: Option<String>,
     pub error: Option<String>,
-    #[serde(rename = "LANG")]
     pub lang: Option<String>,
 }
 
 impl Query {
     pub fn of(variables: &Variables) -> Query {
-        serde_urlencoded::from_bytes(variables.bytes("QUERY_STRING")).unwrap_or_default()
+        let fields: Vec<(String, String)> = form::fields(variables.bytes("QUERY_STRING")).collect();
+        let field = |name: &str| {
+            let mut given = fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone());
+            let value = given.next()?;
+            // Of a name given twice nothing is chosen.
+            Some(if given.next().is_none() { value } else { String::new() })
+        };
+        Query {
+            portal: field("portal"),
+            code: field("code"),
+            state: field("state"),
+            error: field("error"),
+            lang: field("LANG"),
+        }
     }
 }
 
@@ -51,21 +63,41 @@ impl Installer<'_> {
     /// `GET /?code=…&state=…`: the way back.
     pub fn finish(&self, query: &Query, cookies: Option<&str>) -> Result<Installed, Problem> {
         let text = query.state.as_deref().unwrap_or("");
+        if let Some(error) = query.error.as_deref() {
+            return Err(Problem::Denied { error: code_of(error), begun_here: self.is_begun_here(text, cookies) });
+        }
         let portal = self.portal_of_state(text).ok_or(Problem::State)?;
         let application = portal.application().ok_or(Problem::State)?;
-        let cookie = cookies.and_then(state::cookie_value).unwrap_or("");
-        if !state::verify(application, portal.name.as_str(), cookie, text, unix_now()) {
+        if !self.is_begun_here(text, cookies) {
             return Err(Problem::State);
         }
         let Some(code) = query.code.as_deref().filter(|code| !code.is_empty()) else {
-            return Err(if query.error.is_some() { Problem::Denied } else { Problem::CodeSpent });
+            return Err(Problem::CodeSpent);
         };
         let issued = self.confirmed(portal, application, &Grant::AuthorizationCode(code))?;
         self.accept(portal, application, issued, Secret::default())
     }
 
+    /// Whether this browser began an installation with this state.
+    fn is_begun_here(&self, state: &str, cookies: Option<&str>) -> bool {
+        let Some(portal) = self.portal_of_state(state) else { return false };
+        let Some(application) = portal.application() else { return false };
+        let cookie = cookies.and_then(state::cookie_value).unwrap_or("");
+        state::verify(application, portal.name.as_str(), cookie, state, unix_now())
+    }
+
     fn portal_of_state(&self, state: &str) -> Option<&Portal> {
         self.job.app.config.portal_of(&PortalName::parse(&state::claimed_portal(state)?)?)
+    }
+}
+
+/// An error's code as a page may show it: whoever makes an address could write anything there. Of other words nothing.
+fn code_of(error: &str) -> String {
+    let is_code = (1..=64).contains(&error.len()) && error.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if is_code {
+        error.to_owned()
+    } else {
+        String::new()
     }
 }
 

@@ -15,8 +15,12 @@ pub enum Problem {
     Webhook,
     /// The state does not belong to this browser, is too old, or was used.
     State,
-    /// The administrator said no on Bitrix24's page.
-    Denied,
+    /// The way back brought an error instead of a code, such as `access_denied`; empty where it is no code of an error.
+    /// `begun_here`: with the state of this browser.
+    Denied {
+        error: String,
+        begun_here: bool,
+    },
     /// The code was used, or is older than 30 seconds.
     CodeSpent,
     /// Bitrix24 does not accept the tokens that were posted.
@@ -76,8 +80,12 @@ impl Problem {
     /// The same statuses as the envelope's.
     pub fn status(&self) -> u16 {
         match self {
-            Problem::NoPortalNamed | Problem::Webhook | Problem::Denied | Problem::CodeSpent => 400,
+            Problem::NoPortalNamed
+            | Problem::Webhook
+            | Problem::Denied { begun_here: true, .. }
+            | Problem::CodeSpent => 400,
             Problem::State
+            | Problem::Denied { .. }
             | Problem::TokenRefused
             | Problem::NotAdministrator
             | Problem::OtherPortal { .. }
@@ -109,7 +117,7 @@ impl Problem {
             Problem::UnknownPortal
             | Problem::NoPortalNamed
             | Problem::State
-            | Problem::Denied
+            | Problem::Denied { .. }
             | Problem::CodeSpent
             | Problem::TokenRefused
             | Problem::NotAdministrator

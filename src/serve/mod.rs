@@ -84,7 +84,9 @@ impl Serving<'_> {
             return route;
         }
         match Query::of(self.variables) {
-            Query { code: Some(_), .. } | Query { state: Some(_), .. } => Route::Callback,
+            Query { code: Some(_), .. } | Query { state: Some(_), .. } | Query { error: Some(_), .. } => {
+                Route::Callback
+            }
             Query { portal: Some(_), .. } => Route::Install,
             _ => route,
         }

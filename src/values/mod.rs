@@ -8,6 +8,7 @@ pub mod file_address;
 pub mod foreign;
 pub mod form;
 pub mod grant;
+pub mod idn;
 pub mod json;
 pub mod mask;
 pub mod method;

@@ -1,15 +1,17 @@
 //! Portals: their names, and the addresses that may be contacted.
 
+use super::idn;
 use super::secret::Secret;
 use std::fmt;
 
 /// A portal's name: host, in lower case, with a port where it is not 443: `acme.bitrix24.ru`,
-/// `crm.example.org:8443`. Letters, digits, `.` and `-` only, so that it is safe in a file name and an address.
+/// `crm.example.org:8443`. Letters, digits, `.` and `-` only, so that it is safe in a file name and an address; a name in
+/// Cyrillic is in its `xn--` form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortalName(String);
 
 impl PortalName {
-    /// Reads what callers write: any case, with or without a scheme and a trailing slash.
+    /// Reads what callers write: any case and language, with or without a scheme and a trailing slash.
     pub fn parse(text: &str) -> Option<PortalName> {
         let text = text.trim();
         let bare = strip_scheme(text);
@@ -18,6 +20,7 @@ impl PortalName {
             Some((host, port)) => (host, Some(port)),
             None => (bare, None),
         };
+        let host = idn::to_ascii(host)?;
         let label = |l: &str| {
             (1..=63).contains(&l.len())
                 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -275,6 +278,11 @@ mod tests {
             assert_eq!(name(text).as_str(), "acme.bitrix24.ru", "{text:?}");
         }
         assert_eq!(name("crm.example.org:8443").file_stem(), "crm.example.org_8443");
+        for text in ["дом.рф", "https://Дом.РФ/", "xn--d1aqf.xn--p1ai", "XN--D1AQF.xn--P1AI:443"] {
+            assert_eq!(name(text).as_str(), "xn--d1aqf.xn--p1ai", "{text:?}");
+        }
+        assert_eq!(name("портал.бел:8443").file_stem(), "xn--80awhdgm.xn--90ais_8443");
+        assert_eq!(PortalName::parse(&format!("{}.рф", "ж".repeat(80))), None, "longer than a label may be");
         for bad in
             ["", "/", "a b", "user@host", "host:0", "host:99999", "host:+1", "ho_st", "-a.ru", "a..ru", "a/b", "[::1]"]
         {
@@ -297,6 +305,10 @@ mod tests {
             assert_eq!(Endpoint::configured(bad, &portal, false), Err(why), "{bad}");
         }
         assert!(Endpoint::configured("http://acme.bitrix24.ru/rest/", &portal, true).is_ok());
+        for address in ["https://дом.рф/rest/", "https://xn--d1aqf.xn--p1ai/rest/"] {
+            let endpoint = Endpoint::configured(address, &name("Дом.рф"), false).unwrap();
+            assert_eq!(endpoint.to_client_endpoint(), "https://xn--d1aqf.xn--p1ai/rest/");
+        }
     }
 
     #[test]

@@ -342,6 +342,38 @@ fn an_administrator_who_says_no_is_told_to_begin_again() {
 }
 
 #[test]
+fn an_error_on_the_way_back_is_a_page_that_says_it_in_words_and_spends_nothing() {
+    let proxy = Proxy::installed();
+    let before = proxy.stored_bytes();
+    let begun = proxy.begin();
+    let code = proxy.portal().issue_code(1);
+    let (denied, other) = ("not agreed to in Bitrix24 (access_denied)", "did not give access");
+    for (query, status, words) in [
+        ("error=access_denied".to_owned(), 403, denied),
+        ("error=access_denied&error_description=%D0%9D%D0%B5%D1%82&state=x".into(), 403, denied),
+        ("error=access_denied&error_description=%CD%E5%F2".into(), 403, denied),
+        ("error=access_denied&error=access_denied".into(), 403, other),
+        (format!("error=access_denied&code={code}"), 403, denied),
+        (format!("error=access_denied&code={code}&state={}", begun.state), 400, denied),
+        ("error=invalid_scope&error_description=%3Cb%3Ex".into(), 403, "did not give access (invalid_scope)"),
+        ("error=%3Cscript%3E&error_description=%3Cscript%3Ealert(1)".into(), 403, other),
+        ("error=%D0%BD%D0%B5%D1%82%1B%5B31m".into(), 403, other),
+        ("error=".into(), 403, other),
+    ] {
+        for path in ["", "/", "/callback"] {
+            let answer = proxy.get(path).query(&query).header("Cookie", &begun.cookie).run();
+            let text = page(&answer, status);
+            assert_says(&text, &[words, "Begin again"]);
+            assert!(!text.contains("<script") && !text.contains('\u{1b}') && !text.contains("alert(1)"), "{text}");
+        }
+        let russian = page(&proxy.get("").query(&format!("{query}&LANG=ru")).run(), 403);
+        assert_says(&russian, &["Битрикс24", "Начать заново"]);
+    }
+    assert_eq!((proxy.stored_bytes(), proxy.asked_oauth()), (before, 0));
+    page(&proxy.come_back(&begun, &code), 200);
+}
+
+#[test]
 fn a_portal_that_is_not_configured_is_404_and_never_contacted() {
     let proxy = Proxy::not_installed();
     let other = proxy.simulator.add_portal(PortalOptions::default());

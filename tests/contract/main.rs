@@ -14,6 +14,7 @@ mod files_under_servers;
 mod fixture;
 mod footprint;
 mod idempotency;
+mod idn;
 mod installation;
 mod installing;
 mod limits;

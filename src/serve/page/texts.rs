@@ -171,13 +171,29 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
                  /install?portal=ADDRESS_OF_THE_PORTAL.",
             ),
         ),
-        Problem::Denied => (
+        Problem::Denied { error, .. } if error.eq_ignore_ascii_case("access_denied") => (
             not_installed,
             say(
-                "В Битрикс24 доступ не подтвердили. Начните заново и подтвердите его.",
-                "The access was not agreed to in Bitrix24. Begin again and agree.",
+                "В Битрикс24 доступ не подтвердили (access_denied). Начните заново и подтвердите его.",
+                "The access was not agreed to in Bitrix24 (access_denied). Begin again and agree.",
             ),
         ),
+        Problem::Denied { error, .. } => {
+            let code = if error.is_empty() { String::new() } else { format!(" ({error})") };
+            (
+                not_installed,
+                vec![language.pick(
+                    format!(
+                        "Битрикс24 не дал доступа{code}. Проверьте client_id в proxy.toml и настройки локального приложения, \
+                         затем начните заново."
+                    ),
+                    format!(
+                        "Bitrix24 did not give access{code}. Check client_id in proxy.toml and the local application's \
+                         settings, then begin again."
+                    ),
+                )],
+            )
+        }
         Problem::CodeSpent => (
             language.pick("Код уже использован", "The code has been used already"),
             say(
