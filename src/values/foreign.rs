@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 const LONGEST: usize = 100;
 /// A token has 70, a code 32.
 const LONGEST_WORD: usize = 24;
-/// How far a page is read for its title; it may be of many megabytes.
+/// How far an answer is read for what is repeated of it; it may be of many megabytes.
 const MOST_READ: usize = 64 << 10;
 
 /// An answer as it came.
@@ -147,7 +147,7 @@ fn page(text: &str, kind: &str) -> String {
 }
 
 fn title(page: &str) -> Option<String> {
-    let head = page.char_indices().nth(MOST_READ).map_or(page, |(end, _)| &page[..end]).to_ascii_lowercase();
+    let head = beginning(page).to_ascii_lowercase();
     let begin = head.find("<title")?;
     let begin = begin + head[begin..].find('>')? + 1;
     let end = head[begin..].find("</title").map_or(head.len(), |length| begin + length);
@@ -155,9 +155,13 @@ fn title(page: &str) -> Option<String> {
     (!title.is_empty()).then_some(title)
 }
 
+fn beginning(text: &str) -> &str {
+    text.char_indices().nth(MOST_READ).map_or(text, |(end, _)| &text[..end])
+}
+
 /// What may be a token is left out, for new ones are not known as secrets yet.
 fn excerpt(text: &str) -> String {
-    let text = text.split('{').next().unwrap_or("");
+    let text = beginning(text).split('{').next().unwrap_or("");
     let is_word = |word: &str| word.chars().nth(LONGEST_WORD).is_none();
     let words: Vec<&str> = text.split_whitespace().map(|word| if is_word(word) { word } else { "…" }).collect();
     shortened(&words.join(" "))
@@ -176,7 +180,7 @@ fn shortened(text: &str) -> String {
 /// The text between tags.
 fn without_markup(text: &str) -> String {
     let mut plain = String::new();
-    for part in text.split('<') {
+    for part in beginning(text).split('<') {
         plain.push_str(part.split_once('>').map_or(if plain.is_empty() { part } else { "" }, |(_, behind)| behind));
         plain.push(' ');
     }

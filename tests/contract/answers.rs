@@ -223,7 +223,28 @@ fn what_comes_out_of_a_packed_answer_is_bounded_by_max_response() {
     let answer = proxy.request(request).measure_memory().run();
     assert_failure(&answer, 502, "bitrix24_bad_answer");
     assert_says(&answer, &["max_response"]);
-    assert!(answer.max_rss.is_some_and(|bytes| bytes < 24 << 20), "{:?}", answer.max_rss);
+    assert!(answer.max_rss.is_some_and(|kib| kib < 24 << 10), "{:?}", answer.max_rss);
+}
+
+#[test]
+fn an_answer_that_is_none_of_bitrix24s_takes_no_more_memory_than_another() {
+    let proxy = Proxy::installed();
+    let repeated = |piece: &str| piece.repeat((10 << 20) / piece.len());
+    let last = "{\"result\":1}";
+    for body in [
+        repeated("a "),
+        repeated("<b>a "),
+        repeated("<b>&amp; ") + last,
+        "<title>".to_owned() + &repeated("a "),
+        format!("{last}{}", repeated("a ")),
+        repeated("[0,"),
+        "{\"result\":".to_owned() + &repeated("[0],"),
+    ] {
+        portal_answers(&proxy, &http(500, "Content-Type: text/plain", body.as_bytes()));
+        let answer = proxy.request(json!({"method": METHOD}).to_string()).measure_memory().run();
+        assert_failure(&answer, 502, "bitrix24_bad_answer");
+        assert!(answer.max_rss.is_some_and(|kib| kib < (3 * 10 + 8) << 10), "{:?} of {:.20}", answer.max_rss, body);
+    }
 }
 
 #[test]
