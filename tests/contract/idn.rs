@@ -6,7 +6,8 @@ use serde_json::json;
 
 const ASCII: &str = "xn--d1aqf.xn--p1ai";
 /// All the same portal.
-const NAMES: [&str; 6] = ["дом.рф", "ДОМ.РФ", "https://Дом.рф/", ASCII, "XN--D1AQF.XN--P1AI", " дом.рф:443 "];
+const NAMES: [&str; 7] =
+    ["дом.рф", "https://ДОМ.рф/rest/1/code/", "ДОМ.РФ", "https://Дом.рф/", ASCII, "XN--D1AQF.XN--P1AI", " дом.рф:443 "];
 
 /// `name`: what the configuration calls the portal.
 fn with_portal(name: &str) -> Proxy {
