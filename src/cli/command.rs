@@ -79,7 +79,9 @@ pub struct Setup {
 
 impl Setup {
     pub fn find() -> Result<Setup, Failure> {
-        Config::load(&surroundings()).map(Setup::of).map_err(Failure::Configuration)
+        let setup = Config::load(&surroundings()).map(Setup::of).map_err(Failure::Configuration)?;
+        setup.app.store.guarded()?;
+        Ok(setup)
     }
 
     /// With the configured log; what would go to the web server's error log is not written to a person's terminal, warnings

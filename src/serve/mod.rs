@@ -66,9 +66,14 @@ impl Serving<'_> {
             Err(why) => Err(Error::Configuration(why.clone())),
         };
         self.log_outcome(trace, &outcome);
-        let answer = outcome.unwrap_or_else(|error| match (&route, route.version()) {
-            (_, Some(version)) => webhook::failure(&error, version),
-            (Route::Install | Route::Callback, _) if loaded.is_err() => self.misconfigured_page(),
+        let answer = outcome.unwrap_or_else(|error| match (&route, route.version(), &error) {
+            (_, Some(version), _) => webhook::failure(&error, version),
+            (Route::Install | Route::Callback, _, Error::Configuration(_)) => {
+                self.unusable_page(Problem::Configuration(String::new()))
+            }
+            (Route::Install | Route::Callback, _, Error::Storage(_)) => {
+                self.unusable_page(Problem::Storage(String::new()))
+            }
             _ => Answer::failure(&error, &self.log.request_id),
         });
         match loaded {
@@ -117,9 +122,8 @@ impl Serving<'_> {
     }
 
     /// What a portal's administrator in a browser sees then. It says no more than the envelope would; why is in the log.
-    fn misconfigured_page(&self) -> Answer {
+    fn unusable_page(&self, problem: Problem) -> Answer {
         let language = Language::of(self.variables, Query::of(self.variables).lang.as_deref());
-        let problem = Problem::Configuration(String::new());
         Page::problem(language, &problem).answer(problem.status(), &Place::Tab)
     }
 
@@ -135,6 +139,10 @@ impl Serving<'_> {
                 return Err(Error::MethodNotSupported { allow: cors::allow(config, route.methods()) })
             }
             _ => {}
+        }
+        // Health says it in its own way.
+        if *route != Route::Health {
+            app.store.guarded().map_err(Error::Storage)?;
         }
         match route {
             Route::Health => Ok(self.health(app)),

@@ -21,6 +21,10 @@ pub const POLL: Duration = Duration::from_millis(10);
 
 /// A [`Reason`] is for the administrator's log: what failed, where, and what mends it; no secret is in it.
 pub trait Store: Send + Sync {
+    /// Whether nobody but this program's user, and root, can change what is kept, as far as that can be known without
+    /// waiting; asked at every run before anything else.
+    fn guarded(&self) -> Result<(), Reason>;
+
     /// What is stored, without a lock: always a whole pair, of one moment.
     fn read(&self, portal: &PortalName) -> Result<Installation, Reason>;
 
@@ -28,7 +32,8 @@ pub trait Store: Send + Sync {
     fn notes(&self, portal: &PortalName) -> Notes;
 
     /// The portal's lock if nobody holds it, on this node or another. It lives until it is dropped or its process ends.
-    /// Whoever gets it finds what an interrupted writer left behind put in place or taken away.
+    /// Whoever gets it finds what an interrupted writer left behind put in place, if it replaces exactly what is stored, or
+    /// taken away.
     fn try_lock(&self, portal: &PortalName) -> Result<Option<Box<dyn Lock>>, Reason>;
 
     /// Waits for the lock; `None` when the deadline passes first.
@@ -66,7 +71,7 @@ pub trait Store: Send + Sync {
         until: Deadline,
     ) -> Result<Claim, Reason>;
 
-    /// Whether a pair could be stored now.
+    /// Whether a pair could be stored now, and [`guarded`](Store::guarded).
     fn check(&self) -> Result<(), Reason>;
 
     /// Where a portal's pair is kept.
@@ -105,7 +110,7 @@ pub trait Lock: Send {
 pub trait Room {
     /// Puts the pair in the place of the one with this refresh token (its fingerprint), `None`: where none is stored. Durable
     /// when it returns. Once it has begun, the new pair is not lost, whatever happens: where it cannot take its place it stays
-    /// for whoever locks next.
+    /// for whoever locks next, with what it replaces.
     fn replace(self: Box<Self>, expected: Option<&str>, tokens: &Tokens) -> Result<Replaced, Reason>;
 }
 

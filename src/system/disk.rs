@@ -20,12 +20,123 @@ pub fn create_private_folder(folder: &Path) -> Result<(), Reason> {
     builder.create(folder).map_err(|e| explain(&e, MAKE_FOLDER, folder))
 }
 
-/// A file for reading and writing that only its owner may open; made if need be.
+/// A file for reading and writing that only its owner may open; made if need be. What stands there already must be a file of
+/// this user or root, without another name: a hard link may be to any file.
 pub fn open_or_create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     private(&mut options);
-    options.open(path)
+    let file = open_itself(&mut options, path)?;
+    let metadata = file.metadata()?;
+    match (is_anothers(&metadata), has_other_names(&metadata)) {
+        (true, _) => Err(unfit("it belongs to another user")),
+        (_, true) => Err(unfit("it has another name too, a hard link")),
+        _ => Ok(file),
+    }
+}
+
+/// A file that this program may have made, for reading.
+pub fn open_to_read(path: &Path) -> std::io::Result<File> {
+    open_itself(OpenOptions::new().read(true), path)
+}
+
+/// Opens the file that stands at `path` itself: not through a link, which leads where its maker likes, and not something
+/// that makes its reader wait, such as a pipe.
+fn open_itself(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    not_through_a_link(options);
+    match options.open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(unfit("it is not a file")),
+        Err(_) if is_link(path) => Err(unfit("it is a link")),
+        Err(error) => Err(error),
+    }
+}
+
+pub fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink())
+}
+
+/// What is opened with these is never reached through a link at the last part of its path, and never waited for.
+#[cfg(unix)]
+pub fn not_through_a_link(options: &mut OpenOptions) {
+    set_flags(options, rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK);
+}
+
+#[cfg(not(unix))]
+pub fn not_through_a_link(_: &mut OpenOptions) {}
+
+/// What is opened with these is never waited for, as a pipe without another end would be.
+#[cfg(unix)]
+pub fn not_waiting(options: &mut OpenOptions) {
+    set_flags(options, rustix::fs::OFlags::NONBLOCK);
+}
+
+#[cfg(not(unix))]
+pub fn not_waiting(_: &mut OpenOptions) {}
+
+#[cfg(unix)]
+fn set_flags(options: &mut OpenOptions, flags: rustix::fs::OFlags) {
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, flags.bits() as i32);
+}
+
+/// What stands there is not what this program makes; told from the system's errors by its kind ([`explain`]).
+fn unfit(why: &str) -> std::io::Error {
+    std::io::Error::new(ErrorKind::InvalidInput, why)
+}
+
+/// Whether a user other than this one and root can change it.
+#[cfg(unix)]
+pub fn is_anothers(metadata: &std::fs::Metadata) -> bool {
+    let owner = std::os::unix::fs::MetadataExt::uid(metadata);
+    owner != 0 && user::own() != Some(owner)
+}
+
+#[cfg(not(unix))]
+pub fn is_anothers(_: &std::fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn has_other_names(metadata: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(metadata) > 1
+}
+
+#[cfg(not(unix))]
+fn has_other_names(_: &std::fs::Metadata) -> bool {
+    false
+}
+
+/// Refuses a folder in which others could put files and links, or replace what is there. One that is not there yet is
+/// nobody's.
+#[cfg(unix)]
+pub fn refuse_writable_by_others(folder: &Path) -> Result<(), Reason> {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(metadata), Some(me)) = (folder.metadata(), user::own()) else { return Ok(()) };
+    let path = typed(folder);
+    if is_anothers(&metadata) {
+        let (owner, me) = (user::name_of(metadata.uid()), user::name_of(me));
+        return Err(format!(
+            "the token folder {path} belongs to {owner}, but this program runs as {me}: chown -R {me} {path}"
+        ));
+    }
+    if metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    // Of a folder of root's this user has perhaps only the group's right.
+    let command = match metadata.uid() == me {
+        true => format!("chmod 700 {path}"),
+        false => format!("chown -R {} {path} && chmod 700 {path}", user::name_of(me)),
+    };
+    Err(format!(
+        "the token folder {path} can be written to by others than its owner (mode {:o}), who could put tokens or links \
+         there: {command}",
+        metadata.mode() & 0o7777
+    ))
+}
+
+#[cfg(not(unix))]
+pub fn refuse_writable_by_others(_: &Path) -> Result<(), Reason> {
+    Ok(())
 }
 
 /// As [`open_or_create`], in a folder that is made too if need be.
@@ -53,7 +164,7 @@ pub fn private(_: &mut OpenOptions) {}
 #[cfg(unix)]
 pub fn same_file(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), path.metadata()) {
+    match (file.metadata(), path.symlink_metadata()) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
     }
@@ -101,6 +212,8 @@ pub fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
         ErrorKind::QuotaExceeded => "this user's disk quota is used up: free some space or raise it",
         ErrorKind::ReadOnlyFilesystem => "the file system is mounted read-only",
         ErrorKind::PermissionDenied => return format!("{failed}: {}", permission(operation, path)),
+        // Not the system's word but [`unfit`].
+        ErrorKind::InvalidInput if error.raw_os_error().is_none() => "move it away",
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             let file = path.ancestors().find(|place| place.is_file()).unwrap_or(path);
             return format!("{failed}: {} is a file in the place of a folder: move it away", file.display());

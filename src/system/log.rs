@@ -2,13 +2,17 @@
 //! server's error log. Callers pass only values that may be seen; secrets are `Secret`s, which cannot be serialized into a
 //! line by accident because fields are plain strings and numbers.
 
+use super::disk::{is_anothers, not_through_a_link, not_waiting, private};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// As many as Linux follows.
+const MOST_LINKS: usize = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -41,7 +45,7 @@ pub struct Sink {
 impl Sink {
     /// A file that cannot be opened is named by the log of each request, which then goes to the error stream.
     pub fn new(level: Level, path: Option<&Path>) -> Sink {
-        let (file, unopened) = match path.map(|path| (path, open(path))) {
+        let (file, unopened) = match path.map(|path| (path, open(path, true))) {
             Some((_, Ok(file))) => (Some(file), None),
             Some((path, Err(error))) => {
                 (None, Some(format!("the log file {} cannot be opened: {error}", path.display())))
@@ -122,17 +126,52 @@ pub fn is_control(c: char) -> bool {
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-fn open(path: &Path) -> std::io::Result<File> {
-    let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+/// Opens a log file to append to; made if need be and wanted. A link is followed only where root or this user made it, for
+/// another's leads where that one likes. Nothing waits for the reader of a pipe.
+pub fn open(path: &Path, create: bool) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(create);
+    private(&mut options);
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Some(link) = path.symlink_metadata().ok().filter(Metadata::is_symlink) else {
+            not_through_a_link(&mut options);
+            return options.open(&path);
+        };
+        if is_anothers(&link) {
+            return Err(std::io::Error::other(format!("{} is a link that another user made", path.display())));
+        }
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        // The kernel's own, where `/dev/stderr` leads to: what it names need not have a path.
+        if folder.canonicalize()?.starts_with("/proc") {
+            not_waiting(&mut options);
+            return options.open(&path);
+        }
+        path = folder.join(path.read_link()?);
+    }
+    Err(std::io::Error::other("too many links"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_log_may_be_named_as_the_error_stream_is() {
+        let place = std::env::temp_dir().join(format!("b24proxy-log-{}", crate::values::secret::random_hex::<8>()));
+        std::fs::create_dir(&place).unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let kernels = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer));
+        std::os::unix::fs::symlink(kernels, place.join("stderr")).unwrap();
+        std::os::unix::fs::symlink("stderr", place.join("log")).unwrap();
+        open(&place.join("log"), true).unwrap().write_all(b"a line").unwrap();
+        drop(writer);
+        assert_eq!(std::io::read_to_string(&mut reader).unwrap(), "a line");
+        std::os::unix::fs::symlink("round", place.join("round")).unwrap();
+        assert!(open(&place.join("round"), true).is_err());
+        std::fs::remove_dir_all(place).unwrap();
+    }
 
     #[test]
     fn controls_become_spaces() {

@@ -28,6 +28,7 @@ mod root;
 mod secrets;
 mod server_logs;
 mod status_page;
+mod token_folder;
 mod uninstalling;
 mod uploads;
 #[allow(dead_code)]

@@ -190,7 +190,10 @@ impl State {
             }
             Process::Settles { stale, started } => {
                 match self.new {
-                    Some(Content::Whole(pair)) if bug != Bug::NoSettle => s.json = Content::Whole(pair),
+                    // It says which one it replaces.
+                    Some(Content::Whole(pair)) if bug != Bug::NoSettle && pair == self.stored() + 1 => {
+                        s.json = Content::Whole(pair)
+                    }
                     _ => {}
                 }
                 s.new = None;

@@ -58,6 +58,11 @@ pub fn is_due(tokens: &Tokens, now: i64) -> bool {
     now >= tokens.expires_at.saturating_sub(MARGIN_SECONDS) && !is_quiet(tokens, now)
 }
 
+/// Whether these are other tokens than those, and can be used.
+fn is_news(tokens: &Tokens, stale: &Tokens) -> bool {
+    tokens.access_token != stale.access_token && !is_due(tokens, unix_now())
+}
+
 fn is_quiet(tokens: &Tokens, now: i64) -> bool {
     tokens.refreshed_at != 0 && now.abs_diff(tokens.refreshed_at) < QUIET_SECONDS
 }
@@ -74,15 +79,19 @@ pub fn refreshed(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: 
 
 fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadline) -> Result<Tokens> {
     let mut refresher: Option<Refresher> = None;
+    let (mut stale, mut why) = (stale.clone(), why);
     loop {
         // Cheap first: another process may be done.
-        if let Installation::Installed(tokens) = job.app.store.read(&portal.name).map_err(Error::Storage)? {
-            if tokens.access_token != stale.access_token {
-                return Ok(*tokens);
+        match job.app.store.read(&portal.name).map_err(Error::Storage)? {
+            Installation::Installed(tokens) if is_news(&tokens, &stale) => return Ok(*tokens),
+            // What an interrupted writer left behind was put in place, too late.
+            Installation::Installed(tokens) if tokens.access_token != stale.access_token => {
+                (stale, why) = (*tokens, Why::Due);
             }
+            _ => {}
         }
         if let Some(lock) = job.app.store.try_lock(&portal.name).map_err(Error::Storage)? {
-            match settled(job, portal, &*lock, stale, why)? {
+            match settled(job, portal, &*lock, &stale, why)? {
                 Settled::Tokens(tokens) => return Ok(*tokens),
                 Settled::Underway => {}
                 Settled::OurTurn => {
@@ -132,7 +141,7 @@ fn settled(job: Job, portal: &Portal, lock: &dyn Lock, stale: &Tokens, why: Why)
         Installation::Broken(why) => return Err(Error::Storage(why)),
     };
     let (notes, now) = (lock.notes(), unix_now());
-    if tokens.access_token != stale.access_token {
+    if is_news(&tokens, stale) {
         return Ok(Settled::Tokens(tokens));
     }
     if is_quiet(&tokens, now) {

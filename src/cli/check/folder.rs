@@ -45,10 +45,7 @@ fn owner_and_modes(_: &Path) -> Vec<Line> {
 fn judge_owner(folder: &Path, mode: u32, owner: u32, me: u32) -> Vec<Line> {
     let path = typed(folder);
     let mut lines = Vec::new();
-    if mode & 0o022 != 0 {
-        let text = format!("{path} is writable for others (mode {mode:o}): they could put tokens or links there");
-        lines.push(Line::fail(CHECK, text, format!("chmod 700 {path}")));
-    } else if mode & 0o055 != 0 {
+    if mode & 0o055 != 0 {
         let text = format!("others can look into {path} (mode {mode:o})");
         lines.push(Line::warn(CHECK, text, format!("chmod 700 {path}")));
     }
@@ -243,14 +240,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_others_can_write_to_fails_and_one_they_can_read_warns() {
+    fn a_folder_that_others_can_read_or_that_is_anothers_warns() {
         let status = |mode, owner, me| {
             let lines = judge_owner(Path::new("/t"), mode, owner, me);
             lines.iter().map(|line| line.status).collect::<Vec<_>>()
         };
         assert_eq!(status(0o700, 1, 1), [Status::Ok]);
         assert_eq!(status(0o755, 1, 1), [Status::Warn]);
-        assert_eq!(status(0o770, 1, 1), [Status::Fail]);
         assert_eq!(status(0o700, 2, 1), [Status::Warn]);
         assert_eq!(status(0o700, 0, 0), [Status::Warn]);
         let cure = &judge_owner(Path::new("/t"), 0o700, 0, 0)[0].cure;

@@ -297,7 +297,7 @@ pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &Strin
 
 fn log_file(file: &Path) -> Line {
     const CHECK: &str = "log";
-    match std::fs::OpenOptions::new().append(true).open(file) {
+    match crate::system::log::open(file, false) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Line::warn(
             CHECK,
             format!("{} cannot be written ({error})", file.display()),

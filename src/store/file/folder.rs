@@ -2,7 +2,7 @@
 
 use crate::store::records::{Installation, Tokens};
 use crate::store::{Quota, QUOTA};
-use crate::system::disk::{explain, Reason};
+use crate::system::disk::{explain, open_to_read, Reason};
 use crate::system::user::typed;
 use crate::values::portal::PortalName;
 use std::fs::File;
@@ -38,6 +38,11 @@ impl Folder {
         self.of_portal(portal, "json.new")
     }
 
+    /// A next pair that was found without a proof that it follows from the stored one.
+    pub fn left_over(&self, portal: &PortalName) -> PathBuf {
+        self.of_portal(portal, "json.left")
+    }
+
     /// Names of pairs in the folder that are of none of these portals.
     pub fn strays<'p>(&self, portals: impl Iterator<Item = &'p PortalName>) -> Vec<String> {
         let known: Vec<PathBuf> = portals.map(|portal| self.tokens(portal)).collect();
@@ -57,10 +62,17 @@ impl Folder {
         self.of_portal(portal, "lock")
     }
 
+    /// So that what was renamed is so after a power cut. Not every file system can sync a folder; it is in place either way.
+    pub fn sync(&self) {
+        if let Ok(folder) = File::open(&self.path) {
+            let _ = folder.sync_all();
+        }
+    }
+
     /// What is stored for a portal.
     pub fn pair(&self, portal: &PortalName) -> Result<Installation, Reason> {
         let path = self.tokens(portal);
-        let file = match File::open(&path) {
+        let file = match open_to_read(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Installation::NotInstalled),
             Err(error) => return Err(explain(&error, "read", &path)),

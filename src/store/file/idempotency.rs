@@ -7,7 +7,7 @@ use super::{in_place, journal};
 use crate::store::records::Entry;
 use crate::store::{Appended, Claim, Journal, Quota, KEY_LIFETIME, POLL};
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::disk::{explain, is_contended, open_or_create_in_folder, same_file, Reason};
+use crate::system::disk::{explain, is_contended, open_or_create_in_folder, open_to_read, same_file, Reason};
 use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
 use fs2::FileExt;
@@ -136,7 +136,7 @@ impl Keys {
             if path.extension().is_none_or(|extension| extension != "call") {
                 continue;
             }
-            let Ok(mut file) = File::open(&path) else { continue };
+            let Ok(mut file) = open_to_read(&path) else { continue };
             match journal::alive_since(&mut file, now) {
                 Some(at) => {
                     usage.keys += 1;

@@ -1,16 +1,16 @@
 //! A portal's lock: the open lock file, with the notes in it. Whoever writes a pair has it from here, so that unlocked
 //! writing cannot be written by accident.
 
-use super::folder::{parse, Folder};
+use super::folder::{parse, Folder, RESERVED};
 use super::in_place;
-use super::replace::Reserved;
-use crate::store::records::{Installation, Notes};
+use super::replace::{replaced_by, Reserved};
+use crate::store::records::{Installation, Notes, Tokens};
 use crate::store::{Lock, Replaced, Room};
-use crate::system::disk::{explain, Reason};
+use crate::system::disk::{explain, is_anothers, open_to_read, Reason};
 use crate::values::portal::PortalName;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Released when dropped, or when the process ends.
 pub struct FileLock {
@@ -26,26 +26,67 @@ impl FileLock {
         FileLock { file, folder, portal, json }
     }
 
-    /// Ends what a killed writer began: a next pair that is whole takes its place (the old one may be spent), anything else
-    /// is removed. Where it cannot take its place it stays, and nobody may write: it may be the only live pair.
+    /// Ends what a killed writer began. A next pair that is whole and replaces exactly what is stored takes its place (the
+    /// old one may be spent). One that does not is moved aside, for it may be an older one that somebody put there, and
+    /// nobody but a person can tell. Anything else is removed. Where a pair cannot take its place it stays, and nobody may
+    /// write: it may be the only live pair.
     pub fn settle(&self) -> Result<(), Reason> {
         let path = self.folder.next_tokens(&self.portal);
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes).map(|_| file));
-        let file = match read {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(explain(&error, "read", &path)),
+        let remove = || std::fs::remove_file(&path).map_err(|e| explain(&e, "remove", &path));
+        let bytes = match read_left_over(&path).map_err(|e| explain(&e, "read", &path))? {
+            LeftOver::Nothing => return Ok(()),
+            LeftOver::Foreign => return remove(),
+            LeftOver::Bytes(bytes) => bytes,
         };
-        if parse(&bytes).is_err() {
-            let _ = std::fs::remove_file(&path);
-            return Ok(());
+        let Ok(next) = parse(&bytes) else { return remove() };
+        let stored = match self.read()? {
+            Installation::Broken(_) => return Ok(()),
+            Installation::NotInstalled => None,
+            Installation::Installed(tokens) => Some(*tokens),
+        };
+        let place = match follows(&bytes, stored.as_ref(), &self.notes()) {
+            true => self.json.clone(),
+            false if stored.is_some_and(|stored| stored.fingerprint() == next.fingerprint()) => return remove(),
+            false => self.folder.left_over(&self.portal),
+        };
+        File::open(&path).and_then(|file| file.sync_all()).map_err(|e| explain(&e, "write", &path))?;
+        std::fs::rename(&path, &place).map_err(|e| explain(&e, "replace", &place))?;
+        self.folder.sync();
+        Ok(())
+    }
+}
+
+/// What stands in the place of the next pair.
+enum LeftOver {
+    Nothing,
+    Bytes(Vec<u8>),
+    /// A link, a pipe, another user's file: no writer of this program leaves that.
+    Foreign,
+}
+
+fn read_left_over(path: &Path) -> std::io::Result<LeftOver> {
+    let metadata = match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(LeftOver::Nothing),
+        metadata => metadata?,
+    };
+    if !metadata.is_dir() && (!metadata.is_file() || is_anothers(&metadata)) {
+        return Ok(LeftOver::Foreign);
+    }
+    let mut bytes = Vec::new();
+    open_to_read(path)?.take(RESERVED as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(LeftOver::Bytes(bytes))
+}
+
+/// Whether a pair that was left behind replaces exactly what is stored. It says so itself; of one of version 0.1, which does
+/// not, the note of a refresh that was begun with the stored pair and has not ended says it.
+fn follows(next: &[u8], stored: Option<&Tokens>, notes: &Notes) -> bool {
+    match (replaced_by(next), stored) {
+        (Some(replaced), None) => replaced.is_empty(),
+        (Some(replaced), Some(stored)) => replaced == stored.fingerprint(),
+        (None, Some(stored)) => {
+            notes.refresh.as_ref().is_some_and(|last| last.failure.is_none() && last.speaks_of(stored))
         }
-        if matches!(self.read()?, Installation::Broken(_)) {
-            return Ok(());
-        }
-        file.sync_all().map_err(|e| explain(&e, "write", &path))?;
-        std::fs::rename(&path, &self.json).map_err(|e| explain(&e, "replace", &self.json))
+        (None, None) => false,
     }
 }
 
@@ -75,6 +116,7 @@ impl Lock for FileLock {
         }
         std::fs::rename(&self.json, self.json.with_extension("json.removed"))
             .map_err(|e| explain(&e, "rename", &self.json))?;
+        self.folder.sync();
         Ok(Replaced::Yes)
     }
 

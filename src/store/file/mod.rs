@@ -3,7 +3,9 @@
 //! ```text
 //! tokens/acme.bitrix24.ru.json            the pair; read without a lock, always whole because it is replaced by rename
 //! tokens/acme.bitrix24.ru.json.new        the next pair while it is being written; its space is taken before it is needed
-//!                                         (whole when its writer is killed, it is put in place by whoever locks next)
+//!                                         (whole when its writer is killed, whoever locks next puts it in place if it
+//!                                         replaces exactly what is stored, as it says itself)
+//! tokens/acme.bitrix24.ru.json.left       one that does not; kept for a person to look at
 //! tokens/acme.bitrix24.ru.json.removed    a pair that was set aside
 //! tokens/acme.bitrix24.ru.lock            flock by whoever writes; holds the notes; never unlinked
 //! tokens/acme.bitrix24.ru.limits          the bucket, under a lock of its own that is held for a read and a write; a hint
@@ -25,7 +27,8 @@ use super::records::{Installation, Notes};
 use super::{Claim, Lock, Store, Whereabouts};
 use crate::system::clock::{unix_now_ms, Deadline};
 use crate::system::disk::{
-    create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, same_file, writable, Reason,
+    create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, open_to_read,
+    refuse_writable_by_others, same_file, writable, Reason,
 };
 use crate::values::bucket::{Bucket, Known, Step, Told};
 use crate::values::portal::PortalName;
@@ -38,12 +41,16 @@ use std::fs::File;
 use std::time::Duration;
 
 impl Store for Folder {
+    fn guarded(&self) -> Result<(), Reason> {
+        refuse_writable_by_others(&self.path)
+    }
+
     fn read(&self, portal: &PortalName) -> Result<Installation, Reason> {
         self.pair(portal)
     }
 
     fn notes(&self, portal: &PortalName) -> Notes {
-        File::open(self.lock_file(portal)).ok().and_then(|file| in_place::read(&file)).unwrap_or_default()
+        open_to_read(&self.lock_file(portal)).ok().and_then(|file| in_place::read(&file)).unwrap_or_default()
     }
 
     fn try_lock(&self, portal: &PortalName) -> Result<Option<Box<dyn Lock>>, Reason> {
@@ -97,6 +104,7 @@ impl Store for Folder {
     }
 
     fn check(&self) -> Result<(), Reason> {
+        self.guarded()?;
         create_private_folder(&self.path)?;
         writable(&self.path)?;
         match fs2::available_space(&self.path) {
@@ -116,8 +124,11 @@ impl Store for Folder {
 
 #[cfg(test)]
 mod tests {
+    use super::super::records::LastRefresh;
     use super::super::test_suite::{portal, tokens, Temporary};
     use super::*;
+    use crate::values::grant::Refusal;
+    use std::path::PathBuf;
 
     fn temporary() -> (Temporary, Folder) {
         let place = Temporary::new();
@@ -130,19 +141,92 @@ mod tests {
         read.access_token.expose().to_owned()
     }
 
-    #[test]
-    fn what_a_killed_writer_left_is_ended_by_whoever_locks_next() {
+    /// A folder in which the pair "one" is stored, and the path of the next one.
+    fn with_one_stored() -> (Temporary, Folder, PathBuf) {
         let (place, store) = temporary();
         let lock = store.try_lock(&portal()).unwrap().unwrap();
         let _ = lock.reserve().unwrap().replace(None, &tokens("one")).unwrap();
         drop(lock);
-        let new = place.path().join("tokens/crm.example.org_8443.json.new");
-        std::fs::write(&new, serde_json::to_vec(&tokens("two")).unwrap()).unwrap();
+        let next = store.next_tokens(&portal());
+        (place, store, next)
+    }
+
+    /// A pair as a killed writer leaves it.
+    fn written(access: &str, replaces: Option<&str>) -> Vec<u8> {
+        let mut pair = serde_json::to_value(tokens(access)).unwrap();
+        if let Some(replaced) = replaces {
+            pair["replaces"] = replaced.into();
+        }
+        serde_json::to_vec(&pair).unwrap()
+    }
+
+    /// What the next holder of the lock makes of it: the pair that is stored, and the one that was moved aside.
+    fn settled(store: &Folder, left: &[u8]) -> (String, Option<String>) {
+        let (next, aside) = (store.next_tokens(&portal()), store.left_over(&portal()));
+        let _ = std::fs::remove_file(&aside);
+        std::fs::write(&next, left).unwrap();
+        drop(store.try_lock(&portal()).unwrap().unwrap());
+        assert!(!next.exists());
+        let aside = std::fs::read(aside).ok().map(|bytes| folder::parse(&bytes).unwrap());
+        (stored(store), aside.map(|tokens| tokens.access_token.expose().to_owned()))
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_put_in_place_where_it_replaces_exactly_what_is_stored() {
+        let (_place, store, next) = with_one_stored();
+        let one = tokens("one").fingerprint();
+        assert_eq!(settled(&store, b"{\"access_token\":   "), ("one".into(), None), "half a pair");
+        for of_another in [None, Some(""), Some("zero"), Some(tokens("two").fingerprint().as_str())] {
+            let aside = Some("two".to_owned());
+            assert_eq!(settled(&store, &written("two", of_another)), ("one".into(), aside), "{of_another:?}");
+        }
+        assert_eq!(settled(&store, &written("one", None)), ("one".into(), None), "the same pair");
+        assert_eq!(settled(&store, &written("two", Some(&one))), ("two".into(), None));
+        // Where none is stored, only what says so.
+        for (left, is_stored) in [(None, false), (Some(one.as_str()), false), (Some(""), true)] {
+            std::fs::remove_file(store.tokens(&portal())).unwrap();
+            std::fs::write(&next, written("three", left)).unwrap();
+            drop(store.try_lock(&portal()).unwrap().unwrap());
+            assert_eq!(store.tokens(&portal()).exists(), is_stored, "{left:?}");
+            std::fs::write(store.tokens(&portal()), written("one", None)).unwrap();
+        }
+    }
+
+    #[test]
+    fn of_version_0_1_the_note_of_a_refresh_that_was_begun_with_the_stored_pair_says_it() {
+        let (_place, store, _) = with_one_stored();
+        let note = |spent: &str, failure: Option<Refusal>| {
+            let refresh = Some(LastRefresh { spent: tokens(spent).fingerprint(), at: 1, failure, interrupted: false });
+            let lock = store.try_lock(&portal()).unwrap().unwrap();
+            lock.write_notes(&Notes { refresh, attempts: Vec::new() }).unwrap();
+        };
+        let aside = || ("one".to_owned(), Some("two".to_owned()));
+        assert_eq!(settled(&store, &written("two", None)), aside());
+        note("zero", None);
+        assert_eq!(settled(&store, &written("two", None)), aside());
+        note("one", Some(Refusal::PortalDeleted));
+        assert_eq!(settled(&store, &written("two", None)), aside(), "that one was refused");
+        note("one", None);
+        assert_eq!(settled(&store, &written("two", Some("zero"))), aside(), "what says another thing is not believed");
+        assert_eq!(settled(&store, &written("two", None)), ("two".into(), None));
+    }
+
+    #[test]
+    fn a_pair_that_could_not_take_its_place_takes_it_when_that_can_be_read_again() {
+        let (_place, store, next) = with_one_stored();
+        let path = store.tokens(&portal());
+        let lock = store.try_lock(&portal()).unwrap().unwrap();
+        let room = lock.reserve().unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, b"{").unwrap();
+        room.replace(Some(&tokens("one").fingerprint()), &tokens("two")).unwrap_err();
+        assert!(lock.reserve().is_err(), "it is not written over");
+        drop(lock);
         drop(store.try_lock(&portal()).unwrap());
-        assert_eq!(stored(&store), "two");
-        std::fs::write(&new, b"{\"access_token\":   ").unwrap();
+        assert!(next.exists(), "it waits");
+        std::fs::write(&path, whole).unwrap();
         drop(store.try_lock(&portal()).unwrap());
-        assert_eq!((stored(&store).as_str(), new.exists()), ("two", false));
+        assert_eq!((stored(&store).as_str(), next.exists()), ("two", false));
     }
 
     #[test]

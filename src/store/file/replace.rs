@@ -6,9 +6,28 @@ use crate::store::records::Tokens;
 use crate::store::{Replaced, Room};
 use crate::system::disk::{explain, private, Reason};
 use crate::values::portal::PortalName;
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+
+/// A pair as it is written: with the fingerprint of the one that it replaces, empty where none is stored, so that whoever
+/// finds it left behind knows whether it still follows from what is stored.
+#[derive(Serialize)]
+struct Written<'t> {
+    #[serde(flatten)]
+    tokens: &'t Tokens,
+    replaces: &'t str,
+}
+
+/// What a written pair says of the one that it replaces; `None`: it is version 0.1's, or nothing of this program's.
+pub fn replaced_by(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Said {
+        replaces: Option<String>,
+    }
+    serde_json::from_slice::<Said>(bytes).ok()?.replaces
+}
 
 /// Space on disk for the next pair.
 pub struct Reserved<'l> {
@@ -24,9 +43,13 @@ impl<'l> Reserved<'l> {
     pub fn take(folder: &'l Folder, portal: &'l PortalName) -> Result<Reserved<'l>, Reason> {
         let path = folder.next_tokens(portal);
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
+        // What an earlier writer left is settled by now; whatever else stands there is not written to.
+        options.write(true).create_new(true);
         private(&mut options);
-        let file = options.open(&path).map_err(|e| explain(&e, "create", &path))?;
+        let file = options.open(&path).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => format!("cannot create {} (it is there already): move it away", path.display()),
+            _ => explain(&e, "create", &path),
+        })?;
         let reserved = Reserved { file, path, keep: false, folder, portal };
         (&reserved.file)
             .write_all(&[b' '; RESERVED])
@@ -43,7 +66,8 @@ impl Room for Reserved<'_> {
         if is_expected == Ok(false) {
             return Ok(Replaced::OtherIsStored);
         }
-        let bytes = serde_json::to_vec_pretty(tokens).expect("plain data serializes");
+        let written = Written { tokens, replaces: expected.unwrap_or_default() };
+        let bytes = serde_json::to_vec_pretty(&written).expect("plain data serializes");
         self.keep = true;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(0))
@@ -55,10 +79,7 @@ impl Room for Reserved<'_> {
         is_expected?;
         let place = self.folder.tokens(self.portal);
         std::fs::rename(&self.path, &place).map_err(|e| explain(&e, "replace", &place))?;
-        // Not every file system can sync a folder; the pair is in place either way.
-        if let Ok(folder) = File::open(&self.folder.path) {
-            let _ = folder.sync_all();
-        }
+        self.folder.sync();
         Ok(Replaced::Yes)
     }
 }
