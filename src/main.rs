@@ -26,6 +26,7 @@ use edge::Purpose;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    system::process::keep_out_of_core_dumps();
     match edge::purpose() {
         Purpose::Request => edge::cgi::serve(),
         Purpose::Refresh { portal } => edge::refresher::run(&portal),

@@ -1,6 +1,7 @@
-//! The machine: its clock, disk, log and users. Uses nothing of the program.
+//! The machine: its clock, disk, log and users, and the process itself. Uses nothing of the program.
 
 pub mod clock;
 pub mod disk;
 pub mod log;
+pub mod process;
 pub mod user;

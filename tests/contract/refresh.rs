@@ -600,6 +600,75 @@ fn a_machine_that_dies_between_answer_and_disk_is_told_as_interrupted_after_one_
     assert_works(&proxy);
 }
 
+/// A proxy whose refresh hangs at the OAuth server, behind these lines of shell, and what `during` sees once its request was
+/// answered and the refresher goes on.
+fn while_a_refresh_goes_on(lines: &str, during: impl FnOnce(&Proxy, u32)) {
+    let proxy = expired().reconfigured("max_wait = 5", "max_wait = 1");
+    proxy.run_behind(&lines.replace("HERE", &proxy.sandbox.path().display().to_string()));
+    proxy.simulator.inject(Fault::once(Target::Token, Action::HangAfter));
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| add(&proxy));
+        eventually("the refresher runs", || !refreshers(&proxy).is_empty());
+        assert_failure(&answer.join().unwrap(), 503, "refresh_pending");
+    });
+    let found = refreshers(&proxy);
+    assert_eq!(found.len(), 1, "it outlives the request");
+    during(&proxy, found[0]);
+    proxy.simulator.release();
+    assert_tidy(&proxy);
+    proxy.run_behind("");
+    assert_works(&proxy);
+}
+
+#[test]
+fn what_a_web_server_leaves_open_in_a_program_is_closed_in_the_refresher_that_outlives_the_request() {
+    // Both ends of pipes: at one of them the reader waits for the end.
+    let lines = "mkfifo HERE/pipe HERE/other
+        sleep 60 <>HERE/pipe 7<>HERE/other & holder=$!
+        exec 3>HERE/pipe 5<HERE/other 7>HERE/other 9>HERE/pipe
+        kill $holder";
+    while_a_refresh_goes_on(lines, |proxy, refresher| {
+        let open: Vec<_> = std::fs::read_dir(format!("/proc/{refresher}/fd")).unwrap().collect();
+        let names: Vec<_> =
+            open.into_iter().filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok()).collect();
+        let is_leaked = |name: &std::path::PathBuf| name.ends_with("pipe") || name.ends_with("other");
+        assert!(!names.iter().any(is_leaked) && names.len() >= 3, "{names:?}");
+        // As who reads it sees it: with nobody left who could write, it has ended.
+        for name in ["pipe", "other"] {
+            let mut command = Command::new("timeout");
+            let path = proxy.sandbox.path().join(name);
+            let ended =
+                command.args(["5", "dd", "iflag=nonblock", "status=none"]).arg(format!("if={}", path.display()));
+            assert!(ended.status().unwrap().success(), "{name}");
+        }
+    });
+}
+
+#[test]
+fn neither_a_request_nor_its_refresher_leaves_a_core_dump() {
+    while_a_refresh_goes_on("ulimit -c unlimited 2>/dev/null", |_, refresher| {
+        let limits = std::fs::read_to_string(format!("/proc/{refresher}/limits")).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+        // Such a process's files in /proc are root's (proc(5)), as whoever it runs.
+        assert_eq!(std::fs::metadata(format!("/proc/{refresher}/environ")).unwrap().uid(), 0);
+    });
+    let proxy = Proxy::installed();
+    proxy.run_behind("ulimit -c unlimited 2>/dev/null");
+    let running = proxy.bare_request("x").content_length(Some(2)).bearer(TOKEN).spawn();
+    let pid = running.pid();
+    let program = proxy.sandbox.executable().with_extension("real");
+    eventually("it runs", || std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program));
+    eventually("it has no core dumps", || {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let none = limits.lines().any(|line| line.starts_with("Max core file size        0                    0"));
+        none && std::fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid() == 0
+    });
+    running.signal("ABRT");
+    let ended = running.wait_for_end();
+    assert!(!ended.exit.success() && !format!("{}", ended.exit).contains("core dumped"), "{}", ended.exit);
+}
+
 #[test]
 fn a_refresher_killed_before_the_oauth_server_executed_costs_nothing() {
     let proxy = expired().reconfigured("max_wait = 5", "max_wait = 1");

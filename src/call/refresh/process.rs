@@ -4,6 +4,7 @@ use super::spend::NotRenewed;
 use crate::config::Config;
 use crate::system::disk::own_executable;
 use crate::system::log::Log;
+use crate::system::process::bequeath_nothing;
 use crate::values::error::Error;
 use crate::values::portal::PortalName;
 use serde::{Deserialize, Serialize};
@@ -51,8 +52,9 @@ pub struct Refresher {
 impl Refresher {
     /// Starts it with the locked file as its standard input, in a process group of its own. Its environment is empty: no
     /// `GATEWAY_INTERFACE`, so it knows that it serves no request. It must not hold the web server's pipes, which would keep
-    /// the answer open.
+    /// the answer open, nor its sockets, at which its successor could not listen.
     pub fn start(config: &Config, portal: &PortalName, lock: File) -> std::io::Result<Refresher> {
+        bequeath_nothing();
         let mut command = Command::new(own_executable()?);
         command
             .args([COMMAND, portal.as_str()])
