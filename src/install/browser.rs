@@ -7,7 +7,7 @@ use crate::system::clock::unix_now;
 use crate::values::answer::Answer;
 use crate::values::form;
 use crate::values::grant::Grant;
-use crate::values::portal::PortalName;
+use crate::values::portal::{split_address, PortalName};
 use crate::values::request::Variables;
 use crate::values::secret::{random_hex, Secret};
 
@@ -106,10 +106,10 @@ pub fn forget_cookie(config: &Config) -> String {
     cookie_header(config, "", 0)
 }
 
+/// For this program's own path alone: what else lies at the host does not get it.
 fn cookie_header(config: &Config, value: &str, seconds: i64) -> String {
-    let secure = match &config.bitrix24.redirect_uri {
-        Some(address) if address.starts_with("http://") => "",
-        _ => "; Secure",
-    };
-    format!("{}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", state::COOKIE)
+    let address = config.bitrix24.redirect_uri.as_deref();
+    let secure = if address.is_some_and(|address| address.starts_with("http://")) { "" } else { "; Secure" };
+    let path = address.and_then(split_address).map_or("/", |(_, _, path)| path);
+    format!("{}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", state::COOKIE)
 }

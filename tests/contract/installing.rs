@@ -55,8 +55,25 @@ fn a_portal_may_be_named_by_alias_scheme_and_any_case() {
 fn the_states_cookie_is_http_only_lax_and_secure_under_https() {
     let proxy = Proxy::not_installed();
     let cookie = proxy.begin().set_cookie;
-    assert_says(&cookie, &["; Path=/", "; HttpOnly", "; SameSite=Lax", "; Secure", "; Max-Age=600"]);
+    assert_says(&cookie, &["; Path=/cgi-bin/b24proxy;", "; HttpOnly", "; SameSite=Lax", "; Secure", "; Max-Age=600"]);
     assert!(!cookie.contains("Domain"), "{cookie}");
+}
+
+#[test]
+fn the_states_cookie_is_for_the_programs_own_path_alone_and_is_taken_back_there() {
+    for (address, path) in [
+        ("https://www.example.com/cgi-bin/b24proxy/", "/cgi-bin/b24proxy"),
+        ("https://www.example.com/~u/b24.cgi", "/~u/b24.cgi"),
+        ("https://www.example.com", "/"),
+    ] {
+        let proxy = Proxy::not_installed().reconfigured("https://www.example.com/cgi-bin/b24proxy", address);
+        let path = format!("; Path={path};");
+        assert_says(&proxy.begin().set_cookie, &[&path]);
+        assert_says(proxy.install_in_browser(1).header("Set-Cookie").unwrap(), &[&path, "Max-Age=0"]);
+    }
+    let without = "redirect_uri  = \"https://www.example.com/cgi-bin/b24proxy\"\n";
+    let proxy = Proxy::not_installed().reconfigured(without, "");
+    assert_says(&proxy.begin().set_cookie, &["; Path=/;"]);
 }
 
 #[test]
