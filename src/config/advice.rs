@@ -188,7 +188,7 @@ mod tests {
 
     #[track_caller]
     fn refused(text: &str) -> String {
-        parse(text).err().expect("refused")
+        parse(text).err().expect("refused").join("\n")
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::advice::advice;
 use crate::system::log::Level;
 use crate::values::secret::Secret;
 use serde::{de, Deserialize, Deserializer};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -175,11 +176,40 @@ fn size(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
-/// Reads the text. The error names the line and what to write, and shows none of the file's values.
-pub fn parse(text: &str) -> Result<File, String> {
+/// Errors told at once.
+const MOST_ERRORS: usize = 20;
+
+/// Reads the text. The errors name the line and what to write, and show none of the file's values.
+pub fn parse(text: &str) -> Result<File, Vec<String>> {
     // Windows editors write a byte-order mark.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    toml::from_str(text).map_err(|error| advice(text, &error))
+    let mut text = Cow::from(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let mut wrong = Vec::new();
+    loop {
+        let error = match toml::from_str(&text) {
+            Ok(file) if wrong.is_empty() => return Ok(file),
+            Ok(_) => return Err(wrong),
+            Err(error) => error,
+        };
+        // What is missing because its line was left out here is not missing.
+        if wrong.is_empty() || !error.message().starts_with("missing field") {
+            wrong.push(advice(&text, &error));
+        }
+        match without_the_line(&text, &error).filter(|_| wrong.len() < MOST_ERRORS) {
+            Some(rest) => text = rest.into(),
+            None => return Err(wrong),
+        }
+    }
+}
+
+/// The text with blanks in the place of the one line that is wrong, for what else is; `None` where more than a line is.
+fn without_the_line(text: &str, error: &toml::de::Error) -> Option<String> {
+    let at = error.span()?.start;
+    let start = text.get(..at)?.rfind('\n').map_or(0, |at| at + 1);
+    let end = text[start..].find('\n').map_or(text.len(), |length| start + length);
+    let line = text[start..end].trim_start();
+    let rest = [&text[..start], &" ".repeat(end - start), &text[end..]].concat();
+    let is_one = line.contains('=') && !line.starts_with('[');
+    (is_one && toml::from_str::<toml::Table>(&rest).is_ok()).then_some(rest)
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
+use crate::system::disk::{is_anothers, not_waiting};
 use crate::system::user::{self, typed, Barrier};
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +22,8 @@ pub struct Surroundings {
 pub struct Found {
     pub path: PathBuf,
     pub text: String,
+    /// Why it may not be used all the same.
+    pub wrong: Vec<String>,
 }
 
 impl Surroundings {
@@ -33,19 +37,39 @@ impl Surroundings {
     }
 
     pub fn refuse_below_document_root(&self, path: &Path, what: &str) -> Result<(), String> {
-        let Some(root) = self.document_root.as_deref().filter(|root| !root.as_os_str().is_empty()) else {
-            return Ok(());
-        };
-        let (Ok(root), Some(real)) = (root.canonicalize(), canonical(path)) else { return Ok(()) };
-        if !real.starts_with(&root) {
-            return Ok(());
+        match self.below_document_root(path) {
+            None => Ok(()),
+            Some((why, above)) => {
+                let (path, above) = (typed(path), typed(&above));
+                Err(format!("{what} {why}: move it, for example with: mkdir -p {above} && mv {path} {above}/"))
+            }
         }
-        let (path, root, above) =
-            (typed(path), typed(&root), typed(&root.parent().unwrap_or(Path::new("/")).join("b24proxy")));
-        Err(format!(
-            "{what} {path} lies below the web server's document root {root}, where anybody may download it: move it, for \
-             example with: mkdir -p {above} && mv {path} {above}/"
-        ))
+    }
+
+    /// A log that is not there yet cannot be moved.
+    pub fn refuse_log_below_document_root(&self, path: &Path) -> Result<(), String> {
+        match self.below_document_root(path) {
+            None => Ok(()),
+            Some((why, above)) => {
+                let other = above.join(path.file_name().unwrap_or_default());
+                Err(format!("the log file {why}: delete it, and write under [log] file = \"{}\"", other.display()))
+            }
+        }
+    }
+
+    pub fn is_below_document_root(&self, path: &Path) -> bool {
+        self.below_document_root(path).is_some()
+    }
+
+    /// Whether what is at this path, or would be, is handed out: the words for that, and a folder that is not.
+    fn below_document_root(&self, path: &Path) -> Option<(String, PathBuf)> {
+        let root = self.document_root.as_deref().filter(|root| !root.as_os_str().is_empty())?.canonicalize().ok()?;
+        if !canonical(path)?.starts_with(&root) {
+            return None;
+        }
+        let (path, shown) = (typed(path), typed(&root));
+        let why = format!("{path} lies below the web server's document root {shown}, where anybody may download it");
+        Some((why, root.parent().unwrap_or(Path::new("/")).join("b24proxy")))
     }
 
     /// The file that [`find`] would read, whether or not it may be used.
@@ -122,7 +146,9 @@ fn canonical(path: &Path) -> Option<PathBuf> {
 pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
     let candidates = surroundings.places();
     for path in &candidates {
-        match std::fs::File::open(path) {
+        let mut options = std::fs::OpenOptions::new();
+        not_waiting(&mut options);
+        match options.read(true).open(path) {
             Ok(file) => return read(file, path, surroundings),
             Err(error) if is_absent(&error) && surroundings.named.is_none() => {}
             Err(error) if is_absent(&error) => {
@@ -182,37 +208,47 @@ fn read(mut file: std::fs::File, path: &Path, surroundings: &Surroundings) -> Re
     if !metadata.is_file() {
         return Err(format!("{} is not a file", path.display()));
     }
-    refuse_readable_by_others(&metadata, path)?;
-    surroundings.refuse_below_document_root(path, "the configuration")?;
+    let secret = "can be read or written by others than its owner, and it holds secrets";
+    let mut wrong: Vec<String> = refuse_of_others(&metadata, path, 0o066, (secret, "600")).err().into_iter().collect();
+    wrong.extend(surroundings.refuse_below_document_root(path, "the configuration").err());
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(failed)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| format!("{} is not UTF-8: save it as UTF-8 in the editor", path.display()))?;
-    Ok(Found { path: path.to_owned(), text })
+    let text = String::from_utf8(bytes).unwrap_or_else(|_| {
+        wrong.push(format!("{} is not UTF-8: save it as UTF-8 in the editor", path.display()));
+        String::new()
+    });
+    Ok(Found { path: path.to_owned(), text, wrong })
 }
 
+/// Whoever can write the authorities' file decides who may pass for a portal. One that is not there is missed when it is
+/// needed.
+pub fn refuse_authorities_of_others(path: &Path) -> Result<(), String> {
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_file() => Err(format!("ca_file {} is not a file", path.display())),
+        Ok(metadata) => refuse_of_others(&metadata, path, 0o022, ("can be written by others than its owner", "go-w")),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Refuses a file whose mode has one of these bits, with the words for that and the mode that mends it, and one that is owned
+/// by neither this user nor root.
 #[cfg(unix)]
-fn refuse_readable_by_others(metadata: &std::fs::Metadata, path: &Path) -> Result<(), String> {
+fn refuse_of_others(metadata: &Metadata, path: &Path, bits: u32, (is_open, mode): (&str, &str)) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt;
-    if metadata.mode() & 0o066 != 0 {
-        return Err(format!(
-            "{path} can be read or written by others than its owner, and it holds secrets: chmod 600 {path}",
-            path = typed(path)
-        ));
+    let path = typed(path);
+    if is_anothers(metadata) {
+        let (owner, me) = (user::name_of(metadata.uid()), user::own().map_or(String::new(), user::name_of));
+        let neighbours = neighbours(&me);
+        return Err(format!("{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}"));
     }
-    if let Some(me) = user::own().filter(|me| ![*me, 0].contains(&metadata.uid())) {
-        let (owner, me) = (user::name_of(metadata.uid()), user::name_of(me));
-        return Err(format!(
-            "{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}",
-            path = typed(path),
-            neighbours = neighbours(&me)
-        ));
+    match metadata.mode() & bits {
+        0 => Ok(()),
+        _ => Err(format!("{path} {is_open}: chmod {mode} {path}")),
     }
-    Ok(())
 }
 
 #[cfg(not(unix))]
-fn refuse_readable_by_others(_: &std::fs::Metadata, _: &Path) -> Result<(), String> {
+fn refuse_of_others(_: &Metadata, _: &Path, _: u32, _: (&str, &str)) -> Result<(), String> {
     Ok(())
 }
 

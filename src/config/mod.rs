@@ -10,6 +10,7 @@ mod find;
 use advice::shown;
 pub use find::{home_of, is_public, Surroundings};
 
+use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
 use crate::values::method::Pattern;
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
@@ -136,19 +137,43 @@ pub struct LogTo {
 }
 
 impl Config {
-    /// Finds, judges and reads the file. The error is for the administrator: it may name paths.
+    /// Finds, judges and reads the file. The error is for the administrator: it may name paths. It is all that is wrong, a
+    /// line each.
     pub fn load(surroundings: &Surroundings) -> Result<Config, String> {
-        let found = find::find(surroundings)?;
-        let config = Config::parse(&found.text, &found.path)?;
-        surroundings.refuse_below_document_root(&config.token_folder, "the token folder")?;
-        Ok(config)
+        let find::Found { path, text, mut wrong } = find::find(surroundings)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let (config, named) = match file::parse(&text) {
+            Ok(file) => {
+                let named = Named::of(&file, folder);
+                (build(file, &path), named)
+            }
+            Err(wrong) => (Err(wrong), Named::in_text(&text, folder)),
+        };
+        if let Some(ca_file) = &named.ca_file {
+            wrong.extend(find::refuse_authorities_of_others(ca_file).err());
+        }
+        // Of a configuration that is to be moved, what is not there yet moves along.
+        let moves = surroundings.is_below_document_root(&path);
+        if let Some(tokens) = named.token_folder.as_deref().filter(|tokens| !moves || tokens.exists()) {
+            wrong.extend(surroundings.refuse_below_document_root(tokens, "the token folder").err());
+        }
+        if let Some(log) = named.log.as_deref().filter(|log| !moves || log.exists()) {
+            wrong.extend(surroundings.refuse_log_below_document_root(log).err());
+        }
+        match config {
+            Ok(config) if wrong.is_empty() => return Ok(config),
+            Ok(_) => {}
+            Err(more) => wrong.extend(located(more, &path)),
+        }
+        // Alone that is the storage's error.
+        wrong.extend(named.token_folder.as_deref().and_then(|folder| refuse_writable_by_others(folder).err()));
+        Err(wrong.join("\n"))
     }
 
     /// Reads the text of the file at `path`, to whose folder relative paths refer.
     pub fn parse(text: &str, path: &Path) -> Result<Config, String> {
-        let at = |message: String| format!("{}: {message}", path.display());
-        let file: file::File = file::parse(text).map_err(at)?;
-        build(file, path).map_err(at)
+        let built = file::parse(text).and_then(|file| build(file, path));
+        built.map_err(|wrong| located(wrong, path).collect::<Vec<_>>().join("\n"))
     }
 
     /// A client's token where the file holds it in plain, for trying the web server with it: of a client that may call
@@ -218,35 +243,91 @@ fn word(text: &str) -> String {
     PortalName::parse(text).map_or_else(|| text.trim().to_lowercase(), |name| name.to_string())
 }
 
-fn build(file: file::File, path: &Path) -> Result<Config, String> {
+/// What the file names outside of itself, as far as it can be told though other things in it are wrong.
+#[derive(Default)]
+struct Named {
+    token_folder: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    log: Option<PathBuf>,
+}
+
+impl Named {
+    fn of(file: &file::File, folder: &Path) -> Named {
+        Named {
+            token_folder: storage(&file.storage, folder).ok(),
+            ca_file: file.bitrix24.ca_file.as_ref().map(|file| folder.join(file)),
+            log: (!file.log.file.is_empty()).then(|| folder.join(&file.log.file)),
+        }
+    }
+
+    /// Of a text that is TOML and cannot be used.
+    fn in_text(text: &str, folder: &Path) -> Named {
+        let table: toml::Table = toml::from_str(text).unwrap_or_default();
+        let path = |section: &str, key: &str| {
+            let value = table.get(section)?.get(key)?.as_str()?;
+            (!value.is_empty()).then(|| folder.join(value))
+        };
+        Named {
+            token_folder: path("storage", "path").or_else(|| Some(folder.join(file::Storage::default().path))),
+            ca_file: path("bitrix24", "ca_file"),
+            log: path("log", "file"),
+        }
+    }
+}
+
+fn located(wrong: Vec<String>, path: &Path) -> impl Iterator<Item = String> + '_ {
+    wrong.into_iter().map(move |why| format!("{}: {why}", path.display()))
+}
+
+/// What is wrong, collected, so that it is told in one answer.
+#[derive(Default)]
+struct Wrong(Vec<String>);
+
+impl Wrong {
+    fn keep<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|why| self.0.push(why)).ok()
+    }
+}
+
+/// The error is all that is wrong, except for what follows from something else that is.
+fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let bitrix24 = bitrix24(&file.bitrix24, folder)?;
-    let shared =
-        application(file.bitrix24.client_id, file.bitrix24.client_secret).map_err(|why| format!("[bitrix24] {why}"))?;
-    let portals = portals(file.portals, shared.map(Arc::new), bitrix24.allow_http)?;
-    let clients = clients(&file.security, &portals)?;
-    Ok(Config {
-        path: path.to_owned(),
-        token_folder: storage(&file.storage, folder)?,
-        clients,
-        allowed_ips: file
-            .security
-            .allowed_ips
-            .as_deref()
-            .map(|l| addresses(l, "[security] allowed_ips"))
-            .transpose()?,
-        trusted_proxies: proxies(&file.security.trusted_proxies)?,
-        cors_origins: origins(&file.security.cors_origins)?,
-        limits: Limits {
-            max_body: file.limits.max_body.0,
-            max_response: file.limits.max_response.0,
-            max_file: file.limits.max_file.0,
-            max_wait: seconds(file.limits.max_wait, "[limits] max_wait")?,
-        },
-        log: LogTo { file: (!file.log.file.is_empty()).then(|| folder.join(&file.log.file)), level: file.log.level },
-        bitrix24,
-        portals,
-    })
+    let mut wrong = Wrong::default();
+    let bitrix24 = wrong.keep(bitrix24(&file.bitrix24, folder));
+    let shared = application(file.bitrix24.client_id, file.bitrix24.client_secret);
+    let shared = wrong.keep(shared.map_err(|why| format!("[bitrix24] {why}")));
+    let allow_http = file.bitrix24.allow_http;
+    let portals = portals(file.portals, shared.map(|shared| shared.map(Arc::new)), allow_http, &mut wrong);
+    let clients = clients(&file.security, portals.as_deref(), &mut wrong);
+    let token_folder = wrong.keep(storage(&file.storage, folder));
+    let listed = file.security.allowed_ips.as_deref().map(|list| addresses(list, "[security] allowed_ips"));
+    let allowed_ips = wrong.keep(listed.transpose());
+    let trusted_proxies = wrong.keep(proxies(&file.security.trusted_proxies));
+    let cors_origins = wrong.keep(origins(&file.security.cors_origins));
+    let max_wait = wrong.keep(seconds(file.limits.max_wait, "[limits] max_wait"));
+    let whole = || {
+        Some(Config {
+            path: path.to_owned(),
+            token_folder: token_folder?,
+            clients: clients?,
+            allowed_ips: allowed_ips?,
+            trusted_proxies: trusted_proxies?,
+            cors_origins: cors_origins?,
+            limits: Limits {
+                max_body: file.limits.max_body.0,
+                max_response: file.limits.max_response.0,
+                max_file: file.limits.max_file.0,
+                max_wait: max_wait?,
+            },
+            log: LogTo {
+                file: (!file.log.file.is_empty()).then(|| folder.join(&file.log.file)),
+                level: file.log.level,
+            },
+            bitrix24: bitrix24?,
+            portals: portals?,
+        })
+    };
+    whole().ok_or(wrong.0)
 }
 
 fn bitrix24(section: &file::Bitrix24, folder: &Path) -> Result<Bitrix24, String> {
@@ -313,18 +394,24 @@ fn application(id: Option<String>, secret: Option<Secret>) -> Result<Option<Appl
     }
 }
 
+/// `shared`: the application of `[bitrix24]`; `None`: it is wrong, and what portals lack through it is not told.
 fn portals(
     sections: BTreeMap<String, file::Portal>,
-    shared: Option<Arc<Application>>,
+    shared: Option<Option<Arc<Application>>>,
     allow_http: bool,
-) -> Result<Vec<Portal>, String> {
+    wrong: &mut Wrong,
+) -> Option<Vec<Portal>> {
+    let before = wrong.0.len();
     let mut portals: Vec<Portal> = Vec::with_capacity(sections.len());
     for (key, section) in sections {
-        let built = portal(&key, section, &shared, allow_http);
-        portals.push(built.map_err(|why| format!("[portals.\"{}\"] {why}", shown(&key)))?);
+        if shared.is_none() && section.client_id.is_none() && section.webhook.is_none() {
+            continue;
+        }
+        let built = portal(&key, section, shared.as_ref().unwrap_or(&None), allow_http);
+        portals.extend(wrong.keep(built.map_err(|why| format!("[portals.\"{}\"] {why}", shown(&key)))));
     }
-    refuse_double_names(&portals)?;
-    Ok(portals)
+    wrong.keep(refuse_double_names(&portals));
+    (shared.is_some() && wrong.0.len() == before).then_some(portals)
 }
 
 fn portal(
@@ -405,40 +492,44 @@ fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
     Ok(folder.join(&section.path))
 }
 
-fn clients(section: &file::Security, portals: &[Portal]) -> Result<Vec<Client>, String> {
-    let mut clients = Vec::with_capacity(section.clients.len() + 1);
+/// `portals`: `None` where they are wrong themselves.
+fn clients(section: &file::Security, portals: Option<&[Portal]>, wrong: &mut Wrong) -> Option<Vec<Client>> {
+    let before = wrong.0.len();
+    let mut clients: Vec<Client> = Vec::with_capacity(section.clients.len() + 1);
     if let Some(token) = &section.auth_token {
-        let digest = token_digest(token, "[security] auth_token")?;
-        clients.push(Client {
+        clients.extend(wrong.keep(token_digest(token, "[security] auth_token")).map(|digest| Client {
             name: "auth_token".into(),
             any_user: true,
             digest,
             portals: None,
             methods: None,
             ips: None,
-        });
+        }));
     }
     for entry in &section.clients {
         let built = client(entry, portals);
-        clients.push(built.map_err(|why| format!("[[security.clients]] {:?} {why}", entry.name))?);
+        clients.extend(wrong.keep(built.map_err(|why| format!("[[security.clients]] {:?} {why}", entry.name))));
     }
     for (i, client) in clients.iter().enumerate() {
         for other in &clients[..i] {
-            if other.digest == client.digest {
-                return Err(format!(
-                    "the clients {:?} and {:?} have one token; give each its own",
-                    other.name, client.name
-                ));
-            }
-            if other.name == client.name {
-                return Err(format!("two clients are named {:?}; give each its own name", client.name));
-            }
+            let twice = refuse_likeness(other, client);
+            wrong.keep(twice);
         }
     }
-    Ok(clients)
+    (wrong.0.len() == before).then_some(clients)
 }
 
-fn client(entry: &file::Client, portals: &[Portal]) -> Result<Client, String> {
+fn refuse_likeness(one: &Client, other: &Client) -> Result<(), String> {
+    if one.digest == other.digest {
+        return Err(format!("the clients {:?} and {:?} have one token; give each its own", one.name, other.name));
+    }
+    if one.name == other.name {
+        return Err(format!("two clients are named {:?}; give each its own name", other.name));
+    }
+    Ok(())
+}
+
+fn client(entry: &file::Client, portals: Option<&[Portal]>) -> Result<Client, String> {
     if entry.name.is_empty() || entry.name.contains(':') || entry.name.chars().any(char::is_control) {
         return Err("needs a name, without \":\" (it is the user name of Basic authorization)".into());
     }
@@ -462,7 +553,8 @@ fn client(entry: &file::Client, portals: &[Portal]) -> Result<Client, String> {
     })
 }
 
-fn allowed_portals(names: &[String], portals: &[Portal]) -> Result<Vec<PortalName>, String> {
+fn allowed_portals(names: &[String], portals: Option<&[Portal]>) -> Result<Vec<PortalName>, String> {
+    let Some(portals) = portals else { return Ok(Vec::new()) };
     let allowed = |text: &String| {
         named(portals, text).map(|portal| portal.name.clone()).ok_or_else(|| {
             let text = shown(text);

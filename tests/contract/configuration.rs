@@ -202,11 +202,118 @@ fn a_file_of_another_user_is_refused_with_the_chown_that_mends_it() {
         String::from_utf8(output.stderr).unwrap()
     };
     let message = lines(&as_root())[0]["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("belongs to 12345") && message.ends_with(&expected("root")), "{message}");
-    for own in [config, proxy.sandbox.tokens()] {
+    assert!(message.contains("belongs to 12345") && message.contains(&expected("root")), "{message}");
+    for own in [config, proxy.sandbox.tokens(), proxy.sandbox.path().join("b24proxy/ca.pem")] {
         std::os::unix::fs::chown(own, Some(0), Some(0)).unwrap();
     }
     assert_eq!(lines(&as_root())[0]["status"], 200, "root's own");
+}
+
+#[test]
+fn a_log_file_below_the_document_root_is_refused_whether_it_is_there_yet_or_not() {
+    for (file, is_there) in [("../htdocs/b24.log", false), ("../htdocs/b24.log", true), ("link.log", true)] {
+        let proxy = Proxy::installed().reconfigured("[log]", &format!("[log]\nfile = \"{file}\""));
+        if is_there {
+            proxy.sandbox.write("htdocs/b24.log", 0o600, b"");
+        }
+        if file == "link.log" {
+            std::os::unix::fs::symlink("../htdocs/b24.log", proxy.sandbox.path().join("b24proxy/link.log")).unwrap();
+        }
+        let message = refusal_of(&proxy.request(PROFILE).run());
+        assert!(message.contains("the log file") && message.contains("document root"), "{message}");
+        let (_, line) = message.split_once(": delete it, and write under [log] ").unwrap();
+        let _ = std::fs::remove_file(proxy.sandbox.path().join("b24proxy").join(file));
+        let proxy = proxy.reconfigured(&format!("file = \"{file}\""), line);
+        assert_eq!(proxy.request(PROFILE).run().status, 200, "{line}");
+    }
+}
+
+#[test]
+fn a_ca_file_that_others_can_write_is_refused_with_the_chmod_that_mends_it() {
+    for mode in [0o620, 0o602, 0o666, 0o664] {
+        let proxy = Proxy::installed();
+        let ca_file = proxy.sandbox.path().join("b24proxy/ca.pem");
+        std::fs::set_permissions(&ca_file, PermissionsExt::from_mode(mode)).unwrap();
+        let message = refusal_of(&proxy.request(PROFILE).run());
+        assert!(message.contains("ca.pem can be written by others"), "{mode:o}: {message}");
+        let answer = proxy.get("/health").run();
+        assert_eq!((answer.status, &answer.json()["reason"]), (503, &json!("configuration_error")));
+        run_the_proposed_command(&proxy.sandbox, &message);
+        assert_eq!(proxy.request(PROFILE).run().status, 200, "{mode:o}");
+    }
+    // Others may read it.
+    let proxy = Proxy::installed();
+    let ca_file = proxy.sandbox.path().join("b24proxy/ca.pem");
+    std::fs::set_permissions(&ca_file, PermissionsExt::from_mode(0o644)).unwrap();
+    assert_eq!(proxy.request(PROFILE).run().status, 200);
+    if is_root() {
+        std::os::unix::fs::chown(&ca_file, Some(12_345), Some(12_345)).unwrap();
+        let message = refusal_of(&proxy.request(PROFILE).run());
+        assert!(message.contains("ca.pem belongs to 12345"), "{message}");
+    }
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_refused_and_not_waited_for() {
+    for (path, name) in [("b24proxy/ca.pem", "ca_file"), ("b24proxy/proxy.toml", "proxy.toml")] {
+        let proxy = Proxy::installed();
+        let path = proxy.sandbox.path().join(path);
+        std::fs::remove_file(&path).unwrap();
+        assert!(proxy.sandbox.command("mkfifo").arg(&path).status().unwrap().success());
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        let answer = proxy.request(PROFILE).timeout(std::time::Duration::from_secs(20)).run();
+        assert!(refusal_of(&answer).contains("is not a file"), "{name}");
+    }
+}
+
+/// The lines of one refusal, each with the words that it must have, in any order.
+#[track_caller]
+fn assert_all_told(message: &str, expected: &[&str]) {
+    for words in expected {
+        assert!(message.lines().any(|line| line.contains(words)), "{words}: {message}");
+    }
+    assert_eq!(message.lines().count(), expected.len(), "{message}");
+}
+
+#[test]
+fn all_that_is_wrong_is_told_in_one_answer() {
+    let chmod = |proxy: &Proxy, path: &str, mode| {
+        std::fs::set_permissions(proxy.sandbox.path().join(path), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let spoilt = |text: &str| {
+        let proxy = Proxy::installed().reconfigured("[log]", &format!("[log]\nfile = \"../htdocs/b24.log\"\n{text}"));
+        chmod(&proxy, "b24proxy/ca.pem", 0o666);
+        chmod(&proxy, "b24proxy/tokens", 0o777);
+        chmod(&proxy, "b24proxy/proxy.toml", 0o644);
+        refusal_of(&proxy.request(PROFILE).run())
+    };
+    let around = ["chmod 600 ", "chmod go-w ", "the log file", "chmod 700 "];
+    assert_all_told(&spoilt(""), &around);
+    let keys = "levl = \"info\"\ncolour = 1\n[limits.x]\n";
+    let keys = spoilt(keys.trim_end_matches("[limits.x]\n"));
+    assert_all_told(&keys, &[around.as_slice(), &["\"levl\"; did you mean", "\"colour\"; the nearest"]].concat());
+
+    let proxy = Proxy::installed();
+    let config = proxy.config().replace(&proxy.simulator.client_secret(), "…").replace(TOKEN, "short");
+    let config = config.replace("timeout       = 10", "timeout = 0").replace("max_wait = 5", "max_wait = 0");
+    let more =
+        "[[security.clients]]\nname = \"a\"\ntoken = \"too-short\"\n[[security.clients]]\nname = \"\"\ntoken = \"…\"\n\
+                [portals.\"own.example.org\"]\nclient_id = \"x\"\n[storage]\ntype = \"session\"\n";
+    let proxy = proxy.configured(&format!("{config}{more}"));
+    let expected = [
+        "client_secret is still the sample",
+        "[bitrix24] timeout = 0",
+        "[limits] max_wait = 0",
+        "auth_token is shorter",
+        "\"a\" token is shorter",
+        "needs a name",
+        "own.example.org\"] must have both",
+        "type = \"session\"",
+    ];
+    assert_all_told(&refusal_of(&proxy.request(PROFILE).run()), &expected);
+    let output = proxy.sandbox.command_line(&["check"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.matches("FAIL  configuration").count(), expected.len(), "{said}");
 }
 
 #[test]

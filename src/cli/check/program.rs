@@ -250,7 +250,7 @@ fn judge_token(client: &str, token: &str) -> Option<Line> {
 
 pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &String>) -> Vec<Line> {
     let config = match loaded {
-        Err(why) => return vec![Line::reason(CHECK, why)],
+        Err(why) => return why.lines().map(|why| Line::reason(CHECK, why)).collect(),
         Ok(config) => config,
     };
     let path = config.path.display();

@@ -50,9 +50,8 @@ impl FileLock {
             false => self.folder.left_over(&self.portal),
         };
         File::open(&path).and_then(|file| file.sync_all()).map_err(|e| explain(&e, "write", &path))?;
-        std::fs::rename(&path, &place).map_err(|e| explain(&e, "replace", &place))?;
-        self.folder.sync();
-        Ok(())
+        // After a power cut that takes this back, the next one does it again.
+        std::fs::rename(&path, &place).map_err(|e| explain(&e, "replace", &place))
     }
 }
 
