@@ -28,6 +28,10 @@ pub struct Point {
     pub line: String,
 }
 
+/// The program keeps its memory from core dumps, and with them from strace, which would see no paths (prctl(2),
+/// `PR_SET_DUMPABLE`): that call is not executed.
+const SEEN: &str = "-e inject=prctl:retval=0";
+
 /// The points in strace's output, in order.
 pub fn points(trace: &str) -> Vec<Point> {
     let mut counts = std::collections::HashMap::<(&str, &str), usize>::new();
@@ -104,7 +108,7 @@ impl Bench {
     pub fn striking(&self, point: &Point, signal: &str, follow: &str) -> String {
         let (Point { name, nth, .. }, log) = (point, self.trace_file());
         let _ = std::fs::remove_file(&log);
-        format!("strace {follow} -s 200 -qq -o {} -e inject={name}:signal={signal}:when={nth}", log.display())
+        format!("strace {SEEN} {follow} -s 200 -qq -o {} -e inject={name}:signal={signal}:when={nth}", log.display())
     }
 
     /// What the struck process did. Of some calls there are not the same number each time, so that only this says where
@@ -156,7 +160,7 @@ impl Bench {
     /// The system calls of a request's process.
     pub fn trace_request(&self, with: impl FnOnce(Cgi<'_>) -> Cgi<'_>) -> Vec<Point> {
         let file = self.trace_file();
-        let before = format!("strace -ttt -s 200 -qq -o {}", file.display());
+        let before = format!("strace {SEEN} -ttt -s 200 -qq -o {}", file.display());
         // Without -f: the refresher is another process. `-ttt` stands where -f would put the process.
         let ended = self.run(with(self.request(&before)));
         assert!(ended.exit.success(), "{}", ended.stderr);
@@ -183,7 +187,7 @@ impl Bench {
 
     pub fn trace_refresher(&self) -> Vec<Point> {
         let file = self.trace_file();
-        let status = self.refresher(&format!("strace -f -s 200 -qq -o {}", file.display()));
+        let status = self.refresher(&format!("strace {SEEN} -f -s 200 -qq -o {}", file.display()));
         assert!(status.success(), "strace (Debian package strace) or flock is missing, or a refresh fails: {status}");
         points(&std::fs::read_to_string(file).expect("strace writes"))
     }
