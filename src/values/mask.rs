@@ -342,6 +342,9 @@ mod tests {
 
         #[test]
         fn json_stays_json(inside in "\\PC{0,20}") {
+            // Before a digit of the secret that would be the beginning of an escape.
+            let is_half_an_escape = inside.ends_with('%') || inside.chars().rev().nth(1) == Some('%');
+            prop_assume!(!is_half_an_escape);
             let text = serde_json::json!({ inside.clone(): format!("{inside}{TOKEN}{inside}") }).to_string();
             let read: serde_json::Value = serde_json::from_str(&masked(&text)).unwrap();
             prop_assert_eq!(&read[&inside], &format!("{inside}{}{inside}", name_of(&Secret::new(TOKEN))));

@@ -198,7 +198,7 @@ mod tests {
         let note = |spent: &str, failure: Option<Refusal>| {
             let refresh = Some(LastRefresh { spent: tokens(spent).fingerprint(), at: 1, failure, interrupted: false });
             let lock = store.try_lock(&portal()).unwrap().unwrap();
-            lock.write_notes(&Notes { refresh, attempts: Vec::new() }).unwrap();
+            lock.write_notes(&Notes { refresh, ..Notes::default() }).unwrap();
         };
         let aside = || ("one".to_owned(), Some("two".to_owned()));
         assert_eq!(settled(&store, &written("two", None)), aside());
