@@ -3,7 +3,7 @@
 
 use super::outcome::Failed;
 use super::refusal;
-use super::relay::{bearer, error_of, Authorization, Patience, Relay};
+use super::relay::{bearer, error_of, Authorization, Patience, Relay, Renewals};
 use crate::app::Job;
 use crate::config::Portal;
 use crate::upstream::http::{Download, Failure, Post, Reply};
@@ -88,7 +88,7 @@ impl Transfer<'_> {
         let mut authorization = relay.authorization()?;
         let mut way = Way::to(self.address, self.portal, &authorization)?;
         relay.await_turn("download", false)?;
-        let mut renewed = false;
+        let mut renewals = Renewals::default();
         loop {
             let answer = http.open(&way.url, &way.headers(conditions), self.pause);
             let download = answer.map_err(unread)?.without(&relay.hide);
@@ -98,11 +98,11 @@ impl Transfer<'_> {
             };
             let tokens = authorization.tokens().cloned();
             match (refused(&upstream, tokens.is_none()), tokens) {
-                (Some(code), Some(_)) if way.bearer.is_some() && renewed => {
+                (Some(code), Some(tokens)) if way.bearer.is_some() && renewals.are_over(&tokens) => {
                     return Err(relay.refused_again(code).into())
                 }
                 (Some(code), Some(tokens)) if way.bearer.is_some() => {
-                    renewed = true;
+                    renewals.0 += 1;
                     authorization = relay.renewed(&tokens, code)?;
                     way = Way::to(self.address, self.portal, &authorization)?;
                 }

@@ -80,6 +80,17 @@ fn profile_call(method: &Method) -> Call<'_> {
     }
 }
 
+/// How often tokens that Bitrix24 refused were replaced on the way of one request.
+#[derive(Default)]
+pub(super) struct Renewals(pub u8);
+
+impl Renewals {
+    /// Those that came were refused too. The first may have been another's, or an interrupted writer's, and old.
+    pub fn are_over(&self, tokens: &Tokens) -> bool {
+        self.0 > 1 || (self.0 > 0 && once::is_quiet(tokens, unix_now()))
+    }
+}
+
 /// A call or a file on its way.
 pub(super) struct Relay<'a> {
     pub job: Job<'a>,
@@ -110,7 +121,8 @@ impl<'a> Relay<'a> {
         let http = self.job.app.http.portals().map_err(|failure| error_of(failure, call.max_response))?;
         let mut authorization = self.authorization()?;
         let method = call.method.canonical();
-        let (mut reconnected, mut renewed, mut moved, mut over_limit) = (false, false, false, false);
+        let (mut reconnected, mut moved, mut over_limit) = (false, false, false);
+        let mut renewals = Renewals::default();
         // Whether the header did not arrive at this call, and whether it is to be tried again although that is known.
         let (mut swallowed, mut by_header) = (false, false);
         loop {
@@ -157,9 +169,9 @@ impl<'a> Relay<'a> {
                     swallowed = true;
                     self.trip.repeated.push(NO_AUTH);
                 }
-                (Some(code), Some(_)) if renewed => return Err(self.refused_again(code).into()),
+                (Some(code), Some(tokens)) if renewals.are_over(tokens) => return Err(self.refused_again(code).into()),
                 (Some(code), Some(tokens)) if self.renews_refused || code == EXPIRED => {
-                    renewed = true;
+                    renewals.0 += 1;
                     if code != EXPIRED {
                         (swallowed, by_header) = (false, true);
                     }

@@ -98,10 +98,14 @@ fn a_left_over_that_replaces_exactly_the_stored_pair_is_put_in_place() {
 #[test]
 fn a_left_over_that_has_expired_meanwhile_is_put_in_place_and_refreshed_once() {
     let proxy = Proxy::not_installed();
-    for found_by in ["its lifetime", "expired_token"] {
-        let lifetime = if found_by == "its lifetime" { -10 } else { 3600 };
-        let stored = pair(&proxy, unix_now() + lifetime);
-        let next = pair(&proxy, unix_now() - 10);
+    for (found_by, of_stored, of_next) in [
+        ("its lifetime", -10, -10),
+        ("expired_token, then its lifetime", 3600, -10),
+        ("expired_token twice", 3600, 3600),
+        ("its lifetime, then expired_token", -10, 3600),
+    ] {
+        let stored = pair(&proxy, unix_now() + of_stored);
+        let next = pair(&proxy, unix_now() + of_next);
         proxy.portal().expire_access_tokens();
         proxy.store(&stored);
         leave(&proxy, &next, Some(&fingerprint(&stored)));

@@ -63,7 +63,8 @@ fn is_news(tokens: &Tokens, stale: &Tokens) -> bool {
     tokens.access_token != stale.access_token && !is_due(tokens, unix_now())
 }
 
-fn is_quiet(tokens: &Tokens, now: i64) -> bool {
+/// Whether they were refreshed less than five minutes ago.
+pub fn is_quiet(tokens: &Tokens, now: i64) -> bool {
     tokens.refreshed_at != 0 && now.abs_diff(tokens.refreshed_at) < QUIET_SECONDS
 }
 
