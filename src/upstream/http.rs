@@ -1,6 +1,8 @@
 //! HTTP to the portals and the OAuth server: `ureq` with rustls and built-in roots, no proxies from the environment, no
 //! redirects followed, one deadline for everything, and the knowledge whether anything was sent.
 
+pub use super::failure::{Failure, Obstacle};
+use super::tls::{self, Tls, BUFFER};
 use super::unpacked::{content_type, is_type, unpacked, unpacking};
 use crate::config::Bitrix24;
 use crate::system::clock::Deadline;
@@ -8,23 +10,16 @@ use crate::values::error::Executed;
 use crate::values::foreign::Answered;
 use crate::values::mask::Mask;
 use crate::values::parts::{Part, Parts};
-use rustls::client::Resumption;
-use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::io::{Cursor, Read, Write};
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::typestate::{WithBody, WithoutBody};
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, TcpConnector, Transport, TransportAdapter,
-};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport};
 
-/// A TLS record's size: more at once makes nothing faster, and `ureq` takes four of these.
-const BUFFER: usize = 16 << 10;
 /// For a file: the kernel is asked less often, and a TLS record leaves in one piece.
 const FILE_BUFFER: usize = 64 << 10;
 /// Room for what a request's head holds beside its address and its own headers.
@@ -142,35 +137,6 @@ impl Reply {
     }
 }
 
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// No connection; nothing was sent.
-    NotSent { why: String, obstacle: Obstacle },
-    /// The time is over.
-    Timeout(Executed),
-    /// The connection was lost after something was sent.
-    Lost { why: String },
-    /// The answer is longer than allowed.
-    TooLarge,
-    /// This program's own side: a certificate file that cannot be read.
-    Configuration(String),
-}
-
-impl Failure {
-    /// What the other side did, as a predicate such as "did not answer in time"; of our own side the reason itself.
-    pub fn text(&self) -> String {
-        match self {
-            Failure::NotSent { why, .. } => format!("could not be reached: {why}"),
-            Failure::Timeout(Executed::No) => "could not be reached in time".into(),
-            Failure::Timeout(Executed::Unknown) => "did not answer in time".into(),
-            Failure::Lost { why } => format!("closed the connection: {why}"),
-            Failure::TooLarge => "sent an answer that is too long".into(),
-            Failure::Configuration(why) => why.clone(),
-        }
-    }
-}
-
 /// A file on its way: what its answer says, and the bytes that are still to come.
 pub struct Download {
     pub status: u16,
@@ -226,19 +192,6 @@ impl Download {
     }
 }
 
-/// What stood in the way of a connection, for whoever tells a person what to do about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    UnknownHost,
-    /// The port answered that nobody listens, so another try is harmless.
-    Refused,
-    /// The certificate's authority is not among the built-in roots and `ca_file`.
-    UnknownAuthority,
-    /// The certificate is expired, another host's, or broken.
-    Certificate,
-    Other,
-}
-
 /// What is posted: the parts of the body one after another, so that a large one is not copied.
 pub struct Post<'a> {
     pub url: &'a str,
@@ -253,8 +206,8 @@ pub struct Post<'a> {
 
 impl Connections {
     fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Connections, Failure> {
-        let tls = tls_config(roots(ca_file)?).map_err(|error| Failure::Configuration(format!("TLS: {error}")))?;
-        let connector = ().chain(TcpConnector::default()).chain(Tls { config: Arc::new(tls) });
+        let tls = tls::config(tls::roots(ca_file)?).map_err(|error| Failure::Configuration(format!("TLS: {error}")))?;
+        let connector = ().chain(TcpConnector::default()).chain(Tls { config: Arc::new(tls) }).chain(Noting);
         let config = ureq::Agent::config_builder()
             .proxy(None)
             .max_redirects(0)
@@ -431,10 +384,10 @@ fn failure(error: &ureq::Error) -> Failure {
         ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
         ureq::Error::Timeout(_) => return Failure::Timeout(Executed::No),
         ureq::Error::HostNotFound => return unknown_host(),
-        ureq::Error::Rustls(error) if !sent => return explain_tls(error),
+        ureq::Error::Rustls(error) if !sent => return tls::explain(error),
         ureq::Error::Io(error) if !sent => {
             if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                return explain_tls(tls);
+                return tls::explain(tls);
             }
             if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
                 return failure(inner);
@@ -472,18 +425,6 @@ fn output_buffer(post: &Post, length: Option<u64>) -> usize {
     head.saturating_add(body).min(BUFFER).max(head)
 }
 
-fn explain_tls(error: &rustls::Error) -> Failure {
-    let (why, obstacle) = match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => (
-            "its certificate is from an authority that is not known here; for an own authority set ca_file".into(),
-            Obstacle::UnknownAuthority,
-        ),
-        rustls::Error::InvalidCertificate(_) => (format!("TLS: {error}"), Obstacle::Certificate),
-        error => (format!("TLS: {error}"), Obstacle::Other),
-    };
-    Failure::NotSent { why, obstacle }
-}
-
 /// `ureq` takes a reader of a known size.
 struct ForUpload<'r>(&'r mut dyn Read);
 
@@ -493,160 +434,15 @@ impl Read for ForUpload<'_> {
     }
 }
 
-/// The built-in roots, and those of `ca_file`.
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let Some(path) = ca_file else { return Ok(roots) };
-    let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|error| unusable(format!("{error}; it must hold certificates in PEM form")))?;
-    if certificates.is_empty() {
-        return Err(unusable("there is no certificate in it".into()));
-    }
-    for certificate in certificates {
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-    }
-    Ok(roots)
-}
+/// The last link of `ureq`'s chain: the note that something was sent.
+#[derive(Debug)]
+struct Noting;
 
-fn tls_config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
-    let mut provider = rustls::crypto::ring::default_provider();
-    // AES-128 with SHA-256 first, as browsers have it: processors compute SHA-256, and SHA-384 only in many steps.
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // A process for each call makes one connection: there is nothing to resume.
-    config.resumption = Resumption::disabled();
-    Ok(config)
-}
+impl<In: Transport> Connector<In> for Noting {
+    type Out = Noted<In>;
 
-/// The last link of `ureq`'s chain: TLS where the address says https, and the note that something was sent. `ureq`'s own
-/// link takes either built-in roots or given ones; `ca_file` needs both.
-struct Tls {
-    config: Arc<ClientConfig>,
-}
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tls")
-    }
-}
-
-impl<In: Transport> Connector<In> for Tls {
-    type Out = Noted<Either<In, TlsTransport>>;
-
-    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
-        let Some(transport) = chained else { return Ok(None) };
-        let transport =
-            if details.needs_tls() { Either::B(self.handshake(details, transport)?) } else { Either::A(transport) };
-        Ok(Some(Noted { transport }))
-    }
-}
-
-impl Tls {
-    fn handshake(&self, details: &ConnectionDetails, transport: impl Transport) -> Result<TlsTransport, ureq::Error> {
-        let host = details.uri.host().unwrap_or_default().to_owned();
-        let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("not a host name"))?;
-        let mut connection = ClientConnection::new(self.config.clone(), name).map_err(ureq::Error::Rustls)?;
-        let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
-        let mut socket = Gathered { socket: adapter, pending: Vec::new(), failed: None };
-        socket.socket.set_timeout(details.timeout);
-        connection.complete_io(&mut socket)?;
-        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(TlsTransport { buffers, stream: StreamOwned { conn: connection, sock: socket } })
-    }
-}
-
-/// Sends what is written when something is to be read, and not before: the end of the handshake, the head and the body of
-/// a small request then leave in one packet, where `rustls` and `ureq` would send five.
-struct Gathered {
-    socket: TransportAdapter,
-    pending: Vec<u8>,
-    /// Why sending failed: `rustls` keeps it to itself and takes in more, but what was lost would be missing in between.
-    failed: Option<std::io::Error>,
-}
-
-impl Gathered {
-    fn send(&mut self) -> std::io::Result<()> {
-        if self.failed.is_some() {
-            return Err(std::io::ErrorKind::BrokenPipe.into());
-        }
-        if let Err(error) = self.socket.write_all(&self.pending) {
-            let kind = error.kind();
-            self.failed = Some(error);
-            return Err(kind.into());
-        }
-        self.pending.clear();
-        Ok(())
-    }
-}
-
-impl Read for Gathered {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.send()?;
-        self.socket.read(buffer)
-    }
-}
-
-impl Write for Gathered {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.pending.len() >= BUFFER {
-            self.send()?;
-        }
-        self.pending.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-struct TlsTransport {
-    buffers: LazyBuffers,
-    stream: StreamOwned<ClientConnection, Gathered>,
-}
-
-impl std::fmt::Debug for TlsTransport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsTransport")
-    }
-}
-
-impl Transport for TlsTransport {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.stream.get_mut().socket.set_timeout(timeout);
-        let written = self.stream.write_all(&self.buffers.output()[..amount]);
-        match self.stream.get_mut().failed.take() {
-            Some(error) => Err(error.into()),
-            None => Ok(written?),
-        }
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.get_mut().socket.set_timeout(timeout);
-        let read = self.stream.read(self.buffers.input_append_buf());
-        let amount = match self.stream.get_mut().failed.take() {
-            Some(error) => return Err(error.into()),
-            None => read?,
-        };
-        self.buffers.input_appended(amount);
-        Ok(amount > 0)
-    }
-
-    fn is_open(&mut self) -> bool {
-        self.stream.get_mut().socket.get_mut().is_open()
-    }
-
-    fn is_tls(&self) -> bool {
-        true
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        Ok(chained.map(|transport| Noted { transport }))
     }
 }
 

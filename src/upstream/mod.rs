@@ -1,6 +1,8 @@
 //! HTTP to portals and to the OAuth server: connections, TLS, deadlines, and whether anything was sent. Uses config, values
 //! and system.
 
+mod failure;
 pub mod http;
 pub mod oauth;
+mod tls;
 mod unpacked;
