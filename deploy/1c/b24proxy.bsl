@@ -771,7 +771,7 @@
 	КонецЕсли;
 
 	Код = Ошибка.КодОшибки;
-	Если Код = "rate_limited" Или Код = "refresh_pending" Или Код = "idempotency_key_in_use" Тогда
+	Если Код = "rate_limited" Или Код = "refresh_pending" Или Код = "idempotency_key_in_use" Или Код = "host_busy" Тогда
 		Возврат Ошибка.ПовторитьЧерез <> Неопределено;
 	ИначеЕсли Код = "no_answer" Или Код = "bad_answer" Тогда
 		Возврат Ошибка.Выполнено = "unknown" И (ЕстьКлюч Или ТолькоЧтение);

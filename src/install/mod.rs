@@ -24,7 +24,7 @@ use crate::store::records::{Installation, Tokens};
 use crate::store::{Lock, Replaced};
 use crate::system::clock::{unix_now, Deadline};
 use crate::system::log::Level;
-use crate::upstream::http::Failure;
+use crate::upstream::http::{Failure, Obstacle};
 use crate::upstream::oauth;
 use crate::values::error::Error;
 use crate::values::grant::{Grant, Issued, Refusal};
@@ -185,6 +185,7 @@ impl Installer<'_> {
                     Grant::RefreshToken(_) => Problem::TokenRefused,
                 },
                 Refusal::Configuration { why } => Problem::Configuration(why),
+                Refusal::HostBusy { why } => Problem::HostBusy(why),
                 refusal => Problem::Oauth { why: refusal.text(self.job.app.config.bitrix24.oauth_server.host()) },
             }
         })
@@ -296,6 +297,7 @@ impl Installer<'_> {
 fn unreachable(failure: Failure) -> Problem {
     match failure {
         Failure::Configuration(why) => Problem::Configuration(why),
+        Failure::NotSent { why, obstacle: Obstacle::HostBusy } => Problem::HostBusy(why),
         failure => Problem::Portal { why: format!("it {}", failure.text()) },
     }
 }

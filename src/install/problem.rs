@@ -50,6 +50,8 @@ pub enum Problem {
     },
     /// Another process holds the portal's lock.
     Busy,
+    /// This host refused a process, a thread, a descriptor or memory: which.
+    HostBusy(String),
     Portal {
         why: String,
     },
@@ -70,6 +72,7 @@ impl From<Error> for Problem {
             Error::Configuration(why) => Problem::Configuration(why),
             Error::OauthServer { why, .. } => Problem::Oauth { why },
             Error::RefreshPending { .. } => Problem::Busy,
+            Error::HostBusy(why) => Problem::HostBusy(why),
             Error::Unreachable { why, .. } | Error::BadAnswer { why, .. } => Problem::Portal { why },
             other => Problem::Portal { why: other.text() },
         }
@@ -97,7 +100,7 @@ impl Problem {
             Problem::Attempts { .. } => 429,
             Problem::Storage(_) | Problem::Configuration(_) => 500,
             Problem::Portal { .. } | Problem::Oauth { .. } => 502,
-            Problem::Busy => 503,
+            Problem::Busy | Problem::HostBusy(_) => 503,
         }
     }
 
@@ -105,7 +108,7 @@ impl Problem {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Problem::Attempts { retry_after } => Some(*retry_after),
-            Problem::Busy => Some(BUSY),
+            Problem::Busy | Problem::HostBusy(_) => Some(BUSY),
             _ => None,
         }
     }
@@ -124,6 +127,7 @@ impl Problem {
             | Problem::OtherPortal { .. }
             | Problem::Attempts { .. }
             | Problem::Busy
+            | Problem::HostBusy(_)
             | Problem::Portal { .. }
             | Problem::Oauth { .. } => true,
             Problem::Webhook
@@ -147,6 +151,7 @@ impl Problem {
             Problem::StillWorks => Error::StillInstalled,
             Problem::Attempts { retry_after } => Error::RateLimited { why: text, retry_after: *retry_after },
             Problem::Busy => Error::RefreshPending { retry_after: BUSY },
+            Problem::HostBusy(why) => Error::HostBusy(why.clone()),
             Problem::Portal { why } => Error::Unreachable { why: why.clone(), executed: Executed::No },
             Problem::Oauth { why } => Error::OauthServer { why: why.clone(), retry_after: None },
             Problem::Storage(why) => Error::Storage(why.clone()),

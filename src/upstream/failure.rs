@@ -21,6 +21,9 @@ impl Failure {
     /// What the other side did, as a predicate such as "did not answer in time"; of our own side the reason itself.
     pub fn text(&self) -> String {
         match self {
+            Failure::NotSent { why, obstacle: Obstacle::HostBusy } => {
+                format!("could not be asked: this host refused what a connection takes: {why}")
+            }
             Failure::NotSent { why, .. } => format!("could not be reached: {why}"),
             Failure::Timeout(Executed::No) => "could not be reached in time".into(),
             Failure::Timeout(Executed::Unknown) => "did not answer in time".into(),
@@ -31,10 +34,20 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
+impl std::error::Error for Failure {}
+
 /// What stood in the way of a connection, for whoever tells a person what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     UnknownHost,
+    /// This host refused what a connection takes.
+    HostBusy,
     /// The port answered that nobody listens, so another try is harmless.
     Refused,
     /// The certificate's authority is not among the built-in roots and `ca_file`.

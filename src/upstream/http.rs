@@ -2,6 +2,7 @@
 //! redirects followed, one deadline for everything, and the knowledge whether anything was sent.
 
 pub use super::failure::{Failure, Obstacle};
+use super::tcp::{Dial, LookedUpLater};
 use super::tls::{self, Tls, BUFFER};
 use super::unpacked::{content_type, is_type, unpacked, unpacking};
 use crate::config::Bitrix24;
@@ -17,8 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::typestate::{WithBody, WithoutBody};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
 /// For a file: the kernel is asked less often, and a TLS record leaves in one piece.
 const FILE_BUFFER: usize = 64 << 10;
@@ -207,7 +207,7 @@ pub struct Post<'a> {
 impl Connections {
     fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Connections, Failure> {
         let tls = tls::config(tls::roots(ca_file)?).map_err(|error| Failure::Configuration(format!("TLS: {error}")))?;
-        let connector = ().chain(TcpConnector::default()).chain(Tls { config: Arc::new(tls) }).chain(Noting);
+        let connector = ().chain(Dial).chain(Tls { config: Arc::new(tls) }).chain(Noting);
         let config = ureq::Agent::config_builder()
             .proxy(None)
             .max_redirects(0)
@@ -218,7 +218,7 @@ impl Connections {
             .max_idle_connections(0)
             .input_buffer_size(BUFFER)
             .build();
-        let agent = ureq::Agent::with_parts(config, connector, DefaultResolver::default());
+        let agent = ureq::Agent::with_parts(config, connector, LookedUpLater);
         Ok(Connections { agent, connect_timeout })
     }
 
@@ -240,7 +240,6 @@ impl Connections {
         let response = request
             .config()
             .timeout_global(Some(post.deadline.remaining()))
-            .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
             .output_buffer_size(output_buffer(post, length))
             .build()
@@ -303,7 +302,6 @@ impl Connections {
         let connect = self.connect_timeout.min(pause);
         request
             .config()
-            .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
             .timeout_recv_response(Some(pause))
             .timeout_per_read(Some(pause))
@@ -339,7 +337,6 @@ impl Connections {
         let response = request
             .config()
             .timeout_global(Some(deadline.remaining()))
-            .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
             .build()
             .call()
@@ -379,11 +376,12 @@ fn unread(error: &std::io::Error) -> Failure {
 fn failure(error: &ureq::Error) -> Failure {
     let sent = SENT.get();
     let not_sent = |why: String, obstacle| Failure::NotSent { why, obstacle };
-    let unknown_host = || not_sent("the host name is not known".into(), Obstacle::UnknownHost);
     let why = match error {
         ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
         ureq::Error::Timeout(_) => return Failure::Timeout(Executed::No),
-        ureq::Error::HostNotFound => return unknown_host(),
+        ureq::Error::Other(other) if other.is::<Failure>() => {
+            return other.downcast_ref::<Failure>().expect("it was looked at").clone()
+        }
         ureq::Error::Rustls(error) if !sent => return tls::explain(error),
         ureq::Error::Io(error) if !sent => {
             if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -392,14 +390,7 @@ fn failure(error: &ureq::Error) -> Failure {
             if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
                 return failure(inner);
             }
-            if error.to_string().contains("lookup address") {
-                return unknown_host();
-            }
-            let obstacle = match error.kind() {
-                std::io::ErrorKind::ConnectionRefused => Obstacle::Refused,
-                _ => Obstacle::Other,
-            };
-            return not_sent(error.kind().to_string(), obstacle);
+            return not_sent(error.kind().to_string(), Obstacle::Other);
         }
         ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
             Some(ureq::Error::Timeout(_)) => return Failure::Timeout(Executed::Unknown),

@@ -1,7 +1,7 @@
 //! Bitrix24's OAuth server (RFC 6749): codes and refresh tokens against pairs of tokens, by POST, with the client
 //! secret in the body and nowhere else.
 
-use super::http::{Failure, Http, Post};
+use super::http::{Failure, Http, Obstacle, Post};
 use crate::config::{Application, OauthServer};
 use crate::system::clock::{unix_now, Deadline};
 use crate::values::grant::{read_answer, Grant, Issued, Refusal};
@@ -55,6 +55,7 @@ pub fn request(
 fn unavailable(failure: Failure) -> Refusal {
     match failure {
         Failure::Configuration(why) => Refusal::Configuration { why },
+        Failure::NotSent { why, obstacle: Obstacle::HostBusy } => Refusal::HostBusy { why },
         failure => Refusal::Unavailable { why: failure.text() },
     }
 }

@@ -1,8 +1,10 @@
 //! TLS: which authorities count, and the link of `ureq`'s chain that speaks it.
 
 use super::failure::{Failure, Obstacle};
+use super::tcp::remaining;
+use crate::system::refusal::refused;
 use rustls::client::Resumption;
-use rustls::pki_types::{pem::PemObject, CertificateDer, ServerName};
+use rustls::pki_types::{pem, pem::PemObject, CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -21,7 +23,12 @@ pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {
     let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|error| unusable(format!("{error}; it must hold certificates in PEM form")))?;
+        .map_err(|error| match &error {
+            pem::Error::Io(io) if refused(io).is_some() => {
+                Failure::NotSent { why: refused(io).unwrap_or_default().to_owned(), obstacle: Obstacle::HostBusy }
+            }
+            error => unusable(format!("{error}; it must hold certificates in PEM form")),
+        })?;
     if certificates.is_empty() {
         return Err(unusable("there is no certificate in it".into()));
     }
@@ -75,7 +82,7 @@ impl Tls {
         let mut connection = ClientConnection::new(self.config.clone(), name).map_err(ureq::Error::Rustls)?;
         let adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
         let mut socket = Gathered { socket: adapter, pending: Vec::new(), failed: None };
-        socket.socket.set_timeout(details.timeout);
+        socket.socket.set_timeout(remaining(details));
         connection.complete_io(&mut socket)?;
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(TlsTransport { buffers, stream: StreamOwned { conn: connection, sock: socket } })

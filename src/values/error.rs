@@ -5,6 +5,9 @@
 
 use serde::Serialize;
 
+/// Seconds after which a host may grant again what it refused: as long as most requests take.
+const HOST_BUSY: u64 = 5;
+
 /// Whether the call may have been executed by Bitrix24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +95,8 @@ pub enum Error {
     RefreshPending {
         retry_after: u64,
     },
+    /// This host refused a process, a thread, a descriptor or memory, before anything was sent: which.
+    HostBusy(String),
     Timeout {
         executed: Executed,
     },
@@ -125,6 +130,7 @@ impl Error {
             Error::BadAnswer { .. } => (502, "bitrix24_bad_answer"),
             Error::OauthServer { .. } => (502, "oauth_server_error"),
             Error::RefreshPending { .. } => (503, "refresh_pending"),
+            Error::HostBusy(_) => (503, "host_busy"),
             Error::Timeout { .. } => (504, "bitrix24_timeout"),
             Error::Bitrix24(upstream) => (upstream.relayed_status(), "bitrix24_error"),
         }
@@ -221,6 +227,10 @@ impl Error {
             Error::RefreshPending { .. } => "The portal's access token is being renewed and the wait was too \
                 long. The call was not executed: repeat it after retry_after seconds."
                 .into(),
+            Error::HostBusy(why) => format!(
+                "The host on which b24proxy runs refused what it needs: {why}. The call was not executed: repeat it after \
+                 retry_after seconds; if it stays so, let the host's administrator raise that limit."
+            ),
             Error::Timeout { executed: Executed::No } => "Bitrix24 did not accept a connection in time. The call \
                 was not executed and may be repeated."
                 .into(),
@@ -252,6 +262,7 @@ impl Error {
             | Error::MethodBlocked { retry_after }
             | Error::KeyInUse { retry_after } => Some(*retry_after),
             Error::OauthServer { retry_after, .. } => *retry_after,
+            Error::HostBusy(_) => Some(HOST_BUSY),
             _ => None,
         }
     }
@@ -264,6 +275,7 @@ impl Error {
             Error::OutcomeUnknown { .. } => Some(Executed::Unknown),
             Error::Bitrix24(upstream) if !upstream.is_definite() => Some(Executed::Unknown),
             Error::RefreshPending { .. }
+            | Error::HostBusy(_)
             | Error::KeyInUse { .. }
             | Error::IdempotencyKeyReused
             | Error::OauthServer { .. }

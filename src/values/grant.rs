@@ -49,6 +49,8 @@ pub enum Refusal {
     Unavailable { why: String },
     /// This program's own side, for the log.
     Configuration { why: String },
+    /// Nothing was asked: this host refused what a connection takes.
+    HostBusy { why: String },
 }
 
 impl Refusal {
@@ -71,6 +73,7 @@ impl Refusal {
             Refusal::PortalDeleted => "the portal has been deleted".into(),
             Refusal::Other { error, description } => with(error, description),
             Refusal::Unavailable { why } => format!("{host} {why}"),
+            Refusal::HostBusy { why } => format!("it was not asked: {why}"),
             Refusal::Configuration { .. } => "the configuration cannot be used".into(),
         }
     }

@@ -3,7 +3,7 @@
 use crate::fixture::*;
 use crate::{assert_line, lines, run, Ended};
 use serde_json::json;
-use simulator::{Action, Fault, Target};
+use simulator::{Action, Fault, Options, PortalOptions, Target};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -247,4 +247,20 @@ fn a_missing_token_folder_is_made() {
     fs::remove_dir(proxy.sandbox.tokens()).unwrap();
     assert_line(&check(&proxy), "token folder", "ok", "mode 700");
     assert!(lines(&check(&proxy)).iter().all(|(_, status, _)| status != "fail"));
+}
+
+#[test]
+fn what_the_host_refuses_is_said_in_words() {
+    let portal = PortalOptions { host: "localhost".into(), ..PortalOptions::default() };
+    let proxy = Proxy::with(Options { portal, ..Options::default() });
+    proxy.store_pair(&proxy.portal().issue_pair(1));
+    proxy.run_behind("exec prlimit --nproc=1 {}");
+    let ended = check(&proxy);
+    assert_line(&ended, &format!("{}, from here", proxy.portal().name()), "fail", "no more processes and threads");
+    assert!(!ended.all().contains("panicked") && !ended.all().contains("RUST_BACKTRACE"), "{}", ended.all());
+    for few in 4..10 {
+        proxy.run_behind(&format!("exec prlimit --nofile={few} {{}}"));
+        let ended = run(&proxy, &["check"]);
+        assert!(!ended.all().contains("panicked"), "{few}: {}", ended.all());
+    }
 }

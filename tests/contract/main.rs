@@ -7,12 +7,14 @@ mod answers;
 mod attacks;
 mod calls;
 mod configuration;
+mod dialing;
 mod encodings;
 mod files;
 mod files_under_servers;
 #[allow(dead_code)]
 mod fixture;
 mod footprint;
+mod host_limits;
 mod idempotency;
 mod idn;
 mod installation;

@@ -115,9 +115,12 @@ pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Optio
     Ok(Results { results, next, replayed })
 }
 
-/// The wait for the limit or for a refresh would pass the time, or a connection did.
+/// The wait for the limit or for a refresh would pass the time, or a connection did, or the host has too much to do.
 fn is_about_time(error: &Error) -> bool {
-    matches!(error, Error::RateLimited { .. } | Error::RefreshPending { .. } | Error::Timeout { .. })
+    matches!(
+        error,
+        Error::RateLimited { .. } | Error::RefreshPending { .. } | Error::Timeout { .. } | Error::HostBusy(_)
+    )
 }
 
 /// Sends a step: a batch of these calls, or the only one of them.

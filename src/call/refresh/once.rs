@@ -117,9 +117,9 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
 
 fn started(job: Job, portal: &Portal, lock: Box<dyn Lock>) -> Result<Refresher> {
     job.log.line(Level::Debug, "refreshing the tokens", &[("portal", portal.name.as_str().into())]);
-    Refresher::start(&job.app.config, &portal.name, lock.pass_on()).map_err(|error| {
-        job.log.error(&format!("the process that refreshes tokens cannot be started: {error}"));
-        Error::RefreshPending { retry_after: 10 }
+    Refresher::start(&job.app.config, &portal.name, lock.pass_on()).map_err(|why| {
+        job.log.error(&format!("the process that refreshes tokens cannot be started: {why}"));
+        Error::HostBusy(format!("the process that refreshes tokens cannot be started: {why}"))
     })
 }
 
@@ -200,6 +200,7 @@ fn refused(job: Job, portal: &Portal, last: &LastRefresh) -> Error {
             Error::ReinstallRequired { why, install_url: job.app.config.install_url(&portal.name) }
         }
         Some(Refusal::Configuration { why }) => Error::Configuration(why.clone()),
+        Some(Refusal::HostBusy { why }) => Error::HostBusy(why.clone()),
         Some(refusal) => Error::OauthServer { why: refusal.text(host), retry_after: Some(seconds_left(last)) },
         None => Error::RefreshPending { retry_after: 5 },
     }

@@ -5,16 +5,19 @@ use crate::config::Config;
 use crate::system::disk::own_executable;
 use crate::system::log::Log;
 use crate::system::process::bequeath_nothing;
+use crate::system::refusal::refused;
 use crate::values::error::Error;
 use crate::values::portal::PortalName;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 /// The hidden command that it is started by.
 pub const COMMAND: &str = "refresher";
+
+const NULL: &str = "/dev/null";
 
 /// How a refresher ended.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,6 +28,8 @@ pub enum Ending {
     Refused,
     /// Its own trouble; not shared with others.
     Storage(String),
+    /// The host's; the same.
+    HostBusy(String),
 }
 
 impl From<Result<(), NotRenewed>> for Ending {
@@ -33,6 +38,7 @@ impl From<Result<(), NotRenewed>> for Ending {
             Ok(()) => Ending::Stored,
             Err(NotRenewed::Refused) => Ending::Refused,
             Err(NotRenewed::Storage(why)) => Ending::Storage(why),
+            Err(NotRenewed::HostBusy(why)) => Ending::HostBusy(why),
         }
     }
 }
@@ -53,9 +59,18 @@ impl Refresher {
     /// Starts it with the locked file as its standard input, in a process group of its own. Its environment is empty: no
     /// `GATEWAY_INTERFACE`, so it knows that it serves no request. It must not hold the web server's pipes, which would keep
     /// the answer open, nor its sockets, at which its successor could not listen.
-    pub fn start(config: &Config, portal: &PortalName, lock: File) -> std::io::Result<Refresher> {
+    /// The error says what it lacks.
+    pub fn start(config: &Config, portal: &PortalName, lock: File) -> Result<Refresher, String> {
         bequeath_nothing();
-        let mut command = Command::new(own_executable()?);
+        let lacks = |what: &str, error: &std::io::Error| match refused(error) {
+            Some(why) => why.to_owned(),
+            None => format!("{what} ({error})"),
+        };
+        let executable =
+            own_executable().map_err(|error| lacks("its own path is not known, as without /proc", &error))?;
+        let nothing =
+            OpenOptions::new().write(true).open(NULL).map_err(|error| lacks("there is no /dev/null", &error))?;
+        let mut command = Command::new(executable);
         command
             .args([COMMAND, portal.as_str()])
             .env_clear()
@@ -63,10 +78,11 @@ impl Refresher {
             .current_dir("/")
             .stdin(Stdio::from(lock))
             .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+            .stderr(Stdio::from(nothing));
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        Ok(Refresher { child: Some(command.spawn()?), started: Instant::now() })
+        let child = command.spawn().map_err(|error| lacks("this host does not let it start one", &error))?;
+        Ok(Refresher { child: Some(child), started: Instant::now() })
     }
 
     /// Why it ended without storing or recording anything: it says so itself, or was killed, and then whoever comes next
@@ -80,6 +96,7 @@ impl Refresher {
         let status = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         match serde_json::from_slice(&told) {
             Ok(Ending::Storage(why)) => Error::Storage(why),
+            Ok(Ending::HostBusy(why)) => Error::HostBusy(why),
             _ => {
                 let ms = self.started.elapsed().as_millis();
                 log.error(&format!("the refresher ended after {ms} ms with {status}; the next call tries again"));

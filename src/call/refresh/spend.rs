@@ -22,6 +22,8 @@ pub enum NotRenewed {
     Refused,
     /// Nothing was spent, or nothing could be stored.
     Storage(String),
+    /// Nothing was spent: this host refused what a connection takes.
+    HostBusy(String),
 }
 
 impl From<String> for NotRenewed {
@@ -39,7 +41,7 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
     let spent = old.fingerprint();
     let mut notes = lock.notes();
     let before = notes.refresh.filter(|last| last.speaks_of(&old));
-    let interrupted = before.is_some_and(|last| last.failure.is_none() || last.interrupted);
+    let interrupted = before.as_ref().is_some_and(|last| last.failure.is_none() || last.interrupted);
     let reserved = lock.reserve()?;
     let mut last = LastRefresh { spent: spent.clone(), at: unix_now_ms(), failure: None, interrupted };
     notes.refresh = Some(last.clone());
@@ -65,6 +67,13 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
             notes.refresh = None;
             let _ = lock.write_notes(&notes);
             Ok(())
+        }
+        // As if it had not been begun: whoever comes next tries again.
+        Err(Refusal::HostBusy { why }) => {
+            notes.refresh = before;
+            drop(reserved);
+            lock.write_notes(&notes)?;
+            Err(NotRenewed::HostBusy(why))
         }
         Err(refusal) => {
             last.at = unix_now_ms();

@@ -147,6 +147,10 @@ pub fn not_reached(check: &str, host: &str, failure: &Failure) -> Line {
             format!("the host name {host} is not known here"),
             "check its spelling; if it is right, this machine's DNS does not work (/etc/resolv.conf): ask the host",
         ),
+        Failure::NotSent { obstacle: Obstacle::HostBusy, why } => (
+            format!("{host} could not be asked: {why}"),
+            "stop other programs of this user, or let the host's administrator raise that limit; calls get 503 host_busy",
+        ),
         Failure::NotSent { obstacle: Obstacle::Refused, .. } => (
             format!("{host} refuses the connection"),
             "check name and port; if they are right, ask the host to allow outgoing connections to it",
@@ -202,6 +206,7 @@ mod tests {
         let not_sent = |obstacle| Failure::NotSent { why: "x".into(), obstacle };
         let texts: Vec<String> = [
             not_sent(Obstacle::UnknownHost),
+            not_sent(Obstacle::HostBusy),
             not_sent(Obstacle::Refused),
             not_sent(Obstacle::UnknownAuthority),
             not_sent(Obstacle::Certificate),

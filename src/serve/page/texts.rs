@@ -291,6 +291,15 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
                 "Another request is renewing this portal's tokens. Try again in a few seconds.",
             ),
         ),
+        Problem::HostBusy(why) => (
+            language.pick("Хостинг отказал программе", "The host refused the program"),
+            vec![language.pick(
+                format!("Хостинг не дал программе того, что ей нужно: {why}. Повторите через несколько секунд; если не \
+                         пройдёт, попросите администратора хостинга поднять это ограничение."),
+                format!("The host refused what the program needs: {why}. Try again in a few seconds; if it stays so, let the \
+                         host's administrator raise that limit."),
+            )],
+        ),
         Problem::Portal { why } => (
             language.pick("Портал не отвечает", "The portal does not answer"),
             vec![language.pick(
