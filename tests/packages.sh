@@ -36,6 +36,7 @@ fcgiwrap                /usr/sbin/fcgiwrap      bench quick long all
 php-cgi                 php-cgi                 bench all
 php-fpm                 /usr/sbin/php-fpm*      bench
 php-curl                /usr/lib/php/*/curl.so  bench
+openssl                 openssl                 quick all
 time                    /usr/bin/time           quick all
 systemd                 systemd-analyze         quick all
 strace                  strace                  long all

@@ -385,7 +385,9 @@ impl<'a> Relay<'a> {
 pub(super) fn error_of(failure: Failure, max_response: u64) -> Error {
     match failure {
         Failure::NotSent { why, obstacle: Obstacle::HostBusy } => Error::HostBusy(why),
-        Failure::NotSent { why, .. } => Error::Unreachable { why, executed: Executed::No },
+        Failure::NotSent { why, obstacle } => {
+            Error::Unreachable { why: obstacle.advised(&why), executed: Executed::No }
+        }
         Failure::Timeout(executed) => Error::Timeout { executed },
         Failure::Lost { why } => Error::Unreachable { why, executed: Executed::Unknown },
         Failure::TooLarge => Error::BadAnswer {

@@ -206,8 +206,7 @@ pub struct Post<'a> {
 
 impl Connections {
     fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Connections, Failure> {
-        let tls = tls::config(tls::roots(ca_file)?).map_err(|error| Failure::Configuration(format!("TLS: {error}")))?;
-        let connector = ().chain(Dial).chain(Tls { config: Arc::new(tls) }).chain(Noting);
+        let connector = ().chain(Dial).chain(Tls { config: Arc::new(tls::config(ca_file)?) }).chain(Noting);
         let config = ureq::Agent::config_builder()
             .proxy(None)
             .max_redirects(0)
@@ -390,20 +389,38 @@ fn failure(error: &ureq::Error) -> Failure {
             if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
                 return failure(inner);
             }
-            return not_sent(error.kind().to_string(), Obstacle::Other);
+            return not_sent(closed(error), Obstacle::Other);
         }
-        ureq::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
-            Some(ureq::Error::Timeout(_)) => return Failure::Timeout(Executed::Unknown),
-            _ => error.kind().to_string(),
+        ureq::Error::Io(error) => match error.get_ref() {
+            Some(inner) if matches!(inner.downcast_ref(), Some(ureq::Error::Timeout(_))) => {
+                return Failure::Timeout(Executed::Unknown)
+            }
+            Some(inner) if inner.is::<rustls::Error>() => in_words(inner.downcast_ref().expect("it was looked at")),
+            _ => closed(error),
         },
         ureq::Error::ConnectionFailed => "no connection".into(),
-        ureq::Error::Rustls(error) => error.to_string(),
+        ureq::Error::Rustls(error) => in_words(error),
         _ => "the answer is not HTTP".into(),
     };
     if sent {
         Failure::Lost { why }
     } else {
         not_sent(why, Obstacle::Other)
+    }
+}
+
+fn closed(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "it closed the connection".into(),
+        kind => kind.to_string(),
+    }
+}
+
+/// Why a TLS connection ended.
+fn in_words(error: &rustls::Error) -> String {
+    match tls::explain(error) {
+        Failure::NotSent { why, .. } => why,
+        other => other.text(),
     }
 }
 

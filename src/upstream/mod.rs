@@ -7,4 +7,5 @@ pub mod http;
 pub mod oauth;
 mod tcp;
 mod tls;
+mod trust;
 mod unpacked;

@@ -2,10 +2,11 @@
 
 use super::failure::{Failure, Obstacle};
 use super::tcp::remaining;
+use super::trust::{of_certificate, Trust};
 use crate::system::refusal::refused;
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{pem, pem::PemObject, CertificateDer, ServerName};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, Error, PeerIncompatible, RootCertStore, StreamOwned};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,39 +17,50 @@ use ureq::unversioned::transport::{
 /// A TLS record's size: more at once makes nothing faster, and `ureq` takes four of these.
 pub const BUFFER: usize = 16 << 10;
 
-/// The built-in roots, and those of `ca_file`.
-pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {
+/// TLS with the built-in roots, and the certificates of `ca_file`.
+pub fn config(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let Some(path) = ca_file else { return Ok(roots) };
-    let unusable = |why: String| Failure::Configuration(format!("ca_file {}: {why}", path.display()));
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|error| match &error {
-            pem::Error::Io(io) if refused(io).is_some() => {
-                Failure::NotSent { why: refused(io).unwrap_or_default().to_owned(), obstacle: Obstacle::HostBusy }
-            }
-            error => unusable(format!("{error}; it must hold certificates in PEM form")),
-        })?;
-    if certificates.is_empty() {
-        return Err(unusable("there is no certificate in it".into()));
-    }
-    for certificate in certificates {
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-    }
-    Ok(roots)
-}
-
-pub fn config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+    let own = ca_file.map_or(Ok(Vec::new()), |path| added(&mut roots, path))?;
     let mut provider = rustls::crypto::ring::default_provider();
     // AES-128 with SHA-256 first, as browsers have it: processors compute SHA-256, and SHA-384 only in many steps.
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+    let provider = Arc::new(provider);
+    let unusable = |error: &dyn std::error::Error| Failure::Configuration(format!("TLS: {error}"));
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| unusable(&error))?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trust { webpki, own }))
         .with_no_client_auth();
     // A process for each call makes one connection: there is nothing to resume.
     config.resumption = Resumption::disabled();
     Ok(config)
+}
+
+/// The certificates of `ca_file`, which are among the roots now.
+fn added(roots: &mut RootCertStore, ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let unusable = |why: &str| Failure::Configuration(format!("ca_file {}: {why}", ca_file.display()));
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(ca_file)
+        .and_then(|certificates| certificates.collect::<Result<_, _>>())
+        .map_err(|error| match &error {
+            pem::Error::Io(io) => match refused(io) {
+                Some(why) => Failure::not_sent(why, Obstacle::HostBusy),
+                None => unusable(&format!("it cannot be read ({io}); it must hold certificates in PEM form")),
+            },
+            _ => unusable("it must hold certificates in PEM form"),
+        })?;
+    if certificates.is_empty() {
+        return Err(unusable("there is no certificate in it; it must hold some in PEM form"));
+    }
+    for certificate in &certificates {
+        roots
+            .add(certificate.clone())
+            .map_err(|_| unusable("a certificate in it is broken; it must hold whole ones in PEM form"))?;
+    }
+    Ok(certificates)
 }
 
 /// A link of `ureq`'s chain: TLS where the address says https. `ureq`'s own link takes either built-in roots or given ones;
@@ -179,15 +191,39 @@ impl Transport for TlsTransport {
     }
 }
 
-/// Why there is no TLS connection.
-pub fn explain(error: &rustls::Error) -> Failure {
+/// Why there is no TLS connection, or no more.
+pub fn explain(error: &Error) -> Failure {
+    use rustls::AlertDescription as Alert;
     let (why, obstacle) = match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => (
-            "its certificate is from an authority that is not known here; for an own authority set ca_file".into(),
-            Obstacle::UnknownAuthority,
+        Error::InvalidCertificate(problem) => return of_certificate(problem),
+        Error::AlertReceived(Alert::ProtocolVersion)
+        | Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => ("it speaks only TLS 1.1 or older", Obstacle::OldTls),
+        // The same alert for both (OpenSSL, TLS 1.2).
+        Error::AlertReceived(Alert::HandshakeFailure) => (
+            "it accepts no cipher that this program knows, or asks for a certificate of the client, which it has none of",
+            Obstacle::NoCommonCipher,
         ),
-        rustls::Error::InvalidCertificate(_) => (format!("TLS: {error}"), Obstacle::Certificate),
-        error => (format!("TLS: {error}"), Obstacle::Other),
+        Error::AlertReceived(Alert::InsufficientSecurity)
+        | Error::PeerIncompatible(_)
+        | Error::PeerMisbehaved(_) => ("it accepts no cipher that this program knows", Obstacle::NoCommonCipher),
+        Error::AlertReceived(Alert::UnrecognisedName) => ("it does not know this host's name", Obstacle::Other),
+        Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::NoCertificate
+            | Alert::UnknownCA
+            | Alert::AccessDenied,
+        ) => ("it asks for a certificate of the client, which this program has none of", Obstacle::Other),
+        Error::AlertReceived(_) => ("it breaks TLS off", Obstacle::Other),
+        Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => {
+            ("it does not speak TLS at this port", Obstacle::NotTls)
+        }
+        Error::DecryptError | Error::PeerSentOversizedRecord => {
+            ("the TLS connection was damaged on its way", Obstacle::Other)
+        }
+        _ => ("TLS with it fails", Obstacle::Other),
     };
-    Failure::NotSent { why, obstacle }
+    Failure::not_sent(why, obstacle)
 }

@@ -30,6 +30,7 @@ mod root;
 mod secrets;
 mod server_logs;
 mod status_page;
+mod tls;
 mod token_folder;
 mod uninstalling;
 mod uploads;

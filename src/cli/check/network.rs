@@ -155,15 +155,6 @@ pub fn not_reached(check: &str, host: &str, failure: &Failure) -> Line {
             format!("{host} refuses the connection"),
             "check name and port; if they are right, ask the host to allow outgoing connections to it",
         ),
-        Failure::NotSent { obstacle: Obstacle::UnknownAuthority, .. } => (
-            format!("the certificate of {host} is from an authority that is not known here"),
-            "for an own authority set [bitrix24] ca_file to its certificate (PEM); if it is your own server, let it \
-             send the whole chain (fullchain.pem); otherwise something on the way decrypts TLS: ask the host",
-        ),
-        Failure::NotSent { obstacle: Obstacle::Certificate, why, .. } => {
-            let cure = "if this machine's clock is right, the certificate must be renewed at the other side";
-            (format!("the certificate of {host} is not valid ({why})"), cure)
-        }
         Failure::Timeout(Executed::No) => (
             format!("{host} does not accept a connection in time"),
             "a firewall may drop it: ask the host to allow outgoing connections to it",
@@ -171,7 +162,10 @@ pub fn not_reached(check: &str, host: &str, failure: &Failure) -> Line {
         Failure::Timeout(Executed::Unknown) => {
             (format!("{host} accepts the connection but does not answer in time"), "try again later")
         }
-        Failure::NotSent { obstacle: Obstacle::Other, why, .. } | Failure::Lost { why } => {
+        Failure::NotSent { why, obstacle } if obstacle.cure().is_some() => {
+            (format!("{host} cannot be trusted: {why}"), obstacle.cure().unwrap_or_default())
+        }
+        Failure::NotSent { why, .. } | Failure::Lost { why } => {
             (format!("{host} cannot be reached ({why})"), "try again; if it stays so, ask the host about outgoing TLS")
         }
         Failure::TooLarge => (format!("{host} answers too much"), "check the name in proxy.toml"),
@@ -208,7 +202,6 @@ mod tests {
             not_sent(Obstacle::UnknownHost),
             not_sent(Obstacle::HostBusy),
             not_sent(Obstacle::Refused),
-            not_sent(Obstacle::UnknownAuthority),
             not_sent(Obstacle::Certificate),
             not_sent(Obstacle::Other),
             Failure::Timeout(Executed::No),
