@@ -105,7 +105,7 @@ pub(super) struct Relay<'a> {
 
 impl<'a> Relay<'a> {
     pub fn new(job: Job<'a>, portal: &'a Portal, patience: Patience) -> Relay<'a> {
-        let hide = secrets::configured(portal);
+        let hide = secrets::configured(&job.app.config, portal);
         Relay { job, portal, patience, hide, renews_refused: true, trip: Trip::default() }
     }
 

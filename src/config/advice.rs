@@ -6,12 +6,13 @@ const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";
 
 /// A right line for each key, and the section that it stands in.
-const LINES: [(&str, &str); 35] = [
+const LINES: [(&str, &str); 36] = [
     ("[bitrix24]", "client_id = \"local.6667fc928a50a9.70414732\""),
     ("[bitrix24]", "client_secret = \"…\""),
     ("[bitrix24]", "redirect_uri = \"https://www.example.com/cgi-bin/b24proxy\""),
     ("[bitrix24]", "scope = \"crm,catalog\""),
     ("[bitrix24]", "oauth_server = \"https://oauth.bitrix.info\""),
+    ("[bitrix24]", "proxy = \"http://proxy.lan:3128\""),
     ("[bitrix24]", "connect_timeout = 10"),
     ("[bitrix24]", "timeout = 55"),
     ("[bitrix24]", "ca_file = \"/etc/ssl/my-ca.pem\""),

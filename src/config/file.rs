@@ -28,6 +28,8 @@ pub struct Bitrix24 {
     pub redirect_uri: Option<String>,
     pub scope: String,
     pub oauth_server: String,
+    /// A password stands in it.
+    pub proxy: Option<Secret>,
     pub connect_timeout: u64,
     pub timeout: u64,
     pub ca_file: Option<PathBuf>,
@@ -42,6 +44,7 @@ impl Default for Bitrix24 {
             redirect_uri: None,
             scope: String::new(),
             oauth_server: "https://oauth.bitrix.info".into(),
+            proxy: None,
             connect_timeout: 10,
             timeout: 55,
             ca_file: None,

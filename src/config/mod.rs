@@ -14,6 +14,7 @@ use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
 use crate::values::method::Pattern;
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
+use crate::values::proxy::Proxy;
 use crate::values::secret::{from_hex, sha256, Secret};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -48,6 +49,7 @@ pub struct Bitrix24 {
     pub redirect_uri: Option<String>,
     pub scope: Vec<String>,
     pub oauth_server: OauthServer,
+    pub proxy: Option<Proxy>,
     pub connect_timeout: Duration,
     /// For the whole request, waiting included.
     pub timeout: Duration,
@@ -356,11 +358,19 @@ fn bitrix24(section: &file::Bitrix24, folder: &Path) -> Result<Bitrix24, String>
         redirect_uri,
         scope: section.scope.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_ascii_lowercase).collect(),
         oauth_server: OauthServer { scheme, name },
+        proxy: section.proxy.as_ref().map(proxy).transpose()?,
         connect_timeout: seconds(section.connect_timeout, "[bitrix24] connect_timeout")?,
         timeout,
         ca_file: section.ca_file.as_ref().map(|file| folder.join(file)),
         allow_http: section.allow_http,
     })
+}
+
+fn proxy(address: &Secret) -> Result<Proxy, String> {
+    if address.expose().contains('…') {
+        return Err("[bitrix24] proxy is still a sample: put your own proxy's address there".into());
+    }
+    Proxy::parse(address.expose()).map_err(|why| format!("[bitrix24] proxy {why}"))
 }
 
 /// Whole seconds from 1 to a day.

@@ -52,6 +52,8 @@ pub enum Obstacle {
     UnknownHost,
     /// This host refused what a connection takes.
     HostBusy,
+    /// The configured proxy gave no connection.
+    Proxy,
     /// The port answered that nobody listens, so another try is harmless.
     Refused,
     /// A certificate that is its own authority, and is not in `ca_file`.
@@ -77,9 +79,10 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// What mends it, where the other side's TLS is the obstacle.
+    /// What mends it, where the proxy or the other side's TLS is the obstacle.
     pub fn cure(self) -> Option<&'static str> {
         Some(match self {
+            Obstacle::Proxy => "check [bitrix24] proxy in proxy.toml, or ask whoever runs that proxy",
             Obstacle::SelfSigned => {
                 "if it is your own server, set [bitrix24] ca_file to this very certificate (PEM); otherwise something on the way \
                  answers in its place: ask the host"

@@ -11,6 +11,7 @@ use crate::values::error::Executed;
 use crate::values::foreign::Answered;
 use crate::values::mask::Mask;
 use crate::values::parts::{Part, Parts};
+use crate::values::proxy::Proxy;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::{Cursor, Read};
@@ -38,6 +39,8 @@ thread_local! {
 /// The clients for all requests. Each is made when it is first needed: building the roots costs time.
 pub struct Http {
     connect_timeout: Duration,
+    /// Through which everything goes.
+    proxy: Option<Proxy>,
     ca_file: Option<PathBuf>,
     /// Whether the OAuth server is one of Bitrix24's own, for which `ca_file` does not count.
     oauth_is_bitrix24s: bool,
@@ -48,6 +51,7 @@ pub struct Http {
 impl Http {
     pub fn new(bitrix24: &Bitrix24) -> Http {
         Http {
+            proxy: bitrix24.proxy.clone(),
             ca_file: bitrix24.ca_file.clone(),
             oauth_is_bitrix24s: bitrix24.oauth_server.is_bitrix24s(),
             ..Http::without_configuration(bitrix24.connect_timeout)
@@ -57,14 +61,14 @@ impl Http {
     /// With built-in roots alone.
     pub fn without_configuration(connect_timeout: Duration) -> Http {
         let (with_ca_file, without) = (OnceLock::new(), OnceLock::new());
-        Http { connect_timeout, ca_file: None, oauth_is_bitrix24s: true, with_ca_file, without }
+        Http { connect_timeout, proxy: None, ca_file: None, oauth_is_bitrix24s: true, with_ca_file, without }
     }
 
     /// For portals, and this program's own public address: built-in roots, and those of `ca_file`.
     pub fn portals(&self) -> Result<&Connections, Failure> {
         match &self.ca_file {
             None => self.bare(),
-            Some(path) => made(&self.with_ca_file, self.connect_timeout, Some(path)),
+            Some(path) => self.made(&self.with_ca_file, Some(path)),
         }
     }
 
@@ -77,16 +81,17 @@ impl Http {
     }
 
     fn bare(&self) -> Result<&Connections, Failure> {
-        made(&self.without, self.connect_timeout, None)
+        self.made(&self.without, None)
     }
-}
 
-fn made<'c>(
-    once: &'c OnceLock<Result<Connections, Failure>>,
-    connect_timeout: Duration,
-    ca_file: Option<&Path>,
-) -> Result<&'c Connections, Failure> {
-    once.get_or_init(|| Connections::new(ca_file, connect_timeout)).as_ref().map_err(Failure::clone)
+    fn made<'c>(
+        &self,
+        once: &'c OnceLock<Result<Connections, Failure>>,
+        ca_file: Option<&Path>,
+    ) -> Result<&'c Connections, Failure> {
+        let new = || Connections::new(ca_file, self.proxy.clone(), self.connect_timeout);
+        once.get_or_init(new).as_ref().map_err(Failure::clone)
+    }
 }
 
 /// For hosts whose certificates the same roots vouch for.
@@ -205,8 +210,9 @@ pub struct Post<'a> {
 }
 
 impl Connections {
-    fn new(ca_file: Option<&Path>, connect_timeout: Duration) -> Result<Connections, Failure> {
-        let connector = ().chain(Dial).chain(Tls { config: Arc::new(tls::config(ca_file)?) }).chain(Noting);
+    fn new(ca_file: Option<&Path>, proxy: Option<Proxy>, connect_timeout: Duration) -> Result<Connections, Failure> {
+        let dial = Dial { proxy, user_agent: USER_AGENT };
+        let connector = ().chain(dial).chain(Tls { config: Arc::new(tls::config(ca_file)?) }).chain(Noting);
         let config = ureq::Agent::config_builder()
             .proxy(None)
             .max_redirects(0)

@@ -8,4 +8,5 @@ pub mod oauth;
 mod tcp;
 mod tls;
 mod trust;
+mod tunnel;
 mod unpacked;

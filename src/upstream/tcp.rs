@@ -1,8 +1,10 @@
-//! The first link of `ureq`'s chain: a TCP connection. `ureq`'s own would block in each address.
+//! The first link of `ureq`'s chain: a TCP connection, through the configured proxy where there is one. `ureq`'s own would block in each address.
 
 use super::dial::{is_ready, reach};
 use super::failure::Failure;
+use super::tunnel::through;
 use crate::system::clock::Deadline;
+use crate::values::proxy::Proxy;
 use rustix::event::PollFlags;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -32,7 +34,11 @@ impl Resolver for LookedUpLater {
 }
 
 #[derive(Debug)]
-pub struct Dial;
+pub struct Dial {
+    pub proxy: Option<Proxy>,
+    /// As a proxy hears it.
+    pub user_agent: &'static str,
+}
 
 impl<In: Transport> Connector<In> for Dial {
     type Out = Tcp;
@@ -41,7 +47,11 @@ impl<In: Transport> Connector<In> for Dial {
         let deadline = Deadline::after(limit(remaining(details)));
         let host = details.uri.host().unwrap_or_default();
         let port = details.uri.port_u16().unwrap_or(if details.needs_tls() { 443 } else { 80 });
-        let stream = reach(host, port, deadline).map_err(told)?;
+        let stream = match &self.proxy {
+            None => reach(host, port, deadline),
+            Some(proxy) => through(proxy, host, port, self.user_agent, deadline),
+        };
+        let stream = stream.map_err(told)?;
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(Tcp { stream, buffers, may_hold_more: false }))
     }

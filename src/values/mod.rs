@@ -16,6 +16,7 @@ pub mod multipart;
 pub mod parts;
 pub mod percent;
 pub mod portal;
+pub mod proxy;
 pub mod request;
 pub mod secret;
 pub mod signed;

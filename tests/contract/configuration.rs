@@ -487,7 +487,7 @@ fn proxy_toml_example_mentions_every_key() {
     for (section, keys) in [
         (
             "[bitrix24]",
-            "client_id client_secret redirect_uri scope oauth_server connect_timeout timeout ca_file allow_http",
+            "client_id client_secret redirect_uri scope oauth_server proxy connect_timeout timeout ca_file allow_http",
         ),
         ("[portals.\"acme.bitrix24.ru\"]", "client_id client_secret aliases webhook requests_per_second burst"),
         ("[storage]", "type path url"),

@@ -23,6 +23,7 @@ mod limits;
 mod lists;
 mod logging;
 mod memory;
+mod outbound;
 mod refresh;
 mod relay;
 mod requests;

@@ -33,7 +33,7 @@ const LIBRARY_WORDS: [&str; 12] = [
     "PeerIncompatible",
 ];
 
-type Change = fn(&mut CertificateParams);
+pub type Change = fn(&mut CertificateParams);
 
 /// For localhost, valid for years.
 fn parameters(common_name: &str, change: Change) -> CertificateParams {
@@ -53,12 +53,12 @@ fn authority(parameters: &mut CertificateParams) {
 fn as_it_is(_: &mut CertificateParams) {}
 
 /// What a server sends: its certificate and those behind it, and its key, PEM.
-struct Identity {
-    chain: String,
-    key: String,
+pub struct Identity {
+    pub chain: String,
+    pub key: String,
 }
 
-fn self_signed(change: Change) -> Identity {
+pub fn self_signed(change: Change) -> Identity {
     let key = KeyPair::generate().unwrap();
     let chain = parameters("localhost", change).self_signed(&key).unwrap().pem();
     Identity { chain, key: key.serialize_pem() }
@@ -83,7 +83,7 @@ fn first(chain: &str) -> String {
 }
 
 /// Answers every request as Bitrix24 does, with this identity, and ends with the test's process. Its port.
-fn bitrix24(identity: &Identity) -> u16 {
+pub fn bitrix24(identity: &Identity) -> u16 {
     let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

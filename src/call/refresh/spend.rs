@@ -47,7 +47,7 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
     notes.refresh = Some(last.clone());
     lock.write_notes(&notes)?;
 
-    let mut hide = secrets::configured(portal);
+    let mut hide = secrets::configured(&job.app.config, portal);
     secrets::add(&mut hide, &old);
     let answer = oauth::request(
         &job.app.http,

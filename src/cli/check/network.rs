@@ -27,6 +27,10 @@ pub fn check(setup: &Setup) -> Vec<Line> {
         }
         Err(_) => return lines,
     };
+    if let Some(proxy) = &config.bitrix24.proxy {
+        let user = if proxy.password().is_some() { ", with a user and a password" } else { "" };
+        lines.push(Line::ok("proxy", format!("everything goes through {proxy}{user}")));
+    }
     if let Some(file) = &config.bitrix24.ca_file {
         lines.push(Line::ok("ca_file", file.display().to_string()));
     }
@@ -163,7 +167,7 @@ pub fn not_reached(check: &str, host: &str, failure: &Failure) -> Line {
             (format!("{host} accepts the connection but does not answer in time"), "try again later")
         }
         Failure::NotSent { why, obstacle } if obstacle.cure().is_some() => {
-            (format!("{host} cannot be trusted: {why}"), obstacle.cure().unwrap_or_default())
+            (format!("{host} is not reached: {why}"), obstacle.cure().unwrap_or_default())
         }
         Failure::NotSent { why, .. } | Failure::Lost { why } => {
             (format!("{host} cannot be reached ({why})"), "try again; if it stays so, ask the host about outgoing TLS")
