@@ -23,6 +23,7 @@ use crate::upstream::http::Reply;
 use crate::values::error::{Error, Executed, Result};
 use crate::values::secret::{hex, sha256};
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 const LONGEST_KEY: usize = 255;
 
@@ -99,6 +100,18 @@ fn open(job: Job, portal: &Portal, key: &Key, until: Deadline) -> Result<(Held, 
     }
 }
 
+thread_local! {
+    /// Frees the key that this thread has begun and not ended.
+    static BEGUN: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// For a process that ends at once and has sent nothing.
+pub fn free_begun_key() {
+    if let Some(free) = BEGUN.take() {
+        free();
+    }
+}
+
 /// A key that is open here. Dropped once the call was begun, whatever the reason, its outcome is unknown.
 pub struct Held {
     journal: Box<dyn Journal>,
@@ -122,6 +135,7 @@ impl Held {
             }),
             Appended::Kept | Appended::WithoutBody => {
                 self.begun = true;
+                BEGUN.set(Some(self.journal.last_will()));
                 Ok(())
             }
         }
@@ -130,6 +144,7 @@ impl Held {
     /// What the end of its call means for the key: an answer is kept, if there is room; what is certainly not executed frees
     /// it; and an unknown outcome leaves it as it stands, begun and never executed again.
     fn end(mut self, job: Job, result: &std::result::Result<Reply, Failed>) {
+        BEGUN.take();
         match result {
             Ok(reply) => {
                 let content_type = reply.content_type.as_deref().unwrap_or(crate::values::answer::JSON).to_owned();
@@ -187,6 +202,7 @@ impl Journaled {
 
     /// Nothing of the request was executed: the key is free again.
     pub fn free(self) {
+        BEGUN.take();
         self.held.journal.forget();
     }
 

@@ -8,11 +8,15 @@
 //! gone and with a proper answer otherwise.
 
 use crate::app::App;
+use crate::call::idempotency::free_begun_key;
 use crate::config::Surroundings;
 use crate::serve;
 use crate::system::clock::Deadline;
 use crate::system::log::{Log, Sink};
+use crate::upstream::http::has_sent;
 use crate::values::answer::{Answer, Content};
+use crate::values::error::Executed;
+use crate::values::portal::Version;
 use crate::values::request::{Body, Request, Source, Variables};
 use crate::values::secret::random_hex;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -42,7 +46,7 @@ pub fn serve() -> ExitCode {
     let started = Instant::now();
     let variables = take_environment();
     let request_id = random_hex::<8>();
-    install_panic_hook(request_id.clone());
+    install_panic_hook(request_id.clone(), serve::shape(&variables));
     let variable = |name: &str| variables.os(name).cloned();
     let app = App::load(&Surroundings::new(variable("B24PROXY_CONFIG"), variable("DOCUMENT_ROOT")));
     let log = match &app {
@@ -185,7 +189,7 @@ fn parted(answer: Answer, head_only: bool, request_id: &str) -> (cgi::Response, 
 
 /// `cgi` unwraps its write: when the client has gone, that panic is not worth a word. Any other panic is a defect in
 /// this program; it is logged and answered like every failure.
-fn install_panic_hook(request_id: String) {
+fn install_panic_hook(request_id: String, shape: Option<Version>) {
     std::panic::set_hook(Box::new(move |panic| {
         if ANSWERED.load(Ordering::SeqCst) {
             std::process::exit(0);
@@ -193,17 +197,34 @@ fn install_panic_hook(request_id: String) {
         let log = LOG.get_or_init(|| unconfigured_log(request_id.clone()));
         let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
         log.error(&format!("internal error at {place}; please report it"));
-        let body = format!(
-            "{{\"success\":false,\"error\":\"Internal error of b24proxy: the web server's error log says where.\",\
-             \"code\":500,\"error_code\":\"configuration_error\",\"request_id\":\"{}\"}}",
-            log.request_id
-        );
-        let head = "Status: 500 Internal Server Error\nContent-Type: application/json; charset=utf-8\n\
-                    Cache-Control: no-store\nX-Content-Type-Options: nosniff\n";
-        let _ = write!(std::io::stdout(), "{head}X-Request-Id: {}\n\n{body}", log.request_id);
+        let executed = match has_sent() {
+            true => Executed::Unknown,
+            false => {
+                free_begun_key();
+                Executed::No
+            }
+        };
+        let _ = std::io::stdout().write_all(&plain(serve::defect(shape, executed, &log.request_id), &log.request_id));
         let _ = std::io::stdout().flush();
         std::process::exit(0);
     }));
+}
+
+/// The whole of a small answer, without `cgi`, which may be what failed.
+fn plain(answer: Answer, request_id: &str) -> Vec<u8> {
+    let mut head = format!(
+        "Status: {}\nContent-Type: {}\nX-Request-Id: {request_id}\nCache-Control: no-store\n\
+         X-Content-Type-Options: nosniff\n",
+        answer.status, answer.content_type
+    );
+    for (name, value) in &answer.headers {
+        head.push_str(&format!("{name}: {value}\n"));
+    }
+    let body = match answer.body {
+        Content::Parts(parts) => parts.concat(),
+        Content::Reader { .. } => Vec::new(),
+    };
+    [format!("{head}\n").into_bytes(), body].concat()
 }
 
 #[cfg(test)]
@@ -233,5 +254,28 @@ mod tests {
             assert_eq!((response.body().len(), length), (inside, announced));
             assert_eq!(matches!(&behind, Content::Parts(parts) if parts.is_empty()), inside > 0);
         }
+    }
+
+    #[test]
+    fn a_defect_is_answered_in_the_shape_of_its_route_and_says_what_may_have_been_executed() {
+        let answered = |path: &str, executed| {
+            let shape = serve::shape(&Variables::from_pairs(&[("PATH_INFO", path)]));
+            let text = String::from_utf8(plain(serve::defect(shape, executed, "r"), "r")).unwrap();
+            let (head, body) = text.split_once("\n\n").unwrap();
+            assert!(head.contains("\nX-Request-Id: r\n"), "{head}");
+            (head.lines().next().unwrap().to_owned(), serde_json::from_str::<serde_json::Value>(body).unwrap())
+        };
+        for (executed, word) in [(Executed::No, "no"), (Executed::Unknown, "unknown")] {
+            let (status, body) = answered("/", executed);
+            assert_eq!((status.as_str(), &body["executed"]), ("Status: 500", &word.into()));
+            assert_eq!(body["code"], 500);
+        }
+        // Clients of webhooks repeat on 5xx.
+        let (status, body) = answered("/rest/1/TOKEN/crm.deal.add", Executed::Unknown);
+        assert_eq!((status.as_str(), &body["error"]), ("Status: 409", &"OUTCOME_UNKNOWN".into()));
+        let (status, _) = answered("/rest/1/TOKEN/crm.deal.add", Executed::No);
+        assert_eq!(status, "Status: 500");
+        let (_, body) = answered("/rest/api/1/TOKEN/crm.deal.add", Executed::Unknown);
+        assert_eq!(body["error"]["code"], "OUTCOME_UNKNOWN");
     }
 }

@@ -25,10 +25,11 @@ use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};
 use crate::upstream::http::Failure;
 use crate::values::answer::Answer;
-use crate::values::error::{Error, Result};
+use crate::values::error::{Error, Executed, Result};
 use crate::values::file_address::holds_token;
 use crate::values::form::Form;
-use crate::values::request::{Body, Request};
+use crate::values::portal::Version;
+use crate::values::request::{Body, Request, Variables};
 pub use context::MAX_STRANGER_BODY;
 use context::{Serving, Trace};
 use page::{Language, Page, Place};
@@ -52,6 +53,23 @@ pub fn answer(loaded: std::result::Result<&App, &String>, request: &mut Request,
     let (longest, until) = serving.rest(loaded.ok(), trace.client.is_some());
     body.drain(longest, until);
     answer
+}
+
+/// Whose shape the failures of a request have: a webhook's version, or the envelope's.
+pub fn shape(variables: &Variables) -> Option<Version> {
+    match Route::of(variables) {
+        Route::Webhook(path) => Some(path.version),
+        _ => None,
+    }
+}
+
+/// The answer to a request at which the program itself failed.
+pub fn defect(shape: Option<Version>, executed: Executed, request_id: &str) -> Answer {
+    let error = Error::Defect { executed };
+    match shape {
+        Some(version) => webhook::failure(&error, version),
+        None => Answer::failure(&error, request_id),
+    }
 }
 
 impl Serving<'_> {

@@ -262,6 +262,11 @@ fn a_dropped_key_is_left_as_it_stands_and_a_forgotten_one_is_free(store: &dyn St
     assert_eq!(opened(store, "k").1, [Entry::Begun]);
     opened(store, "k").0.forget();
     assert_eq!(opened(store, "k").1, []);
+    let (mut journal, _) = opened(store, "k");
+    journal.append(&Entry::Begun).unwrap();
+    journal.last_will()();
+    drop(journal);
+    assert_eq!(opened(store, "k").1, []);
     let (journal, _) = opened(store, "never begun");
     drop(journal);
     assert!(matches!(claim(store, "never begun", "other"), Claim::Opened(_, entries) if entries.is_empty()));

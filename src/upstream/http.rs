@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::typestate::{WithBody, WithoutBody};
@@ -34,6 +35,14 @@ thread_local! {
     /// Whether anything of this thread's current request was sent: a request is made by one thread from its beginning to
     /// its end, whatever connection it finds.
     static SENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this process has sent anything, ever.
+static HAS_SENT: AtomicBool = AtomicBool::new(false);
+
+/// Whether anything may have reached a portal or the OAuth server, for who must say it when all else is lost.
+pub fn has_sent() -> bool {
+    HAS_SENT.load(Ordering::SeqCst)
 }
 
 /// The clients for all requests. Each is made when it is first needed: building the roots costs time.
@@ -473,6 +482,7 @@ impl<T: Transport> Transport for Noted<T> {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         SENT.set(true);
+        HAS_SENT.store(true, Ordering::SeqCst);
         self.transport.transmit_output(amount, timeout)
     }
 

@@ -77,6 +77,10 @@ pub enum Error {
     },
     /// The detail is for the log only.
     Configuration(String),
+    /// A defect of this program; where, says the log.
+    Defect {
+        executed: Executed,
+    },
     /// The detail is for the log only.
     Storage(String),
     Unreachable {
@@ -124,7 +128,7 @@ impl Error {
             Error::BodyTooLarge { .. } => (413, "body_too_large"),
             Error::UnsupportedEncoding(_) => (415, "unsupported_encoding"),
             Error::RateLimited { .. } | Error::MethodBlocked { .. } => (429, "rate_limited"),
-            Error::Configuration(_) => (500, "configuration_error"),
+            Error::Configuration(_) | Error::Defect { .. } => (500, "configuration_error"),
             Error::Storage(_) => (500, "storage_error"),
             Error::Unreachable { .. } => (502, "bitrix24_unreachable"),
             Error::BadAnswer { .. } => (502, "bitrix24_bad_answer"),
@@ -205,6 +209,12 @@ impl Error {
             Error::Configuration(_) => "b24proxy is not configured correctly: the web server's error log says \
                 what to change."
                 .into(),
+            Error::Defect { executed: Executed::No } => "Internal error of b24proxy: the web server's error log says \
+                where. The call was not executed."
+                .into(),
+            Error::Defect { executed: Executed::Unknown } => "Internal error of b24proxy: the web server's error log \
+                says where. The call may have been executed: look in Bitrix24 before repeating it."
+                .into(),
             Error::Storage(_) => "b24proxy cannot use its token storage: the web server's error log says what \
                 to mend."
                 .into(),
@@ -269,9 +279,10 @@ impl Error {
 
     pub fn executed(&self) -> Option<Executed> {
         match self {
-            Error::Unreachable { executed, .. } | Error::BadAnswer { executed, .. } | Error::Timeout { executed } => {
-                Some(*executed)
-            }
+            Error::Unreachable { executed, .. }
+            | Error::BadAnswer { executed, .. }
+            | Error::Timeout { executed }
+            | Error::Defect { executed } => Some(*executed),
             Error::OutcomeUnknown { .. } => Some(Executed::Unknown),
             Error::Bitrix24(upstream) if !upstream.is_definite() => Some(Executed::Unknown),
             Error::RefreshPending { .. }

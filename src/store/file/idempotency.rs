@@ -191,6 +191,11 @@ impl Journal for OpenKey {
         }
     }
 
+    fn last_will(&self) -> Box<dyn FnOnce()> {
+        let path = self.path.clone();
+        Box::new(move || drop(std::fs::remove_file(path)))
+    }
+
     fn place(&self) -> String {
         self.path.display().to_string()
     }
