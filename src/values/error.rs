@@ -239,7 +239,7 @@ impl Error {
                 .into(),
             Error::HostBusy(why) => format!(
                 "The host on which b24proxy runs refused what it needs: {why}. The call was not executed: repeat it after \
-                 retry_after seconds; if it stays so, let the host's administrator raise that limit."
+                 retry_after seconds; if it stays so, let the host's administrator mend that."
             ),
             Error::Timeout { executed: Executed::No } => "Bitrix24 did not accept a connection in time. The call \
                 was not executed and may be repeated."

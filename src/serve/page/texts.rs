@@ -295,9 +295,9 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             language.pick("Хостинг отказал программе", "The host refused the program"),
             vec![language.pick(
                 format!("Хостинг не дал программе того, что ей нужно: {why}. Повторите через несколько секунд; если не \
-                         пройдёт, попросите администратора хостинга поднять это ограничение."),
+                         пройдёт, попросите администратора хостинга это исправить."),
                 format!("The host refused what the program needs: {why}. Try again in a few seconds; if it stays so, let the \
-                         host's administrator raise that limit."),
+                         host's administrator mend that."),
             )],
         ),
         Problem::Portal { why } => (
