@@ -1,6 +1,6 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
-use crate::system::disk::{is_anothers, not_waiting};
+use crate::system::disk::{is_anothers, not_waiting, own_path};
 use crate::system::user::{self, typed, Barrier};
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -31,7 +31,7 @@ impl Surroundings {
     pub fn new(named: Option<OsString>, document_root: Option<OsString>) -> Surroundings {
         Surroundings {
             named: named.filter(|path| !path.is_empty()).map(Into::into),
-            executable: std::env::current_exe().ok(),
+            executable: own_path().ok(),
             document_root: document_root.map(Into::into),
         }
     }

@@ -83,11 +83,15 @@ impl Serving<'_> {
             }
             Err(why) => Err(Error::Configuration(why.clone())),
         };
+        let outcome = outcome.map_err(Error::or_host_busy);
         self.log_outcome(trace, &outcome);
         let answer = outcome.unwrap_or_else(|error| match (&route, route.version(), &error) {
             (_, Some(version), _) => webhook::failure(&error, version),
             (Route::Install | Route::Callback, _, Error::Configuration(_)) => {
                 self.unusable_page(Problem::Configuration(String::new()))
+            }
+            (Route::Install | Route::Callback, _, Error::HostBusy(why)) => {
+                self.unusable_page(Problem::HostBusy(why.clone()))
             }
             (Route::Install | Route::Callback, _, Error::Storage(_)) => {
                 self.unusable_page(Problem::Storage(String::new()))

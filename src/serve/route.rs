@@ -1,5 +1,6 @@
 //! Which request is it: the path after the executable's name, decided from the environment alone.
 
+use crate::system::disk;
 use crate::values::percent;
 use crate::values::portal::Version;
 use crate::values::request::Variables;
@@ -172,7 +173,7 @@ fn after_program<'p>(address: &'p str, program: &Path) -> Option<&'p str> {
 }
 
 fn running() -> Option<PathBuf> {
-    std::env::current_exe().ok()
+    disk::own_path().ok()
 }
 
 /// Percent-decoding as web servers do it for `PATH_INFO`. What is not UTF-8 is replaced, and then matches no route.

@@ -1,6 +1,7 @@
 //! Files and folders that only their owner may look into, and what went wrong with them, for a person; and this
 //! program's own file.
 
+use crate::system::refusal::refused;
 use crate::system::user::{self, typed};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -194,8 +195,25 @@ pub fn own_executable() -> std::io::Result<PathBuf> {
     let own = Path::new("/proc/self/exe");
     match own.exists() {
         true => Ok(own.to_owned()),
-        false => std::env::current_exe(),
+        false => own_path(),
     }
+}
+
+/// Where this program lies; without `/proc`, as in a chroot, what the kernel was asked to start.
+pub fn own_path() -> std::io::Result<PathBuf> {
+    std::env::current_exe().or_else(|error| started_as().ok_or(error))
+}
+
+#[cfg(target_os = "linux")]
+fn started_as() -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::OsStr::from_bytes(rustix::param::linux_execfn().to_bytes());
+    std::path::absolute(name).ok().filter(|path| path.is_file())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn started_as() -> Option<PathBuf> {
+    None
 }
 
 /// Whether a lock was refused because somebody else holds it.
@@ -206,6 +224,9 @@ pub fn is_contended(error: &std::io::Error) -> bool {
 /// What an operation on the disk failed at, and what mends it.
 pub fn explain(error: &std::io::Error, operation: &str, path: &Path) -> Reason {
     let failed = format!("cannot {operation} {} ({error})", path.display());
+    if let Some(why) = refused(error) {
+        return format!("{failed}: {why}");
+    }
     let mend = match error.kind() {
         ErrorKind::StorageFull if has_no_inodes(path) => "the file system has no inodes left: delete some files",
         ErrorKind::StorageFull => "the disk is full: free some space",

@@ -6,15 +6,23 @@ use std::io::Error;
 /// Which it was, of a failure to start or to open something; `None`: the failure is another.
 pub fn refused(error: &Error) -> Option<&'static str> {
     Some(match Errno::from_io_error(error)? {
-        Errno::AGAIN => "this user may start no more processes and threads (ulimit -u)",
-        Errno::MFILE => "this process may open no more files (ulimit -n)",
-        Errno::NFILE => "this machine opens no more files",
+        Errno::AGAIN => NO_PROCESS,
+        Errno::MFILE => NO_FILE,
+        Errno::NFILE => NO_FILES,
         Errno::NOMEM | Errno::NOBUFS => NO_MEMORY,
         _ => return None,
     })
 }
 
+const NO_PROCESS: &str = "this user may start no more processes and threads (ulimit -u)";
+const NO_FILE: &str = "this process may open no more files (ulimit -n)";
+const NO_FILES: &str = "this machine opens no more files";
 pub const NO_MEMORY: &str = "this process gets no more memory (ulimit -v)";
+
+/// The same, where somebody has told it in words already.
+pub fn told_in(words: &str) -> Option<&'static str> {
+    [NO_PROCESS, NO_FILE, NO_FILES, NO_MEMORY].into_iter().find(|why| words.ends_with(why))
+}
 
 /// Whether so many bytes can be had now. Most of what is used later has no way to say that it was refused, and ends the
 /// process.

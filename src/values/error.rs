@@ -3,6 +3,7 @@
 //! `error_code` and the status are a promise to callers; the text tells a person what to do next.
 //! Details that only the administrator may see go to the log through [`Error::detail`].
 
+use crate::system::refusal::told_in;
 use serde::Serialize;
 
 /// Seconds after which a host may grant again what it refused: as long as most requests take.
@@ -248,6 +249,14 @@ impl Error {
                 been executed: look before repeating it, or send an Idempotency-Key next time."
                 .into(),
             Error::Bitrix24(upstream) => upstream.text(),
+        }
+    }
+
+    /// Neither configuration nor storage is to be mended where the host refused to open a file of theirs.
+    pub fn or_host_busy(self) -> Error {
+        match self.detail().and_then(told_in) {
+            Some(why) => Error::HostBusy(why.to_owned()),
+            None => self,
         }
     }
 

@@ -126,10 +126,24 @@ fn with_few_descriptors_or_little_memory_nothing_is_half_done() {
         // Where the system cannot even start it there is nothing; the program itself always answers.
         let is_unstarted = ended.stderr.contains("shared object") || (refused.contains("as") && text.is_empty());
         assert!(is_unstarted || text.starts_with("Status: "), "{refused}: {:?} {text} {}", ended.exit, ended.stderr);
+        let is_told = text.starts_with("Status: 200") || text.contains("\"host_busy\"");
+        assert!(is_unstarted || is_told, "{refused}: {text} {}", ended.stderr);
         busy += usize::from(text.contains("\"host_busy\""));
         unlimited(&proxy);
         assert_eq!(add_with_key(&proxy, "one").status, 200, "{refused}: {text}");
         assert_eq!(executed(&proxy), 1, "{refused}: {text}");
     }
     assert!(busy >= 3, "{busy}");
+}
+
+/// A chroot has no `/proc`.
+#[test]
+fn what_it_needs_of_its_own_path_it_finds_without_proc() {
+    let proxy = Proxy::not_installed();
+    proxy.store_expired_pair(&proxy.portal().issue_pair(1));
+    proxy.run_behind("exec unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /proc && exec \"$@\"' sh {}");
+    let answer = proxy.request(PROFILE).run();
+    assert_eq!(answer.status, 200, "{} {}", answer.text(), answer.stderr);
+    assert_eq!(proxy.simulator.ledger().refreshes(), 1);
+    assert_eq!(proxy.get("/health").run().status, 200);
 }
