@@ -49,6 +49,7 @@ impl Piece {
     pub fn push_error(&mut self, error: &str, description: &str) {
         self.errors += 1;
         self.push(&["{\"error\":", &json::quoted(error), ",\"error_description\":"]);
+        self.text.reserve(json::quoted_length(description) + 1);
         serde_json::to_writer(&mut self.text, description).expect("a string serializes");
         self.text.push(b'}');
     }

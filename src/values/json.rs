@@ -267,6 +267,16 @@ pub fn push_member(inside: &mut String, name: &str, value: &str) {
     inside.push_str(value);
 }
 
+/// Room for a text as a JSON string, all of it at once: one that grows is copied again and again.
+pub fn quoted_length(text: &str) -> usize {
+    let written = |byte| match byte {
+        b'"' | b'\\' => 2,
+        0..=0x1f => 6,
+        _ => 1,
+    };
+    text.bytes().map(written).sum::<usize>() + 2
+}
+
 /// Writes `text` as a JSON string, quotes included.
 pub fn push_quoted(out: &mut String, text: &str) {
     struct Pieces<'o>(&'o mut String);
@@ -279,13 +289,7 @@ pub fn push_quoted(out: &mut String, text: &str) {
             Ok(())
         }
     }
-    // All of the room at once: a long text that grows is copied again and again.
-    let written = |byte| match byte {
-        b'"' | b'\\' => 2,
-        0..=0x1f => 6,
-        _ => 1,
-    };
-    out.reserve(text.bytes().map(written).sum::<usize>() + 2);
+    out.reserve(quoted_length(text));
     serde_json::to_writer(Pieces(out), text).expect("a string serializes");
 }
 

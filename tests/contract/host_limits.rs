@@ -141,7 +141,9 @@ fn with_few_descriptors_or_little_memory_nothing_is_half_done() {
 fn what_it_needs_of_its_own_path_it_finds_without_proc() {
     let proxy = Proxy::not_installed();
     proxy.store_expired_pair(&proxy.portal().issue_pair(1));
-    proxy.run_behind("exec unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /proc && exec \"$@\"' sh {}");
+    proxy.run_behind(
+        "exec unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /proc && exec \"$@\"' sh {}",
+    );
     let answer = proxy.request(PROFILE).run();
     assert_eq!(answer.status, 200, "{} {}", answer.text(), answer.stderr);
     assert_eq!(proxy.simulator.ledger().refreshes(), 1);
