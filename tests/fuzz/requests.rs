@@ -4,6 +4,9 @@
 //! makes the same request.
 
 use crate::mutate::{json, mutate};
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use flate2::Compression;
+use std::io::Write;
 use support::Random;
 
 /// Whose token a request carries, at most.
@@ -199,6 +202,33 @@ const OPENED_AT: &str = "DOMAIN=@PORTAL@&PROTOCOL=0&LANG=ru&APP_SID=0123456789ab
 
 /// A request of any kind. `contacts`: also such as make the program call somebody on behalf of a stranger.
 pub fn draft(random: &mut Random, contacts: bool) -> Draft {
+    let draft = plain_draft(random, contacts);
+    match random.percent(6) && !draft.body.is_empty() {
+        true => packed(draft, random),
+        false => draft,
+    }
+}
+
+/// With its body packed, or declared so.
+fn packed(mut draft: Draft, random: &mut Random) -> Draft {
+    let (encoding, body) = match random.below(4) {
+        0 => ("gzip", draft.body),
+        1 => ("deflate", written(ZlibEncoder::new(Vec::new(), Compression::fast()), &draft.body, ZlibEncoder::finish)),
+        2 => (
+            "deflate",
+            written(DeflateEncoder::new(Vec::new(), Compression::fast()), &draft.body, DeflateEncoder::finish),
+        ),
+        _ => ("gzip", written(GzEncoder::new(Vec::new(), Compression::fast()), &draft.body, GzEncoder::finish)),
+    };
+    draft.body = body;
+    draft.header("Content-Encoding", encoding)
+}
+
+fn written<E: Write>(mut encoder: E, bytes: &[u8], finish: fn(E) -> std::io::Result<Vec<u8>>) -> Vec<u8> {
+    encoder.write_all(bytes).and_then(|()| finish(encoder)).expect("memory")
+}
+
+fn plain_draft(random: &mut Random, contacts: bool) -> Draft {
     match random.below(if contacts { 100 } else { 78 }) {
         0..=39 => envelope(random),
         40..=64 => webhook(random),
