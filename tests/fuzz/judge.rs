@@ -2,10 +2,12 @@
 
 use crate::requests::Caller;
 use crate::world::{Ended, Prepared, Sent, World};
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use serde_json::value::RawValue;
 use serde_json::Value;
 use simulator::{Kind, Ledger};
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use support::cgi;
 
 /// Methods that change something.
@@ -122,7 +124,19 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Of the body as it is, or else of what may be packed in it.
     pub fn of(body: &[u8]) -> Asked {
+        let mut unpacked: [Vec<u8>; 3] = Default::default();
+        let [gzip, zlib, bare] = &mut unpacked;
+        // What is cut or damaged asks for what comes out of it at most.
+        let _ = MultiGzDecoder::new(body).read_to_end(gzip);
+        let _ = ZlibDecoder::new(body).read_to_end(zlib);
+        let _ = DeflateDecoder::new(body).read_to_end(bare);
+        let forms = std::iter::once(body).chain(unpacked.iter().map(Vec::as_slice));
+        forms.map(Asked::of_text).find(|asked| asked.all || asked.calls.is_some()).unwrap_or_default()
+    }
+
+    fn of_text(body: &[u8]) -> Asked {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let fields: HashMap<String, &RawValue> = serde_json::from_slice(body).unwrap_or_default();
         let calls = fields.get("calls").and_then(|raw| serde_json::from_str::<Vec<&RawValue>>(raw.get()).ok());
