@@ -274,7 +274,8 @@ fn pass_through(reply: Reply) -> Answer {
     let short = |text: &String| text.len() <= 100;
     let (replayed, retry_after) = (header("Idempotent-Replayed"), header("Retry-After").filter(short));
     let mut answer = Answer {
-        status: reply.status,
+        // One that HTTP does not have (RFC 9110, section 15) ends in a web server as an error of its own.
+        status: if (200..600).contains(&reply.status) { reply.status } else { 502 },
         content_type: reply.content_type.unwrap_or_else(|| answer::JSON.into()),
         headers: Vec::new(),
         body: reply.body.into(),

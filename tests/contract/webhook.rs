@@ -582,3 +582,15 @@ fn a_body_that_is_too_large_is_413() {
     let answer = hook(&proxy, "POST", "sim.echo").json(format!("{{\"a\":\"{}\"}}", "x".repeat(2000))).run();
     assert_own_error(&answer, 413, "BODY_TOO_LARGE");
 }
+
+#[test]
+fn a_status_that_http_does_not_have_is_502_with_the_body_as_it_came() {
+    let proxy = Proxy::installed();
+    for status in [600, 999] {
+        let body = r#"{"error":"X","error_description":"y"}"#;
+        let raw = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        proxy.simulator.inject(Fault::once(Target::Call, Action::RawInstead(raw.into_bytes())));
+        let answer = proxy.get(&format!("/rest/1/{TOKEN}/profile")).run();
+        assert_eq!((answer.status, answer.text().as_str()), (502, body));
+    }
+}
