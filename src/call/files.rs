@@ -7,6 +7,7 @@ use super::relay::{bearer, error_of, Authorization, Patience, Relay, Renewals};
 use crate::app::Job;
 use crate::config::Portal;
 use crate::upstream::http::{Download, Failure, Post, Reply};
+use crate::upstream::unpacked::mark;
 use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::file_address::FileAddress;
 use crate::values::foreign::{Answered, Foreign};
@@ -177,7 +178,7 @@ impl Transfer<'_> {
             // A file of JSON, unless it is short and Bitrix24's own error; or a page, such as one that asks to log in and
             // repeats the address.
             let is_error = begin.len() as u64 <= MOST_ERROR && {
-                let answered = Answered { body: &begin, ..download.answered() };
+                let answered = Answered { body: &begin[mark(&begin)..], ..download.answered() };
                 matches!(judge(&answered).0, Verdict::Error(_))
             };
             if !is_error {
@@ -191,6 +192,7 @@ impl Transfer<'_> {
             }
         }
         begin.truncate(MOST_ERROR as usize);
+        begin.drain(..mark(&begin));
         let content_type = download.content_type().map(str::to_owned);
         let reply = Reply { status, content_type, headers: download.headers, body: begin }.without(&relay.hide);
         match judge(&reply.answered()).0 {

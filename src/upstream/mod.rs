@@ -9,4 +9,4 @@ mod tcp;
 mod tls;
 mod trust;
 mod tunnel;
-mod unpacked;
+pub mod unpacked;

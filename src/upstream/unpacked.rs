@@ -19,10 +19,17 @@ pub fn unpacked(headers: &mut HeaderMap, body: Vec<u8>, most: u64) -> Vec<u8> {
         Some(Err(_)) => return body,
     };
     headers.remove(CONTENT_ENCODING);
-    if body.starts_with(BYTE_ORDER_MARK) {
-        body.drain(..BYTE_ORDER_MARK.len());
-    }
+    body.drain(..mark(&body));
     body
+}
+
+/// Bytes of a byte-order mark before a body.
+pub fn mark(body: &[u8]) -> usize {
+    if body.starts_with(BYTE_ORDER_MARK) {
+        BYTE_ORDER_MARK.len()
+    } else {
+        0
+    }
 }
 
 /// How it is packed: gzip may come without a word.

@@ -248,6 +248,27 @@ fn an_answer_that_is_none_of_bitrix24s_takes_no_more_memory_than_another() {
 }
 
 #[test]
+fn an_error_behind_a_byte_order_mark_is_a_files_error_too() {
+    let proxy = Proxy::installed();
+    let address = format!("https://{}/rest/download.json?token=disk%7Cx%7Cy", proxy.portal().name());
+    let error = "\u{feff}{\"error\":\"ACCESS_DENIED\",\"error_description\":\"no\"}";
+    for (status, packed) in [(403, false), (403, true), (200, false), (400, true)] {
+        let kind = "Content-Type: application/json";
+        let action = match packed {
+            true => http(status, &format!("{kind}\r\nContent-Encoding: gzip"), &gzip(error.as_bytes())),
+            false => http(status, kind, error.as_bytes()),
+        };
+        portal_answers(&proxy, &action);
+        let answer = asked(&proxy, &address).run();
+        assert_failure(&answer, if status == 200 { 502 } else { status }, "bitrix24_error");
+        assert_eq!(answer.json()["bitrix24"]["error"], "ACCESS_DENIED");
+    }
+    // A file of JSON stays what it is, with its mark.
+    portal_answers(&proxy, &http(200, "Content-Type: application/json", "\u{feff}{\"a\":1}".as_bytes()));
+    assert_eq!(asked(&proxy, &address).run().body, "\u{feff}{\"a\":1}".as_bytes());
+}
+
+#[test]
 fn many_calls_a_list_and_a_file_judge_a_page_in_the_same_way() {
     let proxy = Proxy::installed();
     let call = json!({"method": METHOD, "params": {"fields": {"TITLE": "a"}}});
