@@ -148,8 +148,10 @@ fn forwarded_for(variables: &Variables) -> String {
 }
 
 /// An address, perhaps with a port: `192.0.2.1:4711`, `[2001:db8::1]:4711`. An IPv4 address in IPv6 form is the IPv4 address.
+/// Apache names the interface of a link-local one, `fe80::1%eth0`, which lists of addresses do not.
 fn address_in(text: &str) -> Option<IpAddr> {
     let text = text.trim();
+    let text = text.split_once('%').filter(|(address, _)| address.contains(':')).map_or(text, |(address, _)| address);
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok().map(IpAddr::V6);
     let address = text.parse::<IpAddr>().ok();
     let address = address.or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));

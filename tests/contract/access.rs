@@ -158,6 +158,7 @@ fn from_a_trusted_proxy_the_last_address_that_is_not_itself_one_counts() {
         ("10.1.2.3", "198.51.100.1, nonsense, 192.0.2.10, 10.0.0.1,127.0.0.1"),
         ("127.0.0.1", "[2001:db8::1]:4711"),
         ("127.0.0.1", "2001:DB8::1"),
+        ("127.0.0.1", "2001:db8::1%eth0"),
         ("127.0.0.1", "::ffff:192.0.2.10"),
         // Whoever is not trusted is asked himself.
         ("192.0.2.10", "198.51.100.1"),
@@ -210,6 +211,9 @@ fn an_address_that_is_perhaps_a_proxys_is_refused_without_advice_to_allow_it() {
             }
         }
     }
+    // Apache writes the interface behind a link-local address.
+    let answer = proxy.request(PROFILE).env("REMOTE_ADDR", "fe80::1%eth0").header("Via", "1.1 front").run();
+    assert!(answer.text().contains("trusted_proxies = [\\\"fe80::1\\\"]"), "{}", answer.text());
     for (peer, header) in [("10.0.0.7", "X-Requested-With"), ("198.51.100.1", "X-Forwarded-For")] {
         let answer = proxy.request(PROFILE).env("REMOTE_ADDR", peer).header(header, "192.0.2.77").run();
         assert!(answer.text().contains("add it to allowed_ips"), "{}", answer.text());
