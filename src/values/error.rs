@@ -235,8 +235,9 @@ impl Error {
             Error::OauthServer { why, .. } => {
                 format!("Bitrix24's OAuth server did not give a token: {why}. The call was not executed.")
             }
-            Error::RefreshPending { .. } => "The portal's access token is being renewed and the wait was too \
-                long. The call was not executed: repeat it after retry_after seconds."
+            // Also where it has ended: with new tokens for an upload, or without any.
+            Error::RefreshPending { .. } => "The portal's access token has to be renewed first. The call was not executed: \
+                repeat it after retry_after seconds."
                 .into(),
             Error::HostBusy(why) => format!(
                 "The host on which b24proxy runs refused what it needs: {why}. The call was not executed: repeat it after \

@@ -585,6 +585,7 @@ fn an_upload_whose_token_is_refused_is_to_be_sent_again_with_a_new_one() {
     let answer = upload();
     assert_failure(&answer, 503, "refresh_pending");
     assert_eq!(answer.json()["executed"], "no");
+    assert!(!answer.text().contains("wait"), "nobody has waited: {}", answer.text());
     assert_failure(&upload(), 409, "reinstall_required");
     assert_eq!(proxy.simulator.ledger().refreshes(), 1);
     proxy.simulator.clear_faults();

@@ -400,7 +400,9 @@ fn a_full_disk_spends_no_token_and_is_not_shared() {
 fn a_process_that_is_killed_for_its_file_size_spends_no_token() {
     let proxy = expired();
     proxy.run_behind("ulimit -c 0; ulimit -f 32");
-    assert_failure(&add(&proxy), 503, "refresh_pending");
+    let answer = add(&proxy);
+    assert_failure(&answer, 503, "refresh_pending");
+    assert!(!answer.text().contains("wait"), "nobody has waited: {}", answer.text());
     assert_eq!(proxy.simulator.ledger().refreshes(), 0);
     proxy.run_behind("");
     assert_works(&proxy);
