@@ -149,3 +149,26 @@ fn what_it_needs_of_its_own_path_it_finds_without_proc() {
     assert_eq!(proxy.simulator.ledger().refreshes(), 1);
     assert_eq!(proxy.get("/health").run().status, 200);
 }
+
+#[test]
+fn check_says_that_no_refresher_can_be_started_before_a_token_is_due() {
+    let proxy = Proxy::installed();
+    let check = || {
+        let output = proxy.sandbox.command_line(&["check", "--json"]).output().unwrap();
+        let lines: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        lines.into_iter().find(|line| line["check"] == "refresher")
+    };
+    assert_eq!(check(), None);
+    for (lines, word) in [
+        ("exec prlimit --nproc=0 {}", "processes"),
+        (
+            "exec unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /dev && exec \"$@\"' sh {}",
+            "/dev/null",
+        ),
+    ] {
+        proxy.run_behind(lines);
+        let line = check().expect(word);
+        assert_eq!(line["status"], "fail", "{line}");
+        assert!(line["text"].as_str().unwrap().contains(word), "{line}");
+    }
+}

@@ -61,28 +61,9 @@ impl Refresher {
     /// the answer open, nor its sockets, at which its successor could not listen.
     /// The error says what it lacks.
     pub fn start(config: &Config, portal: &PortalName, lock: File) -> Result<Refresher, String> {
-        bequeath_nothing();
-        let lacks = |what: &str, error: &std::io::Error| match refused(error) {
-            Some(why) => why.to_owned(),
-            None => format!("{what} ({error})"),
-        };
-        let executable =
-            own_executable().map_err(|error| lacks("its own path is not known, as without /proc", &error))?;
-        let nothing =
-            OpenOptions::new().write(true).open(NULL).map_err(|error| lacks("there is no /dev/null", &error))?;
-        let mut command = Command::new(executable);
-        command
-            .args([COMMAND, portal.as_str()])
-            .env_clear()
-            .env("B24PROXY_CONFIG", &config.path)
-            .current_dir("/")
-            .stdin(Stdio::from(lock))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(nothing));
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let child = command.spawn().map_err(|error| lacks("this host does not let it start one", &error))?;
-        Ok(Refresher { child: Some(child), started: Instant::now() })
+        let mut command = apart()?;
+        command.args([COMMAND, portal.as_str()]).env("B24PROXY_CONFIG", &config.path).stdin(Stdio::from(lock));
+        Ok(Refresher { child: Some(spawned(&mut command)?), started: Instant::now() })
     }
 
     /// Why it ended without storing or recording anything: it says so itself, or was killed, and then whoever comes next
@@ -103,6 +84,36 @@ impl Refresher {
                 Error::RefreshPending { retry_after: 1 }
             }
         }
+    }
+}
+
+/// Whether this host lets one start, by starting what ends at once. The error says what it lacks.
+pub fn try_start() -> Result<(), String> {
+    let mut child = spawned(apart()?.arg("version").stdin(Stdio::null()).stdout(Stdio::null()))?;
+    let ended = child.wait().map_err(|error| error.to_string())?;
+    ended.success().then_some(()).ok_or_else(|| format!("one was started and ended with {ended}"))
+}
+
+/// This executable with nothing of this process.
+fn apart() -> Result<Command, String> {
+    bequeath_nothing();
+    let executable = own_executable().map_err(|error| lacks("its own path is not known, as without /proc", &error))?;
+    let nothing = OpenOptions::new().write(true).open(NULL).map_err(|error| lacks("there is no /dev/null", &error))?;
+    let mut command = Command::new(executable);
+    command.env_clear().current_dir("/").stdout(Stdio::piped()).stderr(Stdio::from(nothing));
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    Ok(command)
+}
+
+fn spawned(command: &mut Command) -> Result<Child, String> {
+    command.spawn().map_err(|error| lacks("this host does not let it start one", &error))
+}
+
+fn lacks(what: &str, error: &std::io::Error) -> String {
+    match refused(error) {
+        Some(why) => why.to_owned(),
+        None => format!("{what} ({error})"),
     }
 }
 

@@ -79,6 +79,7 @@ fn run(arguments: &Arguments) -> Outcome {
     show(program::shared_user(surroundings.executable.as_deref(), config.ok()).into_iter().collect());
     show(program::configuration(&surroundings, config));
     if let Ok(setup) = &loaded {
+        show(program::refresher(&setup.app.config).into_iter().collect());
         show(folder::check(&setup.app));
         // One failure for the folder, not one more for each portal's file in it.
         if setup.app.store.check().is_ok() {

@@ -2,7 +2,8 @@
 
 use super::address::{without_route, Address};
 use super::line::{Line, Status};
-use crate::config::{home_of, is_public, Config, Surroundings};
+use crate::call::refresh::process::try_start;
+use crate::config::{home_of, is_public, Config, Surroundings, Way};
 use crate::system::user::{self, name_of, typed};
 use std::path::Path;
 use std::time::Duration;
@@ -66,6 +67,14 @@ fn facts(path: &Path) -> Option<Facts> {
 #[cfg(not(unix))]
 fn facts(_: &Path) -> Option<Facts> {
     None
+}
+
+/// Tokens are renewed by a process of their own; where the host lets none start, that is heard of when they are due.
+pub fn refresher(config: &Config) -> Option<Line> {
+    let is_needed = config.portals.iter().any(|portal| matches!(portal.way, Way::OAuth(_)));
+    let why = is_needed.then(try_start)?.err()?;
+    let text = format!("the process that refreshes tokens cannot be started: {why}");
+    Some(Line::fail("refresher", text, "let the host's administrator mend that; calls get 503 host_busy"))
 }
 
 /// `runs`: whether the web server has just started the program.
