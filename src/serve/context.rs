@@ -84,6 +84,9 @@ impl Serving<'_> {
     }
 
     fn read_until(&self, body: &mut Body, limit: u64, deadline: Deadline) -> Result<Vec<u8>> {
+        if body.is_at_end() {
+            return Ok(Vec::new());
+        }
         let encoding = Encoding::declared(self.variables.text("HTTP_CONTENT_ENCODING").unwrap_or(""));
         let encoding = encoding.map_err(|other| Error::UnsupportedEncoding(other.chars().take(64).collect()))?;
         let read = match encoding {

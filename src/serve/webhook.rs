@@ -292,10 +292,10 @@ fn pass_through(reply: Reply) -> Answer {
     answer
 }
 
-/// Whether a browser would show it as text and run nothing of it.
+/// Whether a browser runs nothing of it. Of XML it does: a page can be written in it.
 fn is_data(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    matches!(essence.as_str(), "application/json" | "application/xml" | "text/xml")
+    let essence = content_type.split(';').next().unwrap_or("").trim();
+    essence.eq_ignore_ascii_case("application/json")
 }
 
 /// This program's own error as a webhook client hears it.
@@ -323,11 +323,20 @@ pub fn failure(error: &Error, version: Version) -> Answer {
         | Error::RefreshPending { .. } => (503, table_code.to_ascii_uppercase()),
         _ => (table_status, table_code.to_ascii_uppercase()),
     };
+    let text = match error {
+        // Such a client can send no header.
+        Error::Unauthorized => {
+            "The token in this address is none of b24proxy's: it must be a client's token of proxy.toml, \
+            as in /rest/1/TOKEN/METHOD."
+                .into()
+        }
+        _ => error.text(),
+    };
     let body = match version {
-        Version::V2 => json!({ "error": code, "error_description": error.text() }),
+        Version::V2 => json!({ "error": code, "error_description": text }),
         Version::V3 => {
             let code = code_of_rest_3(error).map_or(code, |name| format!("BITRIX_REST_V3_EXCEPTION_{name}"));
-            json!({ "error": { "code": code, "message": error.text() } })
+            json!({ "error": { "code": code, "message": text } })
         }
     };
     Answer::json(status, body.to_string()).with_headers_of(error)

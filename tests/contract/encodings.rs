@@ -132,6 +132,9 @@ fn another_encoding_is_415_and_nothing_is_sent() {
         assert_eq!((answer.status, &answer.json()["error"]), (415, &json!("UNSUPPORTED_ENCODING")));
     }
     assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+    // Where there is no body, it is not encoded either.
+    let bare = proxy.get(&format!("/rest/1/{TOKEN}/profile")).header("Content-Encoding", "br").run();
+    assert_eq!(bare.status, 200, "{}", bare.text());
     for none in ["identity", "", " Identity "] {
         assert_eq!(proxy.request(PROFILE).env("HTTP_CONTENT_ENCODING", none).run().status, 200, "{none}");
     }

@@ -388,6 +388,7 @@ fn a_wrong_token_is_401_no_auth_found() {
     // A right token elsewhere does not help.
     let answer = at(&proxy, "GET", "/rest/1/wrong-token-wrong-token/profile").bearer(TOKEN).run();
     assert_own_error(&answer, 401, "NO_AUTH_FOUND");
+    assert!(answer.text().contains("The token in this address"), "{}", answer.text());
     assert_eq!(proxy.simulator.ledger().entries.len(), 0);
 }
 
