@@ -30,6 +30,7 @@ pub enum Asked<'a> {
     /// `calls`: many, packed into batches.
     Many {
         calls: Vec<One<'a>>,
+        version: Version,
         halt: bool,
         /// `calls` as written.
         raw: &'a str,
@@ -37,6 +38,7 @@ pub enum Asked<'a> {
     /// `all`: every page of a list method.
     All {
         method: Method,
+        version: Version,
         raw_params: &'a str,
         cursor: Option<Cursor>,
     },
@@ -67,8 +69,10 @@ impl Serving<'_> {
         let to = Destination { app, client, portal };
         match posted.asked {
             Asked::One(call) => self.one_call(&to, call, trace),
-            Asked::Many { calls, halt, raw } => self.many_calls(&to, &calls, halt, raw, trace),
-            Asked::All { method, raw_params, cursor } => self.whole_list(&to, &method, raw_params, cursor, trace),
+            Asked::Many { calls, version, halt, raw } => self.many_calls(&to, &calls, version, (halt, raw), trace),
+            Asked::All { method, version, raw_params, cursor } => {
+                self.whole_list(&to, &method, version, (raw_params, cursor), trace)
+            }
         }
     }
 
@@ -99,21 +103,30 @@ impl Serving<'_> {
         Ok(if replayed { answer.replayed() } else { answer })
     }
 
-    /// `calls`: packed into batches, in order.
-    fn many_calls(&self, to: &Destination, calls: &[One], halt: bool, raw: &str, trace: &mut Trace) -> Result<Answer> {
+    /// `calls`: packed into batches, in order; those of REST 3.0 one by one. `raw`: as written.
+    fn many_calls(
+        &self,
+        to: &Destination,
+        calls: &[One],
+        version: Version,
+        (halt, raw): (bool, &str),
+        trace: &mut Trace,
+    ) -> Result<Answer> {
         trace.method = Some(format!("{} calls", calls.len()));
         for call in calls {
             to.client.check_method(&call.method())?;
         }
         let job = self.job(to.app);
-        let mut journal = match self.key(to.client, &[b"calls", &[u8::from(halt)], raw.as_bytes()])? {
+        // Keys of REST 2 keep the meaning that they had when there was no other.
+        let of_version = if version == Version::V3 { 2 } else { 0 };
+        let mut journal = match self.key(to.client, &[b"calls", &[u8::from(halt) | of_version], raw.as_bytes()])? {
             None => None,
             Some(key) => {
                 let until = job.end.at_most(to.app.config.limits.max_wait);
                 Some(Journaled::open(job, to.portal, &key, calls.len(), until)?)
             }
         };
-        let mut steps = Steps::new(job, to.portal);
+        let mut steps = Steps::new(job, to.portal).in_version(version);
         let executed = bulk::calls::execute(&mut steps, calls, halt, &mut journal);
         trace.repeated = steps.repeated;
         let executed = executed?;
@@ -127,8 +140,8 @@ impl Serving<'_> {
         &self,
         to: &Destination,
         method: &Method,
-        raw_params: &str,
-        cursor: Option<Cursor>,
+        version: Version,
+        (raw_params, cursor): (&str, Option<Cursor>),
         trace: &mut Trace,
     ) -> Result<Answer> {
         trace.method = Some(method.as_str().to_owned());
@@ -136,7 +149,7 @@ impl Serving<'_> {
         if self.idempotency_key()?.is_some() {
             return Err(Error::InvalidRequest("an Idempotency-Key has no meaning where \"all\" only reads".into()));
         }
-        let mut steps = Steps::new(self.job(to.app), to.portal);
+        let mut steps = Steps::new(self.job(to.app), to.portal).in_version(version);
         let read = bulk::list::read(&mut steps, method, raw_params, cursor);
         trace.repeated = steps.repeated;
         Ok(Answer::success(read?.into_json()))
@@ -215,8 +228,7 @@ impl<'a> Fields<'a> {
                     return Err(invalid(format!("{other:?} cannot stand beside \"calls\"")));
                 }
             }
-            refuse_version_3(version, "calls")?;
-            return Ok(Asked::Many { calls: calls(raw)?, halt, raw });
+            return Ok(Asked::Many { calls: calls(raw)?, version, halt, raw });
         }
         if self.get("halt").is_some() {
             return Err(invalid("\"halt\" belongs to \"calls\""));
@@ -233,7 +245,6 @@ impl<'a> Fields<'a> {
                 None => Ok(Asked::One(OneCall { method, version, raw_params, payload })),
             };
         }
-        refuse_version_3(version, "all")?;
         if method.is_batch() {
             return Err(invalid("\"all\" needs a list method, which batch is not"));
         }
@@ -241,7 +252,7 @@ impl<'a> Fields<'a> {
             Some(None) => return Err(invalid("\"cursor\" is not one that this program gave for this method")),
             cursor => cursor.flatten(),
         };
-        Ok(Asked::All { method, raw_params, cursor })
+        Ok(Asked::All { method, version, raw_params, cursor })
     }
 }
 
@@ -250,13 +261,6 @@ fn shown(key: &str) -> String {
     let start: String = key.chars().take(64).collect();
     let more = if start.len() < key.len() { "…" } else { "" };
     format!("{start:?}{more}")
-}
-
-fn refuse_version_3(version: Version, field: &str) -> Result<()> {
-    match version {
-        Version::V2 => Ok(()),
-        Version::V3 => Err(invalid(format!("{field:?} works with REST 2 only: leave \"version\" out"))),
-    }
 }
 
 fn method(text: &str) -> std::result::Result<Method, &'static str> {
@@ -366,7 +370,6 @@ mod tests {
             (r#"{"calls":[{"method":"a","params":{"auth":1}}]}"#, "auth"),
             (r#"{"calls":[{"method":"a","param":{}}]}"#, "param"),
             (r#"{"calls":[],"method":"a"}"#, "method"),
-            (r#"{"calls":[],"version":3}"#, "REST 2"),
             (r#"{"method":"a","halt":true}"#, "halt"),
             (r#"{"method":"a","all":1}"#, "all"),
             (r#"{"method":"a","cursor":"id:1"}"#, "cursor"),

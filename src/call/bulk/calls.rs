@@ -9,6 +9,7 @@ use crate::system::log::Log;
 use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::json;
 use crate::values::method::Method;
+use crate::values::portal::Version;
 
 /// One of the calls, as it was written: there may be a million of them.
 #[derive(Clone, Copy)]
@@ -79,7 +80,10 @@ pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Optio
         if !steps.has_room(results.text.len()) || (from > kept && !steps.has_time()) {
             break;
         }
-        let (step, count) = plan(&calls[from..]);
+        let (step, count) = match steps.version() {
+            Version::V2 => plan(&calls[from..]),
+            Version::V3 => (Step::Single, 1),
+        };
         let done = match journal.as_mut().map(|journal| journal.sending(count)) {
             Some(Err(error)) => Done::NotSent(error),
             _ => send(steps, step, &calls[from..from + count], halt, results.text.len()),

@@ -1,8 +1,8 @@
 //! Parameters as a batch command carries them: `method?a=1&b%5Bc%5D=2`, which PHP reads with `parse_str`.
 //!
 //! Not everything survives that: null, empty lists and objects are lost, names with brackets, dots or spaces change, and
-//! `$result[…]` refers to an earlier command. A call with any of these must be sent on its own. Types become strings; true
-//! and false become 1 and 0.
+//! `$result[…]` and its like refer to an earlier command. A call with any of these must be sent on its own. Types become
+//! strings; true and false become 1 and 0, where the caller does not mind.
 
 use super::LONGEST_BATCH;
 use crate::values::json::{self, Text};
@@ -15,13 +15,25 @@ const UNRESERVED: &[u8] = b"-._~";
 const MAX_FIELDS: usize = 1000;
 /// `max_input_nesting_level` of PHP.
 const MAX_LEVELS: usize = 60;
+/// What a batch puts earlier answers in the place of, with `$` before it and in any case of letters.
+const REFERENCES: [&str; 5] = ["result", "next", "total", "time", "error"];
 
 /// The command, or `None` where the parameters would not survive, or are too long for a batch.
 pub fn of(method: &str, parameters: &str) -> Option<String> {
+    pack(method, parameters, false)
+}
+
+/// The same, also `None` where PHP would take a value for another than in JSON: true, false, and numbers in a form that it
+/// would not write itself.
+pub fn of_same_types(method: &str, parameters: &str) -> Option<String> {
+    pack(method, parameters, true)
+}
+
+fn pack(method: &str, parameters: &str, same_types: bool) -> Option<String> {
     if parameters.len() > LONGEST_BATCH {
         return None;
     }
-    let mut packer = Packer { command: format!("{method}?"), fields: 0 };
+    let mut packer = Packer { command: format!("{method}?"), fields: 0, same_types };
     packer.members("", parameters, 0)?;
     if packer.fields == 0 {
         packer.command.pop();
@@ -39,6 +51,7 @@ pub fn with_field(command: &str, name: &str, value: &str) -> String {
 struct Packer {
     command: String,
     fields: usize,
+    same_types: bool,
 }
 
 impl Packer {
@@ -69,7 +82,8 @@ impl Packer {
             "" => !key.contains(['.', ' ', '[', ']', '\0']),
             _ => !key.contains(['[', ']', '\0']),
         };
-        if key.is_empty() || !safe {
+        // `a[ ]` is `a[]` to PHP.
+        if key.trim().is_empty() || !safe {
             return None;
         }
         let name = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}[{key}]") };
@@ -81,16 +95,18 @@ impl Packer {
                 (self.fields > before).then_some(())
             }
             b'n' => None,
+            b't' | b'f' if self.same_types => None,
             b't' => self.field(&name, "1"),
             b'f' => self.field(&name, "0"),
             b'"' => self.field(&name, &serde_json::from_str::<Text>(raw).ok()?.0),
+            _ if self.same_types && !is_canonical(raw) => None,
             _ => self.field(&name, raw),
         }
     }
 
     fn field(&mut self, name: &str, value: &str) -> Option<()> {
         self.fields += 1;
-        if self.fields > MAX_FIELDS || value.contains("$result") || name.contains("$result") {
+        if self.fields > MAX_FIELDS || refers(value) || refers(name) {
             return None;
         }
         if self.fields > 1 {
@@ -101,6 +117,23 @@ impl Packer {
         percent::encode_onto(&mut self.command, value.as_bytes(), UNRESERVED);
         (self.command.len() <= LONGEST_BATCH).then_some(())
     }
+}
+
+/// Whether a batch may take it for a reference to an earlier answer.
+fn refers(text: &str) -> bool {
+    let names = |rest: &str| {
+        REFERENCES.iter().any(|name| rest.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
+    };
+    text.match_indices('$').any(|(at, _)| names(&text[at + 1..]))
+}
+
+/// A number whose text PHP takes for the same number: no exponent, no trailing zero, no more digits than it keeps.
+fn is_canonical(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    let is_fraction = digits.contains('.');
+    !digits.contains(['e', 'E'])
+        && number != "-0"
+        && if is_fraction { digits.len() <= 15 && !digits.ends_with('0') } else { digits.len() <= 18 }
 }
 
 #[cfg(test)]
@@ -140,11 +173,30 @@ mod tests {
             r#"{"":1}"#,
             r#"{"a":1,"a":2}"#,
             r#"{"a":"$result[0]"}"#,
+            r#"{"a":"x $RESULT[0]"}"#,
+            r#"{"a":["$Next[c0]"]}"#,
+            r#"{"a":"$total[c0]"}"#,
+            r#"{"a":"$time[c0][start]"}"#,
+            r#"{"a":"\u0024eRRor[c0]"}"#,
+            r#"{"$error[c0]":1}"#,
+            r#"{"a":{" ":1}}"#,
         ] {
             assert_eq!(packed(parameters), None, "{parameters}");
         }
         let many: Vec<usize> = (0..=MAX_FIELDS).collect();
         assert_eq!(packed(&serde_json::json!({ "a": many }).to_string()), None);
+    }
+
+    #[test]
+    fn where_types_count_true_and_false_and_odd_numbers_are_sent_on_their_own() {
+        for parameters in [r#"{"a":true}"#, r#"{"a":{"b":[false]}}"#, r#"{"a":1.50}"#, r#"{"a":1e3}"#, r#"{"a":-0}"#] {
+            assert!(packed(parameters).is_some(), "{parameters}");
+            assert_eq!(of_same_types("m", parameters), None, "{parameters}");
+        }
+        assert_eq!(of_same_types("m", r#"{"a":12345678901234567890}"#), None);
+        let plain = r#"{"a":[7,-7,0,1.5,"true","1e3","$5"]}"#;
+        assert_eq!(of_same_types("m", plain), packed(plain));
+        assert!(packed(plain).is_some());
     }
 
     proptest! {

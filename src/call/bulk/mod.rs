@@ -34,6 +34,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 pub struct Steps<'a> {
     job: Job<'a>,
     portal: &'a Portal,
+    version: Version,
     max_response: u64,
     timeout: Duration,
     /// How long the last step took, and the longest, without what they waited for the limit.
@@ -51,7 +52,17 @@ impl<'a> Steps<'a> {
         let config = &job.app.config;
         let (max_response, timeout) = (config.limits.max_response, config.bitrix24.timeout);
         let (last, longest, largest, repeated) = (Duration::ZERO, Duration::ZERO, 0, Vec::new());
-        Steps { job, portal, max_response, timeout, last, longest, largest, said: Instant::now(), repeated }
+        let version = Version::V2;
+        Steps { job, portal, version, max_response, timeout, last, longest, largest, said: Instant::now(), repeated }
+    }
+
+    /// REST 3.0's are single calls: its batch is all or nothing.
+    pub fn in_version(self, version: Version) -> Self {
+        Steps { version, ..self }
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     pub fn job(&self) -> Job<'a> {
@@ -87,7 +98,7 @@ impl<'a> Steps<'a> {
         collected: usize,
     ) -> std::result::Result<Reply, Failed> {
         let call = Call {
-            version: Version::V2,
+            version: self.version,
             method,
             query: "",
             payload: Payload::Json(parameters),

@@ -3,33 +3,15 @@
 //!
 //! Pages are chained in a batch by `$result`, which to Bitrix24 is an empty filter where there is nothing to refer to; so a
 //! page behind a short one is discarded. The way is taken only for methods that are known to allow it, and requests that do
-//! not bring an order, a start or a filter on ID of their own.
+//! not bring an order, a start or a filter on ID of their own; and only as long as the answers show that it is understood.
 
 use super::cursor::Cursor;
-use super::paging::{members, not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
+use super::families::Family;
+use super::paging::{members, not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, MORE_THAN_GIVEN, PAGE};
 use crate::call::bulk::{command, name, Commands};
 use crate::values::error::Result;
 use crate::values::json::{self, Text};
 use crate::values::method::Method;
-
-/// How a method that allows this way names things.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Family {
-    /// The ID in filter, order, select and rows.
-    id: &'static str,
-    /// Where the rows are in `result`; empty: `result` itself.
-    rows: &'static str,
-}
-
-fn family(method: &Method) -> Option<Family> {
-    match method.canonical().as_str() {
-        "crm.deal.list" | "crm.lead.list" | "crm.contact.list" | "crm.company.list" | "crm.quote.list" => {
-            Some(Family { id: "ID", rows: "" })
-        }
-        "crm.item.list" => Some(Family { id: "id", rows: "items" }),
-        _ => None,
-    }
-}
 
 pub struct ById<'a> {
     family: Family,
@@ -41,160 +23,258 @@ pub struct ById<'a> {
     last: u64,
     /// Nothing was read yet, in this request or an earlier one.
     fresh: bool,
+    /// An earlier request has read some of it.
+    resumed: bool,
+    /// Rows are missing, in this request or the one before.
+    gap: bool,
     /// Rows that were read in this request.
     read: u64,
     /// As the first page said.
     total: Option<u64>,
+    closing: Option<Closing>,
+}
+
+/// The last page has come, and fewer rows than the first page has counted. What was deleted meanwhile counts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    /// Whether there is really nothing behind it.
+    Behind,
+    /// How many rows there are now.
+    Count,
 }
 
 impl<'a> ById<'a> {
     /// `None` where this way is not certainly right.
     pub fn of(method: &Method, params: &'a [Parameter<'a>], cursor: Option<&Cursor>) -> Option<ById<'a>> {
-        let family = family(method)?;
-        let last = match cursor {
-            None => 0,
-            Some(Cursor::AfterId(id)) => *id,
+        let family = Family::of(method)?;
+        let (last, gap) = match cursor {
+            None => (0, false),
+            Some(Cursor::AfterId(id)) => (*id, false),
+            Some(Cursor::AfterGap(id)) => (*id, true),
             Some(Cursor::Start { .. }) => return None,
         };
         let (others, filter) = without_paging(params, family)?;
-        Some(ById { family, others, filter, last, fresh: cursor.is_none(), read: 0, total: None })
+        let (fresh, resumed) = (cursor.is_none(), cursor.is_some());
+        Some(ById { family, others, filter, last, fresh, resumed, gap, read: 0, total: None, closing: None })
     }
 
     /// The parameters of a page; `behind` is a JSON value.
     fn page(&self, behind: Option<&str>, start: &str) -> String {
-        let (mut page, id) = (String::new(), self.family.id);
+        let (mut page, family) = (String::new(), self.family);
         self.others.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
         if behind.is_some() || !self.filter.is_empty() {
-            json::push_member(&mut page, "filter", "{");
+            json::push_member(&mut page, family.filter, "{");
             self.filter.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
-            behind.iter().for_each(|behind| json::push_member(&mut page, &format!(">{id}"), behind));
+            behind.iter().for_each(|behind| json::push_member(&mut page, &format!(">{}", family.asked), behind));
             page.push('}');
         }
-        json::push_member(&mut page, "order", &format!("{{\"{id}\":\"ASC\"}}"));
+        family.push_order(&mut page);
         json::push_member(&mut page, "start", start);
         page
+    }
+
+    fn behind_last(&self) -> String {
+        // The first one counts the rows, too.
+        self.page(Some(&self.last.to_string()), if self.fresh { "0" } else { "-1" })
+    }
+
+    /// The first page again, which says how many rows there are now.
+    fn count(&self) -> String {
+        self.page(Some("0"), "0")
+    }
+
+    /// Whether the first page is as the family's are known to be.
+    fn behaves(&self, page: &RowPage) -> bool {
+        let at_its_place = page.count == 0 || page.place == self.family.rows;
+        let rows = page.count as u64;
+        at_its_place
+            && match (page.next, page.total) {
+                (Some(next), total) => page.count == PAGE && next == rows && total.is_none_or(|total| total >= rows),
+                (None, Some(total)) => page.count <= PAGE && total == rows,
+                (None, None) => page.count <= PAGE,
+            }
+    }
+
+    /// What follows a page that is not full.
+    fn after_short(&mut self, rows: usize) -> Next {
+        match (self.total, self.closing) {
+            (Some(total), None) if self.read < total => self.closing = Some(Closing::Behind),
+            (Some(_), Some(_)) if rows == 0 => {
+                self.closing = Some(Closing::Count);
+                return Next::Counts;
+            }
+            (Some(total), Some(_)) if self.read < total => {}
+            _ => return Next::End,
+        }
+        Next::Discard
     }
 }
 
 impl Paging for ById<'_> {
     fn alone(&mut self) -> String {
-        // The first one counts the rows, too.
-        self.page(Some(&self.last.to_string()), if self.fresh { "0" } else { "-1" })
+        match self.closing {
+            Some(Closing::Count) => self.count(),
+            _ => self.behind_last(),
+        }
     }
 
     /// Each page behind the last row of the one before.
     fn commands(&mut self, method: &str, most: usize) -> Option<Commands> {
-        let first = packed(method, &self.page(Some(&self.last.to_string()), "-1"))?;
+        let first = packed(method, &self.behind_last())?;
+        if self.closing.is_some() {
+            self.closing = Some(Closing::Behind);
+            return Commands::of([first, packed(method, &self.count())?]);
+        }
+        let family = self.family;
         let bare = packed(method, &self.page(None, "-1"))?;
-        let list = if self.family.rows.is_empty() { String::new() } else { format!("[{}]", self.family.rows) };
+        let list = if family.rows.is_empty() { String::new() } else { format!("[{}]", family.rows) };
         let chained = (1..most).map(|i| {
-            let last = format!("$result[{}]{list}[{}][{}]", name(i - 1), PAGE - 1, self.family.id);
-            command::with_field(&bare, &format!("filter[>{}]", self.family.id), &last)
+            let last = format!("$result[{}]{list}[{}][{}]", name(i - 1), PAGE - 1, family.answered);
+            command::with_field(&bare, &format!("{}[>{}]", family.filter, family.asked), &last)
         });
         Commands::of(std::iter::once(first).chain(chained))
     }
 
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
-        let ids = page.ids(self.family.id);
-        let another_size = page.next.is_some() && page.count != PAGE;
-        if self.fresh && (ids.is_none() || another_size) {
-            return Ok(Next::Unfit);
+        if self.closing == Some(Closing::Count) {
+            self.gap = page.total.is_some_and(|total| total > self.read);
+            return Ok(if self.gap { Next::Incomplete } else { Next::End });
         }
-        let ids = ids.ok_or_else(|| not_a_list("a row has no ID"))?;
-        if std::mem::take(&mut self.fresh) {
+        let fresh = std::mem::take(&mut self.fresh);
+        let in_order = |ids: &Vec<u64>| ids.first().is_none_or(|id| *id > self.last) && ids.is_sorted_by(|a, b| a < b);
+        let Some(ids) = page.ids(self.family.answered).filter(in_order).filter(|_| !fresh || self.behaves(page)) else {
+            return match self.resumed {
+                false => Ok(Next::Unfit),
+                true => Err(not_a_list("its rows are not in the order of their IDs")),
+            };
+        };
+        if fresh {
             self.total = page.total;
         }
-        for (row, id) in page.rows().zip(ids) {
-            if id <= self.last {
-                return Err(not_a_list("its rows are not in the order of their IDs"));
-            }
-            rows.push(row);
-            self.last = id;
+        if std::mem::take(&mut self.gap) && ids.is_empty() {
+            return Err(not_a_list(MORE_THAN_GIVEN));
         }
+        page.rows().for_each(|row| rows.push(row));
+        self.last = ids.last().copied().unwrap_or(self.last);
         self.read += page.count as u64;
-        Ok(if page.count == PAGE { Next::Counts } else { Next::End })
+        Ok(match page.count {
+            PAGE => Next::Counts,
+            // What is chained refers to the 50th row.
+            rows if rows > PAGE => Next::Discard,
+            rows => self.after_short(rows),
+        })
     }
 
     fn pages_left(&self) -> Option<u64> {
         // One more, for rows that were added.
-        self.total.map(|total| total.saturating_sub(self.read).div_ceil(PAGE as u64) + 1)
+        let left = self.total.and_then(|total| total.checked_sub(self.read));
+        left.map(|left| left.div_ceil(PAGE as u64) + 1)
     }
 
     fn total(&self) -> Option<u64> {
-        self.total
+        // A method that counts its page says 50.
+        self.total.filter(|total| *total != PAGE as u64 || *total >= self.read)
     }
 
     fn cursor(&self) -> Cursor {
-        Cursor::AfterId(self.last)
+        if self.gap {
+            Cursor::AfterGap(self.last)
+        } else {
+            Cursor::AfterId(self.last)
+        }
     }
 }
 
 /// The parameters without filter, order and start, and the filter; `None` where this way is not certainly right.
 fn without_paging<'a>(params: &'a [Parameter<'a>], family: Family) -> Option<(Vec<Parameter<'a>>, Vec<Parameter<'a>>)> {
-    let (mut others, mut filter) = (Vec::new(), Vec::new());
+    let (mut others, mut filter) = (Vec::new(), None);
+    let mut has_select = false;
     for (key, raw) in params {
-        match key.to_ascii_lowercase().as_str() {
-            "order" | "start" => return None,
-            "filter" | "select" if key.bytes().any(|b| b.is_ascii_uppercase()) => return None,
-            "filter" if raw == "[]" => {}
-            "filter" => {
-                let own = members(raw).ok()?;
-                // Beside `"logic":"OR"` our condition would be one of several; a nested one may speak of the ID too.
-                let unfit = |(name, value): &Parameter| {
-                    let bare = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
-                    bare.eq_ignore_ascii_case(family.id) || bare.eq_ignore_ascii_case("logic") || value.contains('{')
-                };
-                if own.iter().any(unfit) {
-                    return None;
-                }
-                filter = own;
-            }
+        let lower = key.to_ascii_lowercase();
+        match lower.as_str() {
+            lower if family.is_order_or_start(lower) => return None,
+            "filter" if !family.hears(key, family.filter) || filter.is_some() => return None,
+            "filter" => filter = Some(own_filter(raw, family)?),
+            "select" if !family.hears(key, family.select) || has_select => return None,
             // None at all is all of them, and an empty list would not survive in a batch.
-            "select" => others.extend(with_id(raw, family.id)?.map(|fields| (key.as_ref().into(), fields.into()))),
+            "select" => {
+                has_select = true;
+                let selected = with_selected(raw, family)?;
+                others.extend(selected.map(|fields| (key.as_ref().into(), fields.into())));
+            }
+            lower if family.may_be_condition(lower) => return None,
             _ => others.push((key.as_ref().into(), raw.as_ref().into())),
         }
     }
-    Some((others, filter))
+    let filter = filter.unwrap_or_default();
+    let is_there = |needed: &str| filter.iter().any(|(name, _)| bare(name).eq_ignore_ascii_case(needed));
+    family.needs.is_none_or(is_there).then_some((others, filter))
 }
 
-/// `select` with the ID in it; `Some(None)`: it is empty.
-fn with_id(raw: &str, id: &str) -> Option<Option<String>> {
-    let (mut is_empty, mut is_there) = (true, false);
-    for field in json::elements(raw) {
-        let field: Text = serde_json::from_str(field.ok()?).ok()?;
-        is_empty = false;
-        is_there |= field.0 == id || field.0 == "*";
+/// The members of the caller's filter; `None` where `>ID` beside them would not be one more condition.
+fn own_filter<'a>(raw: &'a str, family: Family) -> Option<Vec<Parameter<'a>>> {
+    if raw == "[]" {
+        return Some(Vec::new());
     }
-    Some(match raw.trim_end().strip_suffix(']') {
-        _ if is_empty => None,
-        Some(fields) if !is_there => Some(format!("{fields},{}]", json::quoted(id))),
-        _ => Some(raw.to_owned()),
-    })
+    let own = members(raw).ok()?;
+    // Beside `"logic":"OR"` our condition would be one of several; a nested one may speak of the ID too.
+    let unfit = |(name, value): &Parameter| {
+        let bare = bare(name);
+        bare.eq_ignore_ascii_case(family.asked) || bare.eq_ignore_ascii_case("logic") || value.contains('{')
+    };
+    (!own.iter().any(unfit)).then_some(own)
+}
+
+/// A condition's field, without its operator.
+fn bare(name: &str) -> &str {
+    name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
+}
+
+/// `select` with the ID in it, and what else it must contain; `Some(None)`: it is empty.
+fn with_selected(raw: &str, family: Family) -> Option<Option<String>> {
+    let mut given = Vec::new();
+    for field in json::elements(raw) {
+        given.push(serde_json::from_str::<Text>(field.ok()?).ok()?.0);
+    }
+    let mut fields = raw.trim_end().strip_suffix(']')?.to_owned();
+    if given.is_empty() {
+        return Some(None);
+    }
+    for name in family.selected().filter(|name| !given.iter().any(|given| given == name || given == "*")) {
+        fields = format!("{fields},{}", json::quoted(name));
+    }
+    Some(Some(fields + "]"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const DEALS: Family = Family { id: "ID", rows: "" };
+    fn family(method: &str) -> Family {
+        Family::of(&Method::parse(method).unwrap()).unwrap()
+    }
 
     fn deals() -> ById<'static> {
         ById::of(&Method::parse("crm.deal.list").unwrap(), &[], None).unwrap()
     }
 
-    fn taken(way: &mut ById, ids: impl IntoIterator<Item = u64>, next: Option<u64>) -> Result<Next> {
+    fn answered(way: &mut ById, ids: impl IntoIterator<Item = u64>, rest: &str) -> Result<Next> {
         let rows: Vec<String> = ids.into_iter().map(|id| format!("{{\"ID\":\"{id}\"}}")).collect();
-        let next = next.map(|next| format!(",\"next\":{next}")).unwrap_or_default();
-        let answer = format!("{{\"result\":[{}]{next}}}", rows.join(","));
+        let answer = format!("{{\"result\":[{}]{rest}}}", rows.join(","));
         way.take(&RowPage::of_answer(answer.as_bytes()).unwrap(), &mut Rows::default())
+    }
+
+    fn is_fast(method: &str, params: &str) -> bool {
+        without_paging(&members(params).unwrap(), family(method)).is_some()
     }
 
     #[test]
     fn this_way_is_taken_only_where_it_is_certainly_right() {
-        let fast = |params: &str| without_paging(&members(params).unwrap(), DEALS).is_some();
-        assert!(fast("{}"));
-        assert!(fast(r#"{"filter":{">=DATE":"x","STAGE":["a"]},"select":["TITLE"]}"#));
-        assert!(fast(r#"{"filter":[],"select":[]}"#));
+        for params in
+            ["{}", r#"{"filter":{">=DATE":"x","STAGE":["a"]},"select":["TITLE"]}"#, r#"{"filter":[],"select":[]}"#]
+        {
+            assert!(is_fast("crm.deal.list", params), "{params}");
+        }
         for slow in [
             r#"{"order":{"ID":"DESC"}}"#,
             r#"{"start":50}"#,
@@ -206,31 +286,88 @@ mod tests {
             r#"{"FILTER":{"A":1}}"#,
             r#"{"select":{"0":"TITLE"}}"#,
         ] {
-            assert!(!fast(slow), "{slow}");
+            assert!(!is_fast("crm.deal.list", slow), "{slow}");
         }
     }
 
     #[test]
-    fn a_missing_id_is_added_to_select() {
-        let select = |raw: &str| with_id(raw, "ID").unwrap();
-        assert_eq!(select(r#"["TITLE"]"#).unwrap(), r#"["TITLE","ID"]"#);
-        assert_eq!(select(r#"["*","UF_*"]"#).unwrap(), r#"["*","UF_*"]"#);
-        assert_eq!(select("[]"), None);
+    fn each_family_has_names_of_its_own() {
+        assert!(is_fast("lists.element.get", r#"{"IBLOCK_ID":5,"FILTER":{"A":1},"SELECT":["NAME"]}"#));
+        assert!(!is_fast("lists.element.get", r#"{"filter":{"A":1}}"#));
+        assert!(!is_fast("lists.element.get", r#"{"ELEMENT_ORDER":{"NAME":"ASC"}}"#));
+        assert!(is_fast("user.get", r#"{"filter":{"ACTIVE":"Y"},"ADMIN_MODE":1}"#));
+        // Beside a filter it would count no more.
+        assert!(!is_fast("user.get", r#"{"ACTIVE":"Y"}"#));
+        assert!(!is_fast("user.get", r#"{"SORT":"NAME"}"#));
+        assert!(!is_fast("user.get", r#"{"filter":{"A":1},"FILTER":{"B":1}}"#));
+        assert!(is_fast("catalog.product.list", r#"{"filter":{"=iblockId":24}}"#));
+        assert!(!is_fast("catalog.product.list", r#"{"filter":{"active":"Y"}}"#));
+    }
+
+    #[test]
+    fn what_select_must_contain_is_added() {
+        let select = |method: &str, raw: &str| with_selected(raw, family(method)).unwrap();
+        assert_eq!(select("crm.deal.list", r#"["TITLE"]"#).unwrap(), r#"["TITLE","ID"]"#);
+        assert_eq!(select("crm.deal.list", r#"["*","UF_*"]"#).unwrap(), r#"["*","UF_*"]"#);
+        assert_eq!(select("crm.deal.list", "[]"), None);
+        assert_eq!(select("catalog.product.list", r#"["name"]"#).unwrap(), r#"["name","id","iblockId"]"#);
+        assert_eq!(select("tasks.task.list", r#"["id"]"#).unwrap(), r#"["id","ID"]"#);
     }
 
     #[test]
     fn a_page_behind_a_short_one_does_not_count() {
         let mut way = deals();
-        assert_eq!(taken(&mut way, 1..=50, Some(50)), Ok(Next::Counts));
-        assert_eq!(taken(&mut way, 51..=99, None), Ok(Next::End));
+        assert_eq!(answered(&mut way, 1..=50, r#","next":50"#), Ok(Next::Counts));
+        assert_eq!(answered(&mut way, 51..=99, ""), Ok(Next::End));
         assert_eq!(way.cursor(), Cursor::AfterId(99));
     }
 
     #[test]
-    fn what_is_not_as_known_is_read_the_other_way_or_not_at_all() {
-        assert_eq!(taken(&mut deals(), 1..=20, Some(20)), Ok(Next::Unfit));
+    fn a_first_page_that_is_not_as_known_is_read_the_other_way() {
+        for (ids, rest) in [
+            (1..=20, r#","next":20"#),
+            (1..=20, r#","total":120"#),
+            (1..=50, r#","total":120"#),
+            (1..=50, r#","next":50,"total":7"#),
+            (1..=51, ""),
+        ] {
+            assert_eq!(answered(&mut deals(), ids.clone(), rest), Ok(Next::Unfit), "{ids:?}{rest}");
+        }
+        assert_eq!(answered(&mut deals(), (1..=50).rev(), r#","next":50"#), Ok(Next::Unfit));
+        let elsewhere = br#"{"result":{"items":[{"ID":1}]}}"#;
+        let page = RowPage::of_answer(elsewhere).unwrap();
+        assert_eq!(deals().take(&page, &mut Rows::default()), Ok(Next::Unfit));
+    }
+
+    #[test]
+    fn a_filter_that_is_not_heard_shows_on_the_second_page() {
         let mut way = deals();
-        assert_eq!(taken(&mut way, 1..=50, Some(50)), Ok(Next::Counts));
-        assert!(taken(&mut way, 1..=50, None).is_err());
+        assert_eq!(answered(&mut way, 1..=50, r#","next":50"#), Ok(Next::Counts));
+        assert_eq!(answered(&mut way, 1..=50, ""), Ok(Next::Unfit));
+    }
+
+    #[test]
+    fn fewer_rows_than_were_counted_are_looked_for_and_counted_again() {
+        for (total, end) in [(59, Next::End), (60, Next::End), (61, Next::Incomplete)] {
+            let mut way = deals();
+            assert_eq!(answered(&mut way, 1..=50, r#","next":50,"total":200"#), Ok(Next::Counts));
+            assert_eq!(answered(&mut way, 51..=60, ""), Ok(Next::Discard));
+            assert_eq!(way.commands("m", 50).unwrap().count(), 2);
+            assert_eq!(answered(&mut way, [], ""), Ok(Next::Counts));
+            assert_eq!(answered(&mut way, 1..=50, &format!(",\"total\":{total}")), Ok(end));
+            let gap = Cursor::AfterGap(60);
+            assert_eq!(way.cursor() == gap, end == Next::Incomplete);
+            let mut resumed = ById::of(&Method::parse("crm.deal.list").unwrap(), &[], Some(&gap)).unwrap();
+            assert!(answered(&mut resumed, [], "").is_err());
+        }
+    }
+
+    #[test]
+    fn a_total_that_equals_a_page_is_not_believed() {
+        let mut way = deals();
+        assert_eq!(answered(&mut way, 1..=50, r#","total":50"#), Ok(Next::Counts));
+        assert_eq!(way.total(), Some(50));
+        assert_eq!(answered(&mut way, 51..=70, ""), Ok(Next::End));
+        assert_eq!(way.total(), None);
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Rows that are deleted meanwhile shift those behind them to where reading has been. So each batch begins with the page
 //! that the one before ended with: rows on it that were not seen yet have moved there. A page whose `total` is smaller than
-//! that of the page before is read again in this manner. IDs tell rows apart; without them there is no such protection.
+//! that of the page before is read again in this manner. IDs tell rows apart; without them there is no such protection, and
+//! a list that shrinks is not called whole. Neither is one whose `total` contradicts its rows. Some methods count the page
+//! instead of the list (`crm.address.list`): a `total` that equals a full page is not believed.
 
 use super::cursor::Cursor;
-use super::paging::{not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
+use super::paging::{distinct_ids, not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
 use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
 use crate::values::json;
@@ -32,6 +34,13 @@ pub struct ByStart<'a> {
     /// The hash of its text.
     last_text: Option<u64>,
     total: Option<u64>,
+    /// The least `total` so far.
+    least: u64,
+    /// Rows and pages that were read in this request.
+    read: u64,
+    pages: usize,
+    /// What stands in the place of `total` is the number of a page's rows.
+    counts_page: Option<u64>,
     /// Pages that were asked for and not taken yet, by their `start`.
     asked: VecDeque<u64>,
 }
@@ -41,7 +50,7 @@ impl<'a> ByStart<'a> {
         let is_start = |key: &str| key.eq_ignore_ascii_case("start");
         let (begin, known) = match cursor {
             Some(Cursor::Start { start, known }) => (start, known),
-            Some(Cursor::AfterId(_)) => {
+            Some(Cursor::AfterId(_) | Cursor::AfterGap(_)) => {
                 return Err(Error::InvalidRequest("\"cursor\" does not belong to this request".into()))
             }
             None => {
@@ -61,6 +70,10 @@ impl<'a> ByStart<'a> {
             last_text: None,
             seen: Some(known.into_iter().collect()),
             total: None,
+            least: u64::MAX,
+            read: 0,
+            pages: 0,
+            counts_page: None,
             asked: VecDeque::new(),
         })
     }
@@ -106,7 +119,8 @@ impl<'a> ByStart<'a> {
     /// What follows the page at `start`. `new`: it had rows that were not known.
     fn after(&mut self, page: &RowPage, start: u64, new: bool) -> Result<Next> {
         let rows = page.count as u64;
-        let next = match (page.next, page.total) {
+        let total = page.total.filter(|_| self.counts_page.is_none());
+        let next = match (page.next, total) {
             (Some(next), _) if next > start => next,
             (Some(_), _) => return Err(not_a_list("its \"next\" does not move")),
             (None, Some(total)) if start + rows.max(self.stride) < total => {
@@ -116,10 +130,31 @@ impl<'a> ByStart<'a> {
             (None, Some(total)) if new && rows > 0 && start + rows < total && self.seen.is_some() => start + rows,
             // It says nothing: a full page may be followed by another.
             (None, None) if new && rows == self.stride => start + self.stride,
-            (None, _) => return Ok(Next::End),
+            (None, _) => return Ok(self.at_end(start + rows, rows > 0)),
         };
         (self.next, self.stride) = (next, next - start);
         Ok(if self.asked.front() == Some(&next) { Next::Counts } else { Next::Discard })
+    }
+
+    /// Whether the list may be called whole that ends here. `on_page`: there are rows on its last page.
+    fn at_end(&self, end: u64, on_page: bool) -> Next {
+        let contradicts = |total: u64| total > end || (on_page && total < end);
+        let too_few = !self.resumed && self.total.is_some() && self.begin + self.read < self.least;
+        if too_few || self.total.is_some_and(contradicts) {
+            return Next::Incomplete;
+        }
+        Next::End
+    }
+
+    /// Notices a page that is said to be the whole list. There is none such in the middle, and a full one may be one of many.
+    fn doubt_total(&mut self, page: &RowPage, start: u64) {
+        let rows = page.count as u64;
+        let first = self.pages == 0 && page.next.is_none();
+        if first
+            && page.total.is_some_and(|total| rows > 0 && (total <= start || (total == rows && page.count >= PAGE)))
+        {
+            (self.counts_page, self.stride) = (page.total, rows.max(PAGE as u64));
+        }
     }
 }
 
@@ -145,17 +180,25 @@ impl Paging for ByStart<'_> {
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
         let start = self.asked.pop_front().expect("no page comes that was not asked for");
         let again = start < self.next;
-        let shrank = matches!((self.total, page.total), (Some(before), Some(now)) if now < before);
-        self.total = page.total.or(self.total);
-        if shrank && !again && start > self.begin && self.seen.is_some() {
-            self.retreat = true;
-            return Ok(Next::Discard);
+        self.doubt_total(page, start);
+        if let Some(total) = page.total.filter(|_| self.counts_page.is_none()) {
+            let shrank = self.total.is_some_and(|before| total < before);
+            (self.total, self.least) = (Some(total), self.least.min(total));
+            if self.pages > 0 && !self.retreat && (total < self.next || (shrank && self.seen.is_none())) {
+                // What was read is said not to be there any more, or may have moved unseen.
+                return Ok(Next::Incomplete);
+            }
+            if shrank && !again && start > self.begin && self.seen.is_some() {
+                self.retreat = true;
+                return Ok(Next::Discard);
+            }
         }
+        self.pages += 1;
         let ids = distinct_ids(page);
         let mut text = DefaultHasher::new();
         page.rows().for_each(|row| row.hash(&mut text));
         let repeated = self.last_text.replace(text.finish()) == Some(text.finish());
-        if ids.is_none() && repeated && page.next.is_none() && page.total.is_none() {
+        if ids.is_none() && repeated && page.next.is_none() && (page.total.is_none() || self.counts_page.is_some()) {
             // The method does not know `start`.
             return Ok(Next::End);
         }
@@ -165,6 +208,7 @@ impl Paging for ByStart<'_> {
         self.retreat = false;
         for (row, _) in page.rows().zip(&new).filter(|(_, new)| **new) {
             rows.push(row);
+            self.read += 1;
         }
         self.last = (start, ids.unwrap_or_default());
         self.after(page, start, again || new.contains(&true))
@@ -176,7 +220,7 @@ impl Paging for ByStart<'_> {
     }
 
     fn total(&self) -> Option<u64> {
-        self.total
+        self.total.or(self.counts_page.filter(|total| self.begin == 0 && !self.resumed && *total == self.read))
     }
 
     fn cursor(&self) -> Cursor {
@@ -191,10 +235,4 @@ impl Paging for ByStart<'_> {
     fn held(&self) -> usize {
         self.seen.as_ref().map_or(0, |seen| seen.capacity() * 9)
     }
-}
-
-/// The IDs of all rows; `None` where one has none, or two have the same: then it is not what tells them apart.
-fn distinct_ids(page: &RowPage) -> Option<Vec<u64>> {
-    let ids = page.ids("ID").or_else(|| page.ids("id"))?;
-    (ids.iter().collect::<HashSet<_>>().len() == ids.len()).then_some(ids)
 }

@@ -7,6 +7,8 @@ use crate::values::secret::{hex, sha256};
 pub enum Cursor {
     /// Behind the row with this ID.
     AfterId(u64),
+    /// The same, where the list seemed to end but counted more rows than were read.
+    AfterGap(u64),
     /// At the page that begins at `start`. `known`: it was read and had these rows; it is read again, because rows may
     /// have moved, and what stands behind them is new.
     Start { start: u64, known: Vec<u64> },
@@ -26,6 +28,7 @@ impl Cursor {
         let (kind, number) = (parts.next()?, digits(parts.next()?)?);
         match (kind, parts.next()) {
             ("id", None) => Some(Cursor::AfterId(number)),
+            ("gap", None) => Some(Cursor::AfterGap(number)),
             ("start", None) => Some(Cursor::Start { start: number, known: Vec::new() }),
             ("start", Some(ids)) => {
                 let known = ids.split(',').map(digits).collect::<Option<_>>()?;
@@ -38,6 +41,7 @@ impl Cursor {
     pub fn to_text(&self, method: &Method) -> String {
         let text = match self {
             Cursor::AfterId(id) => format!("id:{id}"),
+            Cursor::AfterGap(id) => format!("gap:{id}"),
             Cursor::Start { start, known } if known.is_empty() => format!("start:{start}"),
             Cursor::Start { start, known } => {
                 let ids: Vec<String> = known.iter().map(u64::to_string).collect();

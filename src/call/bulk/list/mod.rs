@@ -1,10 +1,14 @@
-//! `"all": true`: a list method read to its end, by one of two [ways](Paging): [`by_id`] where that is certainly right, else
-//! [`by_start`].
+//! `"all": true`: a list method read to its end, by one of several [ways](Paging): [`by_id`] where that is certainly right,
+//! else [`by_start`]; REST 3.0's lists [their own way](rest3).
+//!
+//! Every page asks the same question: parameters that a batch would change make pages go one by one.
 
 mod by_id;
 mod by_start;
 mod cursor;
+mod families;
 mod paging;
+mod rest3;
 
 pub use cursor::Cursor;
 
@@ -13,9 +17,11 @@ use crate::call::payload::Parameters;
 use crate::values::error::{Error, Executed, Result};
 use crate::values::json;
 use crate::values::method::Method;
+use crate::values::portal::Version;
 use by_id::ById;
 use by_start::ByStart;
-use paging::{bad_answer, members, Next, Paging, RowPage, Rows};
+use paging::{bad_answer, members, not_a_list, Next, Paging, Parameter, RowPage, Rows, MORE_THAN_GIVEN};
+use rest3::{ByKey, ByOffset};
 use std::time::Duration;
 
 /// Pages of the first batch; how long they take is not known yet.
@@ -66,17 +72,22 @@ pub fn read(steps: &mut Steps, method: &Method, raw_params: &str, cursor: Option
         return Err(Error::InvalidRequest(format!("\"all\" reads lists, and {canonical} changes something")));
     }
     let params = members(raw_params).map_err(|why| Error::InvalidRequest(format!("\"params\" {why}")))?;
-    let mut way: Box<dyn Paging + '_> = match ById::of(method, &params, cursor.as_ref()) {
-        Some(by_id) => Box::new(by_id),
-        None => Box::new(ByStart::new(&params, cursor)?),
-    };
+    let (version, resumed) = (steps.version(), cursor.is_some());
+    let mut way =
+        fast_way(version, method, &params, cursor.as_ref()).map_or_else(|| slow_way(version, &params, cursor), Ok)?;
     let mut reader = Reader { steps, method, rows: Rows::default(), batch: FIRST_BATCH };
     let mut next = reader.page(&mut *way)?;
-    if next == Next::Unfit {
-        way = Box::new(ByStart::new(&params, None)?);
-        next = reader.page(&mut *way)?;
-    }
-    while next != Next::End && reader.may_go_on(&*way) {
+    loop {
+        match next {
+            Next::End | Next::Incomplete => break,
+            Next::Unfit => {
+                (way, reader.rows) = (slow_way(version, &params, None)?, Rows::default());
+                next = reader.page(&mut *way)?;
+                continue;
+            }
+            Next::Counts | Next::Discard if !reader.may_go_on(&*way) => break,
+            Next::Counts | Next::Discard => {}
+        }
         next = match reader.pages(&mut *way) {
             Ok(next) => next,
             // What was read so far is worth having; who goes on meets the error first.
@@ -85,8 +96,34 @@ pub fn read(steps: &mut Steps, method: &Method, raw_params: &str, cursor: Option
         };
         reader.steps.progress(reader.rows.count, way.total().and_then(|total| usize::try_from(total).ok()));
     }
+    if next == Next::Incomplete && resumed && reader.rows.count == 0 {
+        // Whoever goes on until the list is complete would never end.
+        return Err(not_a_list(MORE_THAN_GIVEN));
+    }
     let cursor = (next != Next::End).then(|| way.cursor().to_text(method));
     Ok(Listed { rows: reader.rows, total: way.total(), cursor })
+}
+
+type Way<'a> = Box<dyn Paging + 'a>;
+
+/// `None` where it is not certainly right.
+fn fast_way<'a>(
+    version: Version,
+    method: &Method,
+    params: &'a [Parameter<'a>],
+    cursor: Option<&Cursor>,
+) -> Option<Way<'a>> {
+    match version {
+        Version::V2 => ById::of(method, params, cursor).map(|way| Box::new(way) as Way),
+        Version::V3 => ByKey::of(params, cursor).map(|way| Box::new(way) as Way),
+    }
+}
+
+fn slow_way<'a>(version: Version, params: &'a [Parameter<'a>], cursor: Option<Cursor>) -> Result<Way<'a>> {
+    Ok(match version {
+        Version::V2 => Box::new(ByStart::new(params, cursor)?),
+        Version::V3 => Box::new(ByOffset::new(params, cursor)?),
+    })
 }
 
 /// Whether to answer what there is: reading changes nothing, so that a lost answer is as good as none.

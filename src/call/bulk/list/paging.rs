@@ -5,6 +5,7 @@ use crate::call::bulk::{command, error_of, BatchAnswer, Commands, LONGEST_BATCH}
 use crate::values::error::{Error, Executed, Result};
 use crate::values::json;
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// Rows of a page.
 pub const PAGE: usize = 50;
@@ -43,7 +44,9 @@ pub enum Next {
     Discard,
     /// This was the last page.
     End,
-    /// This is not the way to read this list. Nothing was taken.
+    /// It looks like the last page, but what is said of the list contradicts the rows: it must not be taken for whole.
+    Incomplete,
+    /// This is not the way to read this list; what was taken is worth nothing.
     Unfit,
 }
 
@@ -51,6 +54,8 @@ pub enum Next {
 pub struct RowPage<'a> {
     /// The rows, as they stand.
     list: &'a str,
+    /// The list's name in `result`; empty: `result` itself.
+    pub place: Cow<'a, str>,
     pub count: usize,
     pub next: Option<u64>,
     pub total: Option<u64>,
@@ -92,8 +97,10 @@ impl<'a> RowPage<'a> {
 
     fn of_parts(result: Option<&'a str>, next: Option<&str>, total: Option<&str>) -> Result<RowPage<'a>> {
         let number = |raw: &str| raw.trim_matches('"').parse().ok();
-        let (list, count) = rows_of(result.unwrap_or("null"))?;
-        Ok(RowPage { list, count, next: next.and_then(number), total: total.and_then(number) })
+        let (place, list) = list_of(result.unwrap_or("null"))?;
+        let count = json::elements(list).try_fold(0, |count, element| element.map(|_| count + 1));
+        let count = count.map_err(|_| bad_answer("it is not JSON"))?;
+        Ok(RowPage { list, place, count, next: next.and_then(number), total: total.and_then(number) })
     }
 
     pub fn rows(&self) -> impl Iterator<Item = &'a str> {
@@ -120,20 +127,16 @@ pub fn members(raw: &str) -> std::result::Result<Vec<Parameter<'_>>, &'static st
     Ok(members)
 }
 
-/// A page as a batch's command; `inside`: its parameters.
+/// A page as a batch's command, which asks the same as the page on its own; `inside`: its parameters.
 pub fn packed(method: &str, inside: &str) -> Option<String> {
     let fits = inside.len() <= LONGEST_BATCH;
-    fits.then(|| command::of(method, &format!("{{{inside}}}")))?
+    fits.then(|| command::of_same_types(method, &format!("{{{inside}}}")))?
 }
 
-/// The one list in a result, wherever the method puts it, and how many rows it has.
-pub fn rows_of(result: &str) -> Result<(&str, usize)> {
-    let counted = |list| {
-        let count = json::elements(list).try_fold(0, |count, element| element.map(|_| count + 1));
-        Ok((list, count.map_err(|_| bad_answer("it is not JSON"))?))
-    };
+/// The one list in a result, wherever the method puts it, with its name there.
+fn list_of(result: &str) -> Result<(Cow<'_, str>, &str)> {
     if result.starts_with('[') {
-        return counted(result);
+        return Ok(("".into(), result));
     }
     let (mut list, mut several) = (None, false);
     for (key, raw) in json::entries(result).map_while(std::result::Result::ok) {
@@ -141,15 +144,25 @@ pub fn rows_of(result: &str) -> Result<(&str, usize)> {
             return Err(not_a_list("it has more rows, which are not read by \"start\""));
         }
         if raw.starts_with('[') {
-            several |= list.replace(raw).is_some();
+            several |= list.replace((key, raw)).is_some();
         }
     }
     match list {
         Some(_) if several => Err(not_a_list("there are several lists in it")),
-        Some(list) => counted(list),
+        Some(list) => Ok(list),
         None => Err(not_a_list("there is no list in it")),
     }
 }
+
+/// The IDs of all rows; `None` where one has none, or two have the same: then it is not what tells them apart.
+pub fn distinct_ids(page: &RowPage) -> Option<Vec<u64>> {
+    let ids = page.ids("ID").or_else(|| page.ids("id"))?;
+    (ids.iter().collect::<HashSet<_>>().len() == ids.len()).then_some(ids)
+}
+
+/// Why a list is not taken for whole.
+pub const MORE_THAN_GIVEN: &str =
+    "it counts other rows than it gives; rows may have changed, or this user may not see some: read it again without \"cursor\"";
 
 /// The request is wrong: another try would end in the same way.
 pub fn not_a_list(why: &str) -> Error {
@@ -167,14 +180,17 @@ mod tests {
 
     #[test]
     fn the_rows_are_the_one_list_in_the_answer() {
-        let count = |result: &str| rows_of(result).map(|(_, count)| count);
-        assert_eq!(count("[1,2]"), Ok(2));
-        assert_eq!(count("[]"), Ok(0));
-        assert_eq!(count(r#"{"items":[1,2,3],"n":1}"#), Ok(3));
-        assert!(count(r#"{"a":[],"b":[]}"#).is_err());
-        assert!(count(r#"{"items":[1],"hasMore":true}"#).is_err());
-        assert!(count(r#"{"a":1}"#).is_err());
-        assert!(count("null").is_err());
+        let rows = |result: &str| {
+            let answer = format!("{{\"result\":{result}}}");
+            RowPage::of_answer(answer.as_bytes()).map(|page| (page.place.into_owned(), page.count))
+        };
+        assert_eq!(rows("[1,2]"), Ok((String::new(), 2)));
+        assert_eq!(rows("[]"), Ok((String::new(), 0)));
+        assert_eq!(rows(r#"{"items":[1,2,3],"n":1}"#), Ok(("items".into(), 3)));
+        assert!(rows(r#"{"a":[],"b":[]}"#).is_err());
+        assert!(rows(r#"{"items":[1],"hasMore":true}"#).is_err());
+        assert!(rows(r#"{"a":1}"#).is_err());
+        assert!(rows("null").is_err());
     }
 
     proptest! {

@@ -1,0 +1,319 @@
+//! Lists of REST 3.0, each page a call of its own (its batch is all or nothing): by ID ([`ByKey`]), or by `pagination` where
+//! the caller brings an order, a pagination or a filter on ID of its own ([`ByOffset`]).
+//!
+//! There is neither `next` nor `total`, and some methods give fewer rows than they are asked for: the end is a page that is
+//! smaller than the largest so far.
+
+use super::cursor::Cursor;
+use super::paging::{distinct_ids, not_a_list, Next, Paging, Parameter, RowPage, Rows};
+use crate::call::bulk::Commands;
+use crate::values::error::{Error, Result};
+use crate::values::json::{self, Text};
+use std::collections::HashSet;
+
+/// The most rows that a page may have.
+const MOST: u64 = 1000;
+
+pub struct ByKey<'a> {
+    /// The caller's parameters without those that paging sets.
+    others: Vec<Parameter<'a>>,
+    /// The conditions of the caller's filter.
+    filter: Vec<&'a str>,
+    /// The ID of the last row that was read.
+    last: u64,
+    /// An earlier request has read some of it.
+    resumed: bool,
+    largest: usize,
+}
+
+impl<'a> ByKey<'a> {
+    /// `None` where this way is not certainly right.
+    pub fn of(params: &'a [Parameter<'a>], cursor: Option<&Cursor>) -> Option<ByKey<'a>> {
+        let last = match cursor {
+            None => 0,
+            Some(Cursor::AfterId(id)) => *id,
+            Some(_) => return None,
+        };
+        let (mut others, mut filter) = (Vec::new(), Vec::new());
+        for (key, raw) in params {
+            match key.as_ref() {
+                "order" | "pagination" => return None,
+                "filter" => filter = conditions(raw)?,
+                "select" => others.push((key.as_ref().into(), with_id(raw)?.into())),
+                _ => others.push((key.as_ref().into(), raw.as_ref().into())),
+            }
+        }
+        Some(ByKey { others, filter, last, resumed: cursor.is_some(), largest: 0 })
+    }
+}
+
+impl Paging for ByKey<'_> {
+    fn alone(&mut self) -> String {
+        let mut page = String::new();
+        self.others.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
+        let behind = format!("[\"id\",\">\",{}]", self.last);
+        let filter: Vec<&str> = self.filter.iter().copied().chain([behind.as_str()]).collect();
+        json::push_member(&mut page, "filter", &format!("[{}]", filter.join(",")));
+        json::push_member(&mut page, "order", "{\"id\":\"ASC\"}");
+        json::push_member(&mut page, "pagination", &format!("{{\"limit\":{MOST}}}"));
+        page
+    }
+
+    fn commands(&mut self, _: &str, _: usize) -> Option<Commands> {
+        None
+    }
+
+    fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
+        let in_order = |ids: &Vec<u64>| ids.first().is_none_or(|id| *id > self.last) && ids.is_sorted_by(|a, b| a < b);
+        let Some(ids) = page.ids("id").filter(in_order) else {
+            return match self.resumed {
+                false => Ok(Next::Unfit),
+                true => Err(not_a_list("its rows are not in the order of their IDs")),
+            };
+        };
+        page.rows().for_each(|row| rows.push(row));
+        self.last = ids.last().copied().unwrap_or(self.last);
+        Ok(after(page.count, &mut self.largest))
+    }
+
+    fn pages_left(&self) -> Option<u64> {
+        None
+    }
+
+    fn total(&self) -> Option<u64> {
+        None
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor::AfterId(self.last)
+    }
+}
+
+/// What follows a page with so many rows.
+fn after(rows: usize, largest: &mut usize) -> Next {
+    *largest = rows.max(*largest);
+    if rows == 0 || rows < *largest {
+        Next::End
+    } else {
+        Next::Counts
+    }
+}
+
+/// The conditions of a filter, which all must hold; `None` where one may speak of the ID, or it is no list of such.
+fn conditions(raw: &str) -> Option<Vec<&str>> {
+    if raw.trim_matches(json::SPACE).strip_prefix('{').is_some_and(|rest| rest.trim_matches(json::SPACE) == "}") {
+        return Some(Vec::new());
+    }
+    let own = json::elements(raw).collect::<std::result::Result<Vec<_>, _>>().ok()?;
+    let fit = |condition: &&str| condition.starts_with(['[', '{']) && !names_id(condition);
+    own.iter().all(fit).then_some(own)
+}
+
+/// Whether the text `id` stands anywhere in it.
+fn names_id(raw: &str) -> bool {
+    let is_id = |raw: &str| serde_json::from_str::<Text>(raw).is_ok_and(|text| text.0.eq_ignore_ascii_case("id"));
+    match raw.as_bytes().first() {
+        Some(b'[') => json::elements(raw).flatten().any(names_id),
+        Some(b'{') => {
+            json::entries(raw).flatten().any(|(key, value)| key.eq_ignore_ascii_case("id") || names_id(value))
+        }
+        _ => is_id(raw),
+    }
+}
+
+/// `select` with the ID in it.
+fn with_id(raw: &str) -> Option<String> {
+    let mut given = Vec::new();
+    for field in json::elements(raw) {
+        given.push(serde_json::from_str::<Text>(field.ok()?).ok()?.0);
+    }
+    let fields = raw.trim_end().strip_suffix(']')?;
+    let is_there = given.is_empty() || given.iter().any(|name| name == "id" || name == "*");
+    Some(if is_there { raw.to_owned() } else { format!("{fields},\"id\"]") })
+}
+
+/// Each page begins with the last row of the one before: where that is not there, rows were deleted, and those behind have
+/// moved to where reading has been.
+pub struct ByOffset<'a> {
+    /// The caller's parameters without `pagination`.
+    others: Vec<&'a Parameter<'a>>,
+    limit: u64,
+    /// Where the list begins, where unread rows do, and where the page was asked for.
+    begin: u64,
+    next: u64,
+    from: u64,
+    /// IDs that were read; `None`: rows cannot be told apart.
+    seen: Option<HashSet<u64>>,
+    last: Option<u64>,
+    resumed: bool,
+    largest: usize,
+}
+
+impl<'a> ByOffset<'a> {
+    pub fn new(params: &'a [Parameter<'a>], cursor: Option<Cursor>) -> Result<ByOffset<'a>> {
+        let own = params.iter().find(|(key, _)| key == "pagination").map_or("{}", |(_, raw)| raw);
+        let numbers = json::fields(own, ["limit", "offset", "page"]).unwrap_or_default();
+        let [limit, offset, page] = numbers.map(|raw| raw.and_then(|raw| raw.trim_matches('"').parse::<u64>().ok()));
+        let limit = limit.unwrap_or(MOST).clamp(1, MOST);
+        let begin = page.map_or(offset.unwrap_or(0), |page| page.saturating_sub(1).saturating_mul(limit));
+        let (next, last) = match cursor {
+            None => (begin, None),
+            Some(Cursor::Start { start, known }) => match known.last() {
+                Some(last) => (start.saturating_add(1), Some(*last)),
+                None => (start, None),
+            },
+            Some(_) => return Err(Error::InvalidRequest("\"cursor\" does not belong to this request".into())),
+        };
+        Ok(ByOffset {
+            others: params.iter().filter(|(key, _)| key != "pagination").collect(),
+            limit,
+            begin,
+            next,
+            from: next,
+            seen: Some(last.into_iter().collect()),
+            last,
+            resumed: last.is_some(),
+            largest: 0,
+        })
+    }
+
+    /// How many rows at the page's start were read before; `None`: those behind have moved there, unseen.
+    fn known(&mut self, ids: &[u64]) -> Option<usize> {
+        let seen = self.seen.as_ref().filter(|seen| !seen.is_empty());
+        let Some(seen) = seen else { return Some(0) };
+        ids.iter().rposition(|id| seen.contains(id)).map(|at| at + 1)
+    }
+}
+
+impl Paging for ByOffset<'_> {
+    fn alone(&mut self) -> String {
+        let overlap = self.seen.as_ref().is_some_and(|seen| !seen.is_empty());
+        self.from = if overlap { self.next.saturating_sub(1).max(self.begin) } else { self.next };
+        let mut page = String::new();
+        self.others.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
+        let pagination = format!("{{\"limit\":{},\"offset\":{}}}", self.limit, self.from);
+        json::push_member(&mut page, "pagination", &pagination);
+        page
+    }
+
+    fn commands(&mut self, _: &str, _: usize) -> Option<Commands> {
+        None
+    }
+
+    fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
+        let ids = distinct_ids(page);
+        if ids.is_none() {
+            self.seen = None;
+        }
+        let known = match &ids {
+            Some(ids) => self.known(ids),
+            // The row before, of which nothing is known but its place.
+            None => Some(usize::from(self.from < self.next)),
+        };
+        let Some(known) = known.or_else(|| (self.from == self.begin && !self.resumed).then_some(0)) else {
+            if self.from == self.begin {
+                return Err(Error::InvalidRequest(
+                    "the list has changed too much since this \"cursor\" was given: read it again without one".into(),
+                ));
+            }
+            self.next = self.next.saturating_sub((self.largest as u64).max(1)).max(self.begin + 1);
+            return Ok(Next::Discard);
+        };
+        page.rows().skip(known).for_each(|row| rows.push(row));
+        if let (Some(seen), Some(ids)) = (&mut self.seen, &ids) {
+            seen.extend(ids);
+        }
+        self.last = ids.and_then(|ids| ids.last().copied());
+        self.next = self.from + page.count as u64;
+        Ok(match after(page.count, &mut self.largest) {
+            // A page of one row that was known is one behind the end.
+            Next::Counts if known == page.count => Next::End,
+            next => next,
+        })
+    }
+
+    fn pages_left(&self) -> Option<u64> {
+        None
+    }
+
+    fn total(&self) -> Option<u64> {
+        None
+    }
+
+    fn cursor(&self) -> Cursor {
+        match self.last {
+            Some(last) => Cursor::Start { start: self.next.saturating_sub(1), known: vec![last] },
+            None => Cursor::Start { start: self.next, known: Vec::new() },
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.seen.as_ref().map_or(0, |seen| seen.capacity() * 9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::paging::members;
+    use super::*;
+
+    fn answered(way: &mut dyn Paging, ids: impl IntoIterator<Item = u64>, rows: &mut Rows) -> Result<Next> {
+        let items: Vec<String> = ids.into_iter().map(|id| format!("{{\"id\":{id}}}")).collect();
+        let answer = format!("{{\"result\":{{\"items\":[{}]}}}}", items.join(","));
+        way.take(&RowPage::of_answer(answer.as_bytes()).unwrap(), rows)
+    }
+
+    #[test]
+    fn our_condition_stands_beside_the_callers() {
+        let page = |params: &str| ByKey::of(&members(params).unwrap(), None).map(|mut way| way.alone());
+        assert_eq!(
+            page(r#"{"filter":[["title","=","x"]],"select":["title"]}"#).unwrap(),
+            r#""select":["title","id"],"filter":[["title","=","x"],["id",">",0]],"order":{"id":"ASC"},"pagination":{"limit":1000}"#
+        );
+        for fast in
+            [r#"{"filter":[]}"#, r#"{"filter":{}}"#, r#"{"filter":[{"logic":"or","conditions":[["a","=",1]]}]}"#]
+        {
+            assert!(page(fast).is_some(), "{fast}");
+        }
+        for slow in [
+            r#"{"filter":[["id",">",5]]}"#,
+            r#"{"filter":[{"logic":"or","conditions":[["ID","=",1]]}]}"#,
+            r#"{"filter":["title","=","x"]}"#,
+            r#"{"filter":{"a":1}}"#,
+            r#"{"order":{"title":"ASC"}}"#,
+            r#"{"pagination":{"limit":10}}"#,
+        ] {
+            assert!(page(slow).is_none(), "{slow}");
+        }
+    }
+
+    #[test]
+    fn the_end_is_a_page_smaller_than_the_largest() {
+        let mut way = ByKey::of(&[], None).unwrap();
+        let mut rows = Rows::default();
+        assert_eq!(answered(&mut way, 1..=20, &mut rows), Ok(Next::Counts));
+        assert_eq!(answered(&mut way, 21..=40, &mut rows), Ok(Next::Counts));
+        assert_eq!(answered(&mut way, 41..=59, &mut rows), Ok(Next::End));
+        assert_eq!(rows.count, 59);
+        assert_eq!(answered(&mut ByKey::of(&[], None).unwrap(), [], &mut rows), Ok(Next::End));
+        assert_eq!(answered(&mut ByKey::of(&[], None).unwrap(), [2, 1], &mut rows), Ok(Next::Unfit));
+    }
+
+    #[test]
+    fn a_page_begins_with_the_last_row_of_the_one_before() {
+        let params = members(r#"{"pagination":{"limit":10}}"#).unwrap();
+        let (mut way, mut rows) = (ByOffset::new(&params, None).unwrap(), Rows::default());
+        let mut asked = |way: &mut ByOffset, offset: u64, ids: std::ops::RangeInclusive<u64>| {
+            assert_eq!(way.alone(), format!("\"pagination\":{{\"limit\":10,\"offset\":{offset}}}"));
+            answered(way, ids, &mut rows).unwrap()
+        };
+        assert_eq!(asked(&mut way, 0, 1..=10), Next::Counts);
+        assert_eq!(asked(&mut way, 9, 10..=19), Next::Counts);
+        // Three were deleted.
+        assert_eq!(asked(&mut way, 18, 22..=24), Next::Discard);
+        assert_eq!(asked(&mut way, 8, 12..=21), Next::Counts);
+        assert_eq!(asked(&mut way, 17, 21..=24), Next::End);
+        assert_eq!(rows.count, 24);
+        assert_eq!(way.cursor(), Cursor::Start { start: 20, known: vec![24] });
+    }
+}
