@@ -19,7 +19,7 @@ pub(crate) fn run(shared: &Shared, caller: &Caller, params: &Array, ran: &mut Ve
     for (id, command) in commands(params) {
         let started = shared.clock.now();
         let (method, query) = split_command(&command);
-        let params = resolve_all(&parse_query(query.as_bytes()), &lists.result);
+        let params = resolve_all(&parse_query(query.as_bytes()), &lists);
         let outcome = match method.as_str() {
             "batch" | "download" | "upload" => {
                 Err(methods::refuse(400, "ERROR_BATCH_METHOD_NOT_ALLOWED", "Method is not allowed for batch usage"))
@@ -168,13 +168,13 @@ fn split_command(command: &str) -> (String, &str) {
     (path.trim_matches('/').to_lowercase(), query)
 }
 
-/// Puts earlier results in place of `$result[id][field]`.
-fn resolve_all(params: &Array, results: &Array) -> Array {
+/// Puts earlier answers in place of `$result[id][field]` and its like.
+fn resolve_all(params: &Array, lists: &Lists) -> Array {
     let mut resolved = Array::new();
     for (key, value) in params.iter() {
         let value = match value {
-            Php::Array(inner) => resolve_all(inner, results).into(),
-            Php::Str(text) => resolve(text, results),
+            Php::Array(inner) => resolve_all(inner, lists).into(),
+            Php::Str(text) => resolve(text, lists),
             value => value.clone(),
         };
         resolved.set(key.clone(), value);
@@ -182,22 +182,16 @@ fn resolve_all(params: &Array, results: &Array) -> Array {
     resolved
 }
 
-/// A value that is one reference keeps the type of what it refers to; within text it becomes text.
-/// A reference that leads nowhere is empty.
-fn resolve(text: &str, results: &Array) -> Php {
-    const MARK: &str = "$result[";
+/// A value that is one reference keeps the type of what it refers to; within text it becomes text. What does not resolve is
+/// the deepest level that does: a row, a list, nothing.
+fn resolve(text: &str, lists: &Lists) -> Php {
     let mut out = String::new();
     let mut rest = text;
-    while let Some(at) = rest.find(MARK) {
+    while let Some((at, list, start)) = reference(rest, lists) {
         out.push_str(&rest[..at]);
-        let (found, length) = follow(&rest[at + MARK.len() - 1..], results);
-        let end = at + MARK.len() - 1 + length;
-        if length == 0 {
-            out.push_str(&rest[at..at + MARK.len()]);
-            rest = &rest[at + MARK.len()..];
-            continue;
-        }
-        if at == 0 && out.is_empty() && end == rest.len() {
+        rest = &rest[start..];
+        let (found, end) = follow(rest, list);
+        if out.is_empty() && end == rest.len() {
             return found.unwrap_or(Php::Str(String::new()));
         }
         out.push_str(&found.map(|v| v.to_text()).unwrap_or_default());
@@ -207,13 +201,40 @@ fn resolve(text: &str, results: &Array) -> Php {
     Php::Str(out)
 }
 
-/// Follows `[a][b]` from the start of `path`; answers also how long the reference is.
-fn follow(path: &str, results: &Array) -> (Option<Php>, usize) {
-    let mut value = Some(Php::Array(results.clone()));
-    let mut length = 0;
+/// The next `$result[`, `$next[`, …, in any case: where it begins, what it refers to, and where its `[` is.
+fn reference<'a>(text: &str, lists: &'a Lists) -> Option<(usize, &'a Array, usize)> {
+    let names = [
+        ("result", &lists.result),
+        ("next", &lists.nexts),
+        ("total", &lists.totals),
+        ("time", &lists.times),
+        ("error", &lists.errors),
+    ];
+    text.match_indices('$').find_map(|(at, _)| {
+        let behind = &text.as_bytes()[at + 1..];
+        let (name, list) = names.iter().find(|(name, _)| {
+            behind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()))
+                && behind.get(name.len()) == Some(&b'[')
+                && behind.contains(&b']')
+        })?;
+        Some((at, *list, at + 1 + name.len()))
+    })
+}
+
+/// Follows `[a][b]` from the start of `path`; answers also how long the reference is. `None`: there is not even `a`.
+fn follow(path: &str, list: &Array) -> (Option<Php>, usize) {
+    let (mut value, mut length, mut leads) = (None, 0, true);
     while let Some(inside) = path[length..].strip_prefix('[') {
         let Some(end) = inside.find(']') else { break };
-        value = value.as_ref().and_then(Php::as_array).and_then(|array| array.get(&inside[..end])).cloned();
+        let next = match &value {
+            None => list.get(&inside[..end]).cloned(),
+            Some(Php::Array(array)) => array.get(&inside[..end]).cloned(),
+            Some(_) => None,
+        };
+        leads &= next.is_some();
+        if leads {
+            value = next;
+        }
         length += end + 2;
     }
     (value, length)
@@ -240,14 +261,26 @@ mod tests {
 
     #[test]
     fn references_are_followed() {
-        let results = match Php::from_json(br#"{"a":7,"l":[{"ID":"1"},{"ID":"2"}]}"#) {
+        let array = |json: &str| match Php::from_json(json.as_bytes()) {
             Some(Php::Array(array)) => array,
             _ => panic!("an array"),
         };
-        let resolved = |text| resolve(text, &results).encode();
+        let lists = Lists {
+            result: array(r#"{"a":7,"l":[{"ID":"1"},{"ID":"2"}]}"#),
+            nexts: array(r#"{"l":50}"#),
+            totals: array(r#"{"l":120}"#),
+            ..Lists::default()
+        };
+        let resolved = |text| resolve(text, &lists).encode();
         assert_eq!(resolved("$result[a]"), "7");
         assert_eq!(resolved("D_$result[a]/$result[l][1][ID]"), r#""D_7\/2""#);
-        assert_eq!(resolved("$result[l][49][ID]"), r#""""#);
+        assert_eq!(resolved("$RESULT[a]"), "7");
+        assert_eq!(resolved("$next[l]"), "50");
+        assert_eq!(resolved("$Total[l]"), "120");
+        assert_eq!(resolved("$time[l]"), r#""""#);
+        assert_eq!(resolved("$result[l][49][ID]"), r#"[{"ID":"1"},{"ID":"2"}]"#);
+        assert_eq!(resolved("$result[l][1][NAME]"), r#"{"ID":"2"}"#);
+        assert_eq!(resolved("$result[none][49][ID]"), r#""""#);
         assert_eq!(resolved("$result[l][0]"), r#"{"ID":"1"}"#);
         assert_eq!(resolved("$result[open $result"), r#""$result[open $result""#);
     }

@@ -3,89 +3,11 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
+use crate::kinds::Quirk;
+pub(crate) use crate::kinds::{kind_of, Id, Kind, KINDS};
 use crate::php::{Array, Php};
 
 pub(crate) const PAGE: usize = 50;
-
-/// How a family of methods names and wraps its records.
-pub(crate) struct Kind {
-    /// What stands before `.add`, `.list`, …
-    pub(crate) prefix: &'static str,
-    pub(crate) scope: &'static str,
-    pub(crate) id: Id,
-    /// The key of the list within `result`; empty where `result` is the list.
-    pub(crate) many: &'static str,
-    /// The key of the record within the answer of `add` and `get`; empty where `add` answers the ID.
-    pub(crate) added: &'static str,
-    pub(crate) one: &'static str,
-    pub(crate) verbs: &'static [&'static str],
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Id {
-    /// `"ID": "5"`, other names in capitals, values as strings.
-    UpperText,
-    /// `"id": "5"`
-    LowerText,
-    /// `"id": 5`
-    LowerNumber,
-}
-
-const CRM: &[&str] = &["add", "get", "list", "update", "delete", "fields"];
-
-const fn crm(prefix: &'static str) -> Kind {
-    Kind { prefix, scope: "crm", id: Id::UpperText, many: "", added: "", one: "", verbs: CRM }
-}
-
-pub(crate) const KINDS: &[Kind] = &[
-    crm("crm.deal"),
-    crm("crm.contact"),
-    crm("crm.lead"),
-    crm("crm.company"),
-    Kind {
-        prefix: "crm.item",
-        scope: "crm",
-        id: Id::LowerNumber,
-        many: "items",
-        added: "item",
-        one: "item",
-        verbs: &["add", "get", "list", "update", "delete"],
-    },
-    Kind {
-        prefix: "tasks.task",
-        scope: "task",
-        id: Id::LowerText,
-        many: "tasks",
-        added: "task",
-        one: "task",
-        verbs: &["add", "get", "list", "update", "delete"],
-    },
-    Kind {
-        prefix: "catalog.product",
-        scope: "catalog",
-        id: Id::LowerNumber,
-        many: "products",
-        added: "element",
-        one: "product",
-        verbs: &["add", "get", "list"],
-    },
-    Kind {
-        prefix: "sale.order",
-        scope: "sale",
-        id: Id::LowerNumber,
-        many: "orders",
-        added: "order",
-        one: "order",
-        verbs: &["add", "get", "list"],
-    },
-];
-
-/// `crm.deal.add` is the kind `crm.deal` and the verb `add`.
-pub(crate) fn kind_of(method: &str) -> Option<(&'static Kind, &str)> {
-    let (prefix, verb) = method.rsplit_once('.')?;
-    let kind = KINDS.iter().find(|k| k.prefix == prefix)?;
-    kind.verbs.contains(&verb).then_some((kind, verb))
-}
 
 impl Kind {
     fn id_name(&self) -> &'static str {
@@ -105,7 +27,11 @@ impl Kind {
     /// A record as it is answered; an empty `select`, or one with `*`, is everything.
     pub(crate) fn render(&self, id: i64, record: &Array, select: &[String]) -> Php {
         let everything = select.is_empty() || select.iter().any(|s| s == "*");
-        let mut row = Array::new().with(self.id_name(), self.id_value(id));
+        let mut row = Array::new();
+        let id_selected = everything || select.iter().any(|s| s.eq_ignore_ascii_case("id"));
+        if id_selected && self.listing.quirk != Quirk::CountsPage {
+            row.put(self.id_name(), self.id_value(id));
+        }
         for (key, value) in record.iter() {
             let name = key.to_string();
             if everything || select.iter().any(|s| s.eq_ignore_ascii_case(&name)) {
@@ -147,6 +73,12 @@ impl Store {
             _ => kind.prefix.to_owned(),
         };
         self.tables.entry(name).or_default()
+    }
+
+    /// Deletes records behind the methods' backs; how many were there.
+    pub(crate) fn remove(&mut self, kind: &Kind, ids: impl IntoIterator<Item = i64>) -> usize {
+        let table = self.table(kind, &Array::new());
+        ids.into_iter().filter(|id| table.delete(*id)).count()
     }
 
     pub(crate) fn counts(&self) -> serde_json::Value {

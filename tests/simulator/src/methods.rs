@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::addresses::Signer;
-use crate::entities::{self, Kind, PAGE};
+use crate::entities::{self, Kind};
 use crate::file_methods;
 use crate::leak;
 use crate::php::{Array, Php};
@@ -213,13 +213,6 @@ fn all_methods() -> impl Iterator<Item = String> {
     )
 }
 
-fn array_param(params: &Array, name: &str) -> Array {
-    match params.get_any_case(name) {
-        Some(Php::Array(array)) => array.clone(),
-        _ => Array::new(),
-    }
-}
-
 fn wrapped(key: &str, value: Php) -> Php {
     match key {
         "" => value,
@@ -244,6 +237,7 @@ fn entity(portal: &mut PortalState, signer: &Signer, kind: &Kind, verb: &str, pa
         Some(_) => Err(fail(400, "", "Parameter 'fields' must be array.")),
     };
     match verb {
+        verb if verb == kind.listing.verb => list(portal, signer, kind, params),
         "add" => {
             let id = table.add(kind, &fields()?);
             let record = table.get(id).cloned().unwrap_or_default();
@@ -257,7 +251,6 @@ fn entity(portal: &mut PortalState, signer: &Signer, kind: &Kind, verb: &str, pa
             let record = table.get(id).ok_or_else(not_found)?;
             Ok(wrapped(kind.one, shown(signer, kind, params, id, record, &[])).into())
         }
-        "list" => Ok(list(portal, signer, kind, params)),
         "update" => match table.update(kind, id, &fields()?) {
             true => Ok(Php::Bool(true).into()),
             false => Err(not_found()),
@@ -280,22 +273,13 @@ fn entity(portal: &mut PortalState, signer: &Signer, kind: &Kind, verb: &str, pa
     }
 }
 
-fn list(portal: &mut PortalState, signer: &Signer, kind: &Kind, params: &Array) -> Answer {
-    let start = params.get_any_case("start").and_then(Php::to_int).unwrap_or(0);
-    let select: Vec<String> = array_param(params, "select").values().map(Php::to_text).collect();
+fn list(portal: &mut PortalState, signer: &Signer, kind: &Kind, params: &Array) -> Outcome {
+    let (fault, listing) = (portal.list_fault, kind.listing);
+    let asked = listing.asked(params, fault).map_err(|missing| fail(400, "0", &missing))?;
     let table = portal.store.table(kind, params);
-    let counted = start >= 0;
-    let ids = table.find(
-        &entities::conditions(&array_param(params, "filter")),
-        &entities::order(&array_param(params, "order")),
-        if counted { usize::MAX } else { PAGE },
-    );
-    let from = start.max(0) as usize;
-    let page = ids.iter().skip(from).take(PAGE);
-    let rows: Array = page.filter_map(|id| Some(shown(signer, kind, params, *id, table.get(*id)?, &select))).collect();
-    Answer {
-        next: (counted && from + PAGE < ids.len()).then_some((from + PAGE) as i64),
-        total: counted.then_some(ids.len() as i64),
-        result: wrapped(kind.many, rows.into()),
-    }
+    let found = table.find(&asked.conditions, &asked.order, listing.most(&asked));
+    let part = listing.part(&asked, &found, fault);
+    let row = |id: &i64| Some(shown(signer, kind, params, *id, table.get(*id)?, &asked.select));
+    let rows: Array = part.ids.iter().filter_map(row).collect();
+    Ok(Answer { next: part.next, total: part.total, result: wrapped(kind.many, rows.into()) })
 }

@@ -11,6 +11,7 @@ use crate::faults::{Action, Fault, Moment};
 use crate::file_methods::Document;
 use crate::files::{Content, File};
 use crate::http::{Reply, Request, Wait};
+use crate::kinds::ListFault;
 use crate::leak::{self, LeakAs};
 use crate::ledger::Kind;
 use crate::oauth::{KeyPair, TokenPair};
@@ -42,6 +43,9 @@ pub struct FrameForm {
     pub access_token: String,
     pub refresh_token: String,
 }
+
+/// The `iblockId` of products that are seeded.
+const IBLOCK: i64 = 24;
 
 impl Portal {
     fn read<T>(&self, f: impl FnOnce(&PortalState) -> T) -> T {
@@ -244,6 +248,22 @@ impl Portal {
         self.seed_with(kind, count, 0);
     }
 
+    /// Deletes records, without a call; how many were there.
+    ///
+    /// # Panics
+    /// Where there are no such records.
+    pub fn unseed(&self, kind: &str, ids: impl IntoIterator<Item = i64>) -> usize {
+        let kind = entities::KINDS.iter().find(|k| k.prefix == kind).expect("a kind of records");
+        let mut removed = 0;
+        self.change(|p| removed = p.store.remove(kind, ids));
+        removed
+    }
+
+    /// All lists of this portal misbehave.
+    pub fn set_list_fault(&self, fault: Option<ListFault>) {
+        self.change(|p| p.list_fault = fault);
+    }
+
     pub(crate) fn has_kind(&self, kind: &str) -> bool {
         entities::KINDS.iter().any(|k| k.prefix == kind)
     }
@@ -270,7 +290,11 @@ impl Portal {
                 } else {
                     Array::new().with("title", title).with("stageId", stage)
                 };
-                table.add(kind, &fields.with("OPPORTUNITY", Php::Int(i64::from(i) * 10)));
+                let mut fields = fields.with("OPPORTUNITY", Php::Int(i64::from(i) * 10));
+                if let Some(needed) = kind.listing.needs {
+                    fields.put(needed, Php::Int(IBLOCK));
+                }
+                table.add(kind, &fields);
             }
         });
     }

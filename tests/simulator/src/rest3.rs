@@ -2,6 +2,7 @@
 
 use crate::entities::{self, Condition, PAGE};
 use crate::http::{Reply, Request};
+use crate::kinds::ListFault;
 use crate::ledger::Command;
 use crate::methods::{self, Caller, Failure};
 use crate::params;
@@ -11,6 +12,8 @@ use crate::state::{Remembered, Shared};
 
 const DAY: f64 = 86_400.0;
 const MOST: usize = 50;
+/// Rows of a page, at most.
+const LARGEST: usize = 1000;
 
 pub(crate) struct Error3 {
     status: u16,
@@ -222,15 +225,20 @@ fn run(shared: &Shared, caller: &Caller, method: &str, params: &Array) -> Result
     match entities::kind_of(method) {
         Some((kind, verb)) if kind.prefix == "tasks.task" => {
             let mut state = shared.state();
-            let table = state.portals[caller.portal].store.table(kind, params);
-            task(table, kind, verb, params)
+            let portal = &mut state.portals[caller.portal];
+            let most = match portal.list_fault {
+                Some(ListFault::PagesOf(rows)) => rows,
+                _ => LARGEST,
+            };
+            task(portal.store.table(kind, params), kind, verb, (params, most))
         }
         Some(_) => Err(refuse(404, "BITRIX_REST_V3_EXCEPTION_METHODNOTFOUNDEXCEPTION", "Not a method of REST 3.0")),
         None => Ok(methods::run(shared, caller, method, params)?.result),
     }
 }
 
-fn task(table: &mut entities::Table, kind: &entities::Kind, verb: &str, params: &Array) -> Result3 {
+/// `most`: rows of a page, whatever is asked for.
+fn task(table: &mut entities::Table, kind: &entities::Kind, verb: &str, (params, most): (&Array, usize)) -> Result3 {
     let id = || {
         let id = params.get("id").and_then(Php::to_int);
         id.ok_or_else(|| invalid("id", "The field id is required"))
@@ -241,9 +249,16 @@ fn task(table: &mut entities::Table, kind: &entities::Kind, verb: &str, params: 
     };
     let not_found =
         || Error3 { refused: false, ..refuse(404, "BITRIX_REST_V3_EXCEPTION_ENTITYNOTFOUNDEXCEPTION", "Not found") };
+    let select: Vec<String> = match (verb, params.get("select")) {
+        ("list" | "get", Some(Php::Array(select))) => select.values().map(Php::to_text).collect(),
+        _ => Vec::new(),
+    };
     let item = |id: i64, record: &Array| {
-        let mut row = Array::new().with("id", id);
-        if let Php::Array(rendered) = kind.render(id, record, &[]) {
+        let mut row = Array::new();
+        if select.is_empty() || select.iter().any(|name| name == "id" || name == "*") {
+            row.put("id", id);
+        }
+        if let Php::Array(rendered) = kind.render(id, record, &select) {
             rendered
                 .iter()
                 .filter(|(key, _)| key.to_string() != "id")
@@ -265,7 +280,7 @@ fn task(table: &mut entities::Table, kind: &entities::Kind, verb: &str, params: 
         }
         "list" => {
             let ids = table.find(&conditions(params), &order(params), usize::MAX);
-            let (from, limit) = page(params);
+            let (from, limit) = page(params, most);
             let rows = ids.iter().skip(from).take(limit);
             let rows = rows.filter_map(|id| Some(item(*id, table.get(*id)?)));
             Ok(wrap("items", Php::Array(rows.collect())))
@@ -307,13 +322,13 @@ fn order(params: &Array) -> Vec<(String, bool)> {
 }
 
 /// `"pagination": {"page", "limit", "offset"}`
-fn page(params: &Array) -> (usize, usize) {
+fn page(params: &Array, most: usize) -> (usize, usize) {
     let pagination = params.get("pagination").and_then(Php::as_array);
     let number = |name| {
         let value = pagination.and_then(|p| p.get(name)).and_then(Php::to_int);
         value.and_then(|n| usize::try_from(n).ok())
     };
-    let limit = number("limit").unwrap_or(PAGE).min(1000);
+    let limit = number("limit").unwrap_or(PAGE).min(most);
     let from = match number("page") {
         Some(page) => page.saturating_sub(1).saturating_mul(limit),
         None => number("offset").unwrap_or(0),

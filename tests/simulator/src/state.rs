@@ -9,6 +9,7 @@ use crate::entities::Store;
 use crate::faults::Faults;
 use crate::file_methods::Document;
 use crate::files::File;
+use crate::kinds::ListFault;
 use crate::ledger::Recorder;
 use crate::oauth::{KeyPair, Oauth};
 use crate::random;
@@ -103,6 +104,8 @@ pub(crate) struct PortalState {
     pub(crate) plain_slashes: bool,
     /// REST 3.0 passes over what stands beside the commands of a batch.
     pub(crate) lenient_rest3_batch: bool,
+    /// How all lists misbehave.
+    pub(crate) list_fault: Option<ListFault>,
     /// A web server in front swallows the header.
     pub(crate) strips_authorization: bool,
     pub(crate) endpoint_override: Option<String>,
@@ -149,6 +152,7 @@ impl PortalState {
             rest3_access_denied: false,
             plain_slashes: false,
             lenient_rest3_batch: true,
+            list_fault: None,
             strips_authorization: false,
             endpoint_override: None,
             bucket: None,

@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{json, Value};
 use simulator::{
-    Action, Auth, Call, Content, Direction, Fault, File, KeyPair, Kind, LeakAs, Options, Portal, PortalOptions,
-    Simulator, Target, TokenPlace,
+    Action, Auth, Call, Content, Direction, Fault, File, KeyPair, Kind, LeakAs, ListFault, Options, Portal,
+    PortalOptions, Simulator, Target, TokenPlace,
 };
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -296,6 +296,70 @@ fn long_lists_have_pages() {
     assert_eq!(fast["result"].as_array().map(Vec::len), Some(10));
     assert_eq!(fast["result"][0]["ID"], "102");
     assert!(fast.get("total").is_none());
+}
+
+#[test]
+fn each_kind_of_list_has_names_and_quirks_of_its_own() {
+    let (_sim, portal) = http();
+    portal.grant("lists,department");
+    let rows = |method: &str, place: &str, params: Value| {
+        let answer = call(&portal, method, params.clone()).json();
+        let list = if place.is_empty() { &answer["result"] } else { &answer["result"][place] };
+        let list = list.as_array().unwrap_or_else(|| panic!("{method} {params}: {answer}")).clone();
+        (list, answer)
+    };
+    let behind = |method: &str, place: &str, params: Value| rows(method, place, params).0.len();
+    for kind in ["tasks.task", "user", "lists.element", "department", "catalog.product", "catalog.price"] {
+        portal.seed(kind, 60);
+    }
+    // The ID has one name in requests, and may have another in rows.
+    assert_eq!(behind("tasks.task.list", "tasks", json!({"filter": {">ID": 50}})), 10);
+    assert_eq!(behind("tasks.task.list", "tasks", json!({"filter": {">id": 50}})), 50);
+    assert_eq!(rows("tasks.task.list", "tasks", json!({"select": ["ID"]})).0[0], json!({"id": "1"}));
+    assert_eq!(rows("tasks.task.list", "tasks", json!({"select": ["TITLE"]})).0[0].get("id"), None);
+    assert_eq!(behind("catalog.price.list", "prices", json!({"filter": {">id": 50}})), 10);
+    // Products want the information block named.
+    let refused = |params: Value| call(&portal, "catalog.product.list", params).status;
+    assert_eq!(refused(json!({})), 400);
+    assert_eq!(refused(json!({"filter": {"iblockId": 24}, "select": ["name"]})), 400);
+    let products = json!({"filter": {"iblockId": 24, ">id": 50}, "select": ["id", "iblockId"]});
+    assert_eq!(behind("catalog.product.list", "products", products), 10);
+    // Other names of parameters.
+    assert_eq!(behind("user.get", "", json!({"FILTER": {">ID": 50}, "sort": "ID", "order": "DESC"})), 10);
+    assert_eq!(behind("user.get", "", json!({"STAGE_ID": "WON"})), 30);
+    assert_eq!(behind("user.get", "", json!({"STAGE_ID": "WON", "FILTER": {">ID": 50}})), 10);
+    assert_eq!(behind("lists.element.get", "", json!({"FILTER": {">ID": 50}})), 10);
+    assert_eq!(behind("lists.element.get", "", json!({"filter": {">ID": 50}})), 50);
+    let descending = json!({"ELEMENT_ORDER": {"ID": "DESC"}});
+    assert_eq!(rows("lists.element.get", "", descending).0[0]["ID"], "60");
+    // Not by ID; without an ID and with a total that is the page's; all at once.
+    assert_eq!(behind("department.get", "", json!({"filter": {">ID": 50}})), 50);
+    portal.seed("crm.address", 120);
+    let (list, answer) = rows("crm.address.list", "", json!({}));
+    assert_eq!((list.len(), list[0].get("ID"), &answer["total"], answer.get("next")), (50, None, &json!(50), None));
+    assert_eq!(rows("crm.address.list", "", json!({"start": 100})).1["total"], 20);
+    portal.seed("crm.status", 70);
+    assert_eq!(behind("crm.status.list", "", json!({"start": 50})), 70);
+}
+
+#[test]
+fn all_lists_of_a_portal_can_misbehave() {
+    let (_sim, portal) = http();
+    portal.seed("crm.deal", 120);
+    let list = |params: Value| call(&portal, "crm.deal.list", params).json();
+    portal.set_list_fault(Some(ListFault::DeafToId));
+    assert_eq!(list(json!({"filter": {">ID": 100}}))["result"][0]["ID"], "1");
+    portal.set_list_fault(Some(ListFault::DeafToOrder));
+    assert_eq!(list(json!({"order": {"ID": "ASC"}}))["result"][0]["ID"], "120");
+    portal.set_list_fault(Some(ListFault::PagesOf(20)));
+    assert_eq!(list(json!({}))["next"], 20);
+    portal.set_list_fault(Some(ListFault::Total(50)));
+    assert_eq!(list(json!({}))["total"], 50);
+    portal.set_list_fault(Some(ListFault::Hides(10)));
+    assert_eq!(list(json!({}))["result"].as_array().map(Vec::len), Some(45));
+    portal.set_list_fault(None);
+    assert_eq!(portal.unseed("crm.deal", 1..=30), 30);
+    assert_eq!(list(json!({}))["total"], 90);
 }
 
 #[test]
