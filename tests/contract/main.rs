@@ -20,6 +20,7 @@ mod idn;
 mod installation;
 mod installing;
 mod limits;
+mod list_families;
 mod lists;
 mod logging;
 mod memory;

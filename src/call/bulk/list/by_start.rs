@@ -6,7 +6,7 @@
 //! a list that shrinks is not called whole. Neither is one whose `total` contradicts its rows. Some methods count the page
 //! instead of the list (`crm.address.list`): a `total` that equals a full page is not believed.
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Place};
 use super::paging::{distinct_ids, not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
 use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
@@ -41,6 +41,8 @@ pub struct ByStart<'a> {
     pages: usize,
     /// What stands in the place of `total` is the number of a page's rows.
     counts_page: Option<u64>,
+    /// At its end the list counted other rows than were read.
+    gap: bool,
     /// Pages that were asked for and not taken yet, by their `start`.
     asked: VecDeque<u64>,
 }
@@ -48,9 +50,9 @@ pub struct ByStart<'a> {
 impl<'a> ByStart<'a> {
     pub fn new(params: &'a [Parameter<'a>], cursor: Option<Cursor>) -> Result<ByStart<'a>> {
         let is_start = |key: &str| key.eq_ignore_ascii_case("start");
-        let (begin, known) = match cursor {
-            Some(Cursor::Start { start, known }) => (start, known),
-            Some(Cursor::AfterId(_) | Cursor::AfterGap(_)) => {
+        let (begin, known) = match cursor.map(|cursor| cursor.place) {
+            Some(Place::Start { start, known }) => (start, known),
+            Some(Place::AfterId(_)) => {
                 return Err(Error::InvalidRequest("\"cursor\" does not belong to this request".into()))
             }
             None => {
@@ -74,6 +76,7 @@ impl<'a> ByStart<'a> {
             read: 0,
             pages: 0,
             counts_page: None,
+            gap: false,
             asked: VecDeque::new(),
         })
     }
@@ -137,13 +140,15 @@ impl<'a> ByStart<'a> {
     }
 
     /// Whether the list may be called whole that ends here. `on_page`: there are rows on its last page.
-    fn at_end(&self, end: u64, on_page: bool) -> Next {
+    fn at_end(&mut self, end: u64, on_page: bool) -> Next {
         let contradicts = |total: u64| total > end || (on_page && total < end);
         let too_few = !self.resumed && self.total.is_some() && self.begin + self.read < self.least;
-        if too_few || self.total.is_some_and(contradicts) {
-            return Next::Incomplete;
+        self.gap = too_few || self.total.is_some_and(contradicts);
+        if self.gap {
+            Next::Incomplete
+        } else {
+            Next::End
         }
-        Next::End
     }
 
     /// Notices a page that is said to be the whole list. There is none such in the middle, and a full one may be one of many.
@@ -224,12 +229,13 @@ impl Paging for ByStart<'_> {
     }
 
     fn cursor(&self) -> Cursor {
-        match &self.last {
+        let place = match &self.last {
             (start, known) if self.seen.is_some() && !known.is_empty() => {
-                Cursor::Start { start: *start, known: known.clone() }
+                Place::Start { start: *start, known: known.clone() }
             }
-            _ => Cursor::Start { start: self.next, known: Vec::new() },
-        }
+            _ => Place::Start { start: self.next, known: Vec::new() },
+        };
+        Cursor { place, gap: self.gap }
     }
 
     fn held(&self) -> usize {

@@ -4,7 +4,7 @@
 //! There is neither `next` nor `total`, and some methods give fewer rows than they are asked for: the end is a page that is
 //! smaller than the largest so far.
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Place};
 use super::paging::{distinct_ids, not_a_list, Next, Paging, Parameter, RowPage, Rows};
 use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
@@ -29,9 +29,9 @@ pub struct ByKey<'a> {
 impl<'a> ByKey<'a> {
     /// `None` where this way is not certainly right.
     pub fn of(params: &'a [Parameter<'a>], cursor: Option<&Cursor>) -> Option<ByKey<'a>> {
-        let last = match cursor {
+        let last = match cursor.map(|cursor| &cursor.place) {
             None => 0,
-            Some(Cursor::AfterId(id)) => *id,
+            Some(Place::AfterId(id)) => *id,
             Some(_) => return None,
         };
         let (mut others, mut filter) = (Vec::new(), Vec::new());
@@ -85,7 +85,7 @@ impl Paging for ByKey<'_> {
     }
 
     fn cursor(&self) -> Cursor {
-        Cursor::AfterId(self.last)
+        Cursor { place: Place::AfterId(self.last), gap: false }
     }
 }
 
@@ -156,9 +156,9 @@ impl<'a> ByOffset<'a> {
         let [limit, offset, page] = numbers.map(|raw| raw.and_then(|raw| raw.trim_matches('"').parse::<u64>().ok()));
         let limit = limit.unwrap_or(MOST).clamp(1, MOST);
         let begin = page.map_or(offset.unwrap_or(0), |page| page.saturating_sub(1).saturating_mul(limit));
-        let (next, last) = match cursor {
+        let (next, last) = match cursor.map(|cursor| cursor.place) {
             None => (begin, None),
-            Some(Cursor::Start { start, known }) => match known.last() {
+            Some(Place::Start { start, known }) => match known.last() {
                 Some(last) => (start.saturating_add(1), Some(*last)),
                 None => (start, None),
             },
@@ -241,10 +241,11 @@ impl Paging for ByOffset<'_> {
     }
 
     fn cursor(&self) -> Cursor {
-        match self.last {
-            Some(last) => Cursor::Start { start: self.next.saturating_sub(1), known: vec![last] },
-            None => Cursor::Start { start: self.next, known: Vec::new() },
-        }
+        let place = match self.last {
+            Some(last) => Place::Start { start: self.next.saturating_sub(1), known: vec![last] },
+            None => Place::Start { start: self.next, known: Vec::new() },
+        };
+        Cursor { place, gap: false }
     }
 
     fn held(&self) -> usize {
@@ -314,6 +315,6 @@ mod tests {
         assert_eq!(asked(&mut way, 8, 12..=21), Next::Counts);
         assert_eq!(asked(&mut way, 17, 21..=24), Next::End);
         assert_eq!(rows.count, 24);
-        assert_eq!(way.cursor(), Cursor::Start { start: 20, known: vec![24] });
+        assert_eq!(way.cursor().place, Place::Start { start: 20, known: vec![24] });
     }
 }
