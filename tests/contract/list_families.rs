@@ -271,12 +271,8 @@ fn a_total_that_equals_a_full_page_is_not_believed() {
             let proxy = fast_proxy();
             proxy.portal().seed(kind, count);
             proxy.portal().set_list_fault(Some(ListFault::Total(50)));
-            let answer = proxy.whole(method, json!({}), None).run();
-            let data = data(&answer);
-            // By `start` its `next` contradicts it.
-            let whole = data["complete"] == true;
-            assert!(whole || (kind == "crm.requisite" && count > 50), "{method} {count}: {}", data["complete"]);
-            if whole {
+            for more in [json!({}), json!({"x": true})] {
+                let data = proxy.all(method, more);
                 assert_whole(&data, count.into());
                 assert!(data.get("total").is_none_or(|total| *total == count), "{method} {count}: {}", data["total"]);
             }
@@ -306,6 +302,12 @@ fn a_list_whose_total_contradicts_its_rows_is_never_complete() {
             never_complete(&proxy, method, &json!({}));
             never_complete(&proxy, method, &json!({"ADMIN_MODE": true}));
         }
+    }
+    for total in [0, 7, 60, 499] {
+        let proxy = fast_proxy();
+        proxy.portal().seed("crm.requisite", 500);
+        proxy.portal().set_list_fault(Some(ListFault::Total(total)));
+        never_complete(&proxy, "crm.requisite.list", &json!({}));
     }
     for bodies in [
         vec![json!({"result": numbered(1, 7), "total": 8}), json!({"result": []})],

@@ -6,6 +6,7 @@ mod files;
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]
 mod fixture;
+mod lists;
 
 use fixture::{unix_now, Proxy, TOKEN};
 use serde_json::{json, Value};

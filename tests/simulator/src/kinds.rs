@@ -215,7 +215,7 @@ impl Listing {
             return Err(format!("Required filter fields: {needed}"));
         }
         let has = |name: &str| select.iter().any(|field| field == name || field == "*");
-        if !select.is_empty() && !(has(self.id) && has(needed)) {
+        if !(select.is_empty() || has(self.id) && has(needed)) {
             return Err(format!("Required select fields: {needed}, {}", self.id));
         }
         Ok(())

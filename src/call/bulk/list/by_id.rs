@@ -34,13 +34,13 @@ pub struct ById<'a> {
     closing: Option<Closing>,
 }
 
-/// The last page has come, and fewer rows than the first page has counted. What was deleted meanwhile counts no more.
+/// A page was not full, and fewer rows were read than the first page has counted. What was deleted meanwhile counts no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
-    /// Whether there is really nothing behind it.
+    /// What is behind it.
     Behind,
-    /// How many rows there are now.
-    Count,
+    /// How many rows there are now. `found`: there were some behind it.
+    Count { found: bool },
 }
 
 impl<'a> ById<'a> {
@@ -94,25 +94,44 @@ impl<'a> ById<'a> {
             }
     }
 
-    /// What follows a page that is not full.
-    fn after_short(&mut self, rows: usize) -> Next {
-        match (self.total, self.closing) {
-            (Some(total), None) if self.read < total => self.closing = Some(Closing::Behind),
-            (Some(_), Some(_)) if rows == 0 => {
-                self.closing = Some(Closing::Count);
-                return Next::Counts;
-            }
-            (Some(total), Some(_)) if self.read < total => {}
-            _ => return Next::End,
+    /// What follows a page of so many rows.
+    fn after(&mut self, rows: usize) -> Next {
+        if rows >= PAGE {
+            let chained = self.closing.take().is_none() && rows == PAGE;
+            // What is chained refers to the 50th row.
+            return if chained { Next::Counts } else { Next::Discard };
         }
-        Next::Discard
+        match (self.total, self.closing) {
+            (_, Some(_)) => {
+                self.closing = Some(Closing::Count { found: rows > 0 });
+                Next::Counts
+            }
+            (Some(total), None) if self.read < total => {
+                self.closing = Some(Closing::Behind);
+                Next::Discard
+            }
+            _ => Next::End,
+        }
+    }
+
+    /// What follows the count of all rows that there are now.
+    fn after_count(&mut self, total: Option<u64>, found: bool) -> Next {
+        (self.closing, self.total) = (None, total);
+        match total {
+            Some(total) if total > self.read && found => Next::Discard,
+            Some(total) if total > self.read => {
+                self.gap = true;
+                Next::Incomplete
+            }
+            _ => Next::End,
+        }
     }
 }
 
 impl Paging for ById<'_> {
     fn alone(&mut self) -> String {
         match self.closing {
-            Some(Closing::Count) => self.count(),
+            Some(Closing::Count { .. }) => self.count(),
             _ => self.behind_last(),
         }
     }
@@ -135,9 +154,8 @@ impl Paging for ById<'_> {
     }
 
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
-        if self.closing == Some(Closing::Count) {
-            self.gap = page.total.is_some_and(|total| total > self.read);
-            return Ok(if self.gap { Next::Incomplete } else { Next::End });
+        if let Some(Closing::Count { found }) = self.closing {
+            return Ok(self.after_count(page.total, found));
         }
         let fresh = std::mem::take(&mut self.fresh);
         let in_order = |ids: &Vec<u64>| ids.first().is_none_or(|id| *id > self.last) && ids.is_sorted_by(|a, b| a < b);
@@ -153,12 +171,7 @@ impl Paging for ById<'_> {
         page.rows().for_each(|row| rows.push(row));
         self.last = ids.last().copied().unwrap_or(self.last);
         self.read += page.count as u64;
-        Ok(match page.count {
-            PAGE => Next::Counts,
-            // What is chained refers to the 50th row.
-            rows if rows > PAGE => Next::Discard,
-            rows => self.after_short(rows),
-        })
+        Ok(self.after(page.count))
     }
 
     fn pages_left(&self) -> Option<u64> {
@@ -168,8 +181,8 @@ impl Paging for ById<'_> {
     }
 
     fn total(&self) -> Option<u64> {
-        // A method that counts its page says 50.
-        self.total.filter(|total| *total != PAGE as u64 || *total >= self.read)
+        // Rows were added or deleted since, or it was the number of a page's rows.
+        self.total.filter(|total| *total >= self.read)
     }
 
     fn cursor(&self) -> Cursor {
@@ -349,6 +362,19 @@ mod tests {
             assert_eq!(answered(&mut way, 1..=50, &format!(",\"total\":{total}")), Ok(end));
             assert_eq!(way.cursor(), Cursor { place: Place::AfterId(60), gap: end == Next::Incomplete });
         }
+    }
+
+    #[test]
+    fn rows_behind_a_page_that_was_not_full_are_read_on() {
+        let mut way = deals();
+        assert_eq!(answered(&mut way, 1..=50, r#","next":50,"total":200"#), Ok(Next::Counts));
+        assert_eq!(answered(&mut way, 51..=60, ""), Ok(Next::Discard));
+        assert_eq!(answered(&mut way, 61..=80, ""), Ok(Next::Counts));
+        assert_eq!(answered(&mut way, 1..=50, r#","total":180"#), Ok(Next::Discard));
+        assert_eq!(answered(&mut way, 81..=130, ""), Ok(Next::Counts));
+        assert_eq!(answered(&mut way, 131..=170, ""), Ok(Next::Discard));
+        assert_eq!(answered(&mut way, 171..=220, ""), Ok(Next::Discard));
+        assert_eq!(answered(&mut way, 221..=230, ""), Ok(Next::End));
     }
 
     #[test]

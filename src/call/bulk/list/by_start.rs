@@ -151,13 +151,15 @@ impl<'a> ByStart<'a> {
         }
     }
 
-    /// Notices a page that is said to be the whole list. There is none such in the middle, and a full one may be one of many.
+    /// Notices a `total` that is no list's: the number of a full first page's rows, or less than what stands before the page.
     fn doubt_total(&mut self, page: &RowPage, start: u64) {
         let rows = page.count as u64;
-        let first = self.pages == 0 && page.next.is_none();
-        if first
-            && page.total.is_some_and(|total| rows > 0 && (total <= start || (total == rows && page.count >= PAGE)))
-        {
+        let is_doubtful = |total: u64| match start {
+            _ if total == rows && page.count >= PAGE => true,
+            0 => false,
+            _ => rows > 0 && total <= start,
+        };
+        if self.pages == 0 && page.total.is_some_and(is_doubtful) {
             (self.counts_page, self.stride) = (page.total, rows.max(PAGE as u64));
         }
     }

@@ -72,7 +72,8 @@ pub fn read(steps: &mut Steps, method: &Method, raw_params: &str, cursor: Option
         return Err(Error::InvalidRequest(format!("\"all\" reads lists, and {canonical} changes something")));
     }
     let params = members(raw_params).map_err(|why| Error::InvalidRequest(format!("\"params\" {why}")))?;
-    let (version, gap_before) = (steps.version(), cursor.as_ref().is_some_and(|cursor| cursor.gap));
+    let (version, resumed) = (steps.version(), cursor.is_some());
+    let gap_before = cursor.as_ref().is_some_and(|cursor| cursor.gap);
     let mut way =
         fast_way(version, method, &params, cursor.as_ref()).map_or_else(|| slow_way(version, &params, cursor), Ok)?;
     let mut reader = Reader { steps, method, rows: Rows::default(), batch: FIRST_BATCH };
@@ -96,7 +97,8 @@ pub fn read(steps: &mut Steps, method: &Method, raw_params: &str, cursor: Option
         };
         reader.steps.progress(reader.rows.count, way.total().and_then(|total| usize::try_from(total).ok()));
     }
-    if gap_before && reader.rows.count == 0 && matches!(next, Next::End | Next::Incomplete) {
+    let is_doubted = (resumed && next == Next::Incomplete) || (gap_before && next == Next::End);
+    if is_doubted && reader.rows.count == 0 {
         // Whoever goes on until the list is complete would never end.
         return Err(not_a_list(MORE_THAN_GIVEN));
     }
