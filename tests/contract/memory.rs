@@ -73,6 +73,14 @@ fn a_body_for_the_envelope_takes_no_more_than_three_times_its_size_whatever_is_i
             &format!("{after}}}"),
         )
     };
+    let all3 = |before: &str, item: &str, after: &str| {
+        filled(
+            BODY,
+            &format!("{{\"all\":true,\"version\":3,\"method\":\"crm.deal.list\",\"params\":{before}"),
+            item,
+            &format!("{after}}}"),
+        )
+    };
     let cases: Vec<(&str, &str, String, &[u16])> = vec![
         ("a list of zeros", TOKEN, params("[", "0", "]"), &[200]),
         ("empty keys", TOKEN, params("{", "\"\":0", "}"), &[200]),
@@ -96,6 +104,10 @@ fn a_body_for_the_envelope_takes_no_more_than_three_times_its_size_whatever_is_i
         ("all with a long filter", TOKEN, all("{\"filter\":{\"a\":[", "0", "]}}"), &[200]),
         ("all with many conditions", TOKEN, all("{\"filter\":{", "\"\":0", "}}"), &[200, 400]),
         ("all with a long select", TOKEN, all("{\"select\":[", "\"\"", "]}"), &[200]),
+        ("all of REST 3.0 with a long filter", TOKEN, all3("{\"filter\":[", "[]", "]}"), &[200, 400]),
+        ("all of REST 3.0 with a long condition", TOKEN, all3("{\"filter\":[[", "0", "]]}"), &[200, 400]),
+        ("all of REST 3.0 with a long select", TOKEN, all3("{\"select\":[", "\"\"", "]}"), &[200, 400]),
+        ("all of REST 3.0 with a long order", TOKEN, all3("{\"order\":[", "\"\"", "]}"), &[200, 400]),
         ("all with a list", TOKEN, all("[", "0", "]"), &[400]),
         ("a batch", TOKEN, batch("{\"cmd\":[", "\"a\"", "]}"), &[200]),
         ("a limited client's batch as a list", LIMITED, batch("{\"cmd\":[", "\"crm.a\"", "]}"), &[400]),
@@ -228,6 +240,9 @@ fn an_answer_of_the_portal_takes_no_more_than_three_times_its_size_whatever_is_i
             r#"{"method":"crm.deal.list"}"#,
             r#"{"method":"crm.deal.list","all":true}"#,
             r#"{"method":"a.list","all":true}"#,
+            r#"{"method":"a.list","all":true,"version":3}"#,
+            r#"{"method":"a.list","params":{"order":{"a":"ASC"}},"all":true,"version":3}"#,
+            r#"{"method":"tasks.task.list","all":true}"#,
             r#"{"calls":[{"method":"crm.deal.list"},{"method":"profile"}]}"#,
             r#"{"calls":[{"method":"crm.deal.list","params":{"a":null}}]}"#,
         ] {

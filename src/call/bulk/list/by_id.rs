@@ -7,10 +7,10 @@
 
 use super::cursor::{Cursor, Place};
 use super::families::Family;
-use super::paging::{members, not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
+use super::paging::{members, not_a_list, packed, selected, Next, Paging, Parameter, RowPage, Rows, PAGE};
 use crate::call::bulk::{command, name, Commands};
 use crate::values::error::Result;
-use crate::values::json::{self, Text};
+use crate::values::json;
 use crate::values::method::Method;
 
 pub struct ById<'a> {
@@ -204,8 +204,8 @@ fn without_paging<'a>(params: &'a [Parameter<'a>], family: Family) -> Option<(Ve
             // None at all is all of them, and an empty list would not survive in a batch.
             "select" => {
                 has_select = true;
-                let selected = with_selected(raw, family)?;
-                others.extend(selected.map(|fields| (key.as_ref().into(), fields.into())));
+                let fields = selected(raw, family.selected())?;
+                others.extend(fields.map(|fields| (key.as_ref().into(), fields.into())));
             }
             lower if family.may_be_condition(lower) => return None,
             _ => others.push((key.as_ref().into(), raw.as_ref().into())),
@@ -233,22 +233,6 @@ fn own_filter<'a>(raw: &'a str, family: Family) -> Option<Vec<Parameter<'a>>> {
 /// A condition's field, without its operator.
 fn bare(name: &str) -> &str {
     name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
-}
-
-/// `select` with the ID in it, and what else it must contain; `Some(None)`: it is empty.
-fn with_selected(raw: &str, family: Family) -> Option<Option<String>> {
-    let mut given = Vec::new();
-    for field in json::elements(raw) {
-        given.push(serde_json::from_str::<Text>(field.ok()?).ok()?.0);
-    }
-    let mut fields = raw.trim_end().strip_suffix(']')?.to_owned();
-    if given.is_empty() {
-        return Some(None);
-    }
-    for name in family.selected().filter(|name| !given.iter().any(|given| given == name || given == "*")) {
-        fields = format!("{fields},{}", json::quoted(name));
-    }
-    Some(Some(fields + "]"))
 }
 
 #[cfg(test)]
@@ -311,7 +295,7 @@ mod tests {
 
     #[test]
     fn what_select_must_contain_is_added() {
-        let select = |method: &str, raw: &str| with_selected(raw, family(method)).unwrap();
+        let select = |method: &str, raw: &str| selected(raw, family(method).selected()).unwrap();
         assert_eq!(select("crm.deal.list", r#"["TITLE"]"#).unwrap(), r#"["TITLE","ID"]"#);
         assert_eq!(select("crm.deal.list", r#"["*","UF_*"]"#).unwrap(), r#"["*","UF_*"]"#);
         assert_eq!(select("crm.deal.list", "[]"), None);

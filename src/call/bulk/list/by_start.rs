@@ -12,7 +12,6 @@ use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
 use crate::values::json;
 use std::collections::{HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub struct ByStart<'a> {
     /// The caller's parameters without `start`.
@@ -202,9 +201,8 @@ impl Paging for ByStart<'_> {
         }
         self.pages += 1;
         let ids = distinct_ids(page);
-        let mut text = DefaultHasher::new();
-        page.rows().for_each(|row| row.hash(&mut text));
-        let repeated = self.last_text.replace(text.finish()) == Some(text.finish());
+        let text = page.fingerprint();
+        let repeated = self.last_text.replace(text) == Some(text);
         if ids.is_none() && repeated && page.next.is_none() && (page.total.is_none() || self.counts_page.is_some()) {
             // The method does not know `start`.
             return Ok(Next::End);

@@ -3,9 +3,10 @@
 use super::cursor::Cursor;
 use crate::call::bulk::{command, error_of, BatchAnswer, Commands, LONGEST_BATCH};
 use crate::values::error::{Error, Executed, Result};
-use crate::values::json;
+use crate::values::json::{self, Text};
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Rows of a page.
 pub const PAGE: usize = 50;
@@ -107,6 +108,13 @@ impl<'a> RowPage<'a> {
         json::elements(self.list).map_while(std::result::Result::ok)
     }
 
+    /// The same for pages with the same rows.
+    pub fn fingerprint(&self) -> u64 {
+        let mut text = DefaultHasher::new();
+        self.rows().for_each(|row| row.hash(&mut text));
+        text.finish()
+    }
+
     /// The IDs of all rows, under this name; `None` where one has none.
     pub fn ids(&self, name: &str) -> Option<Vec<u64>> {
         let ids = self.rows().map(|row| json::field(row, name)?.trim_matches('"').parse().ok());
@@ -125,6 +133,24 @@ pub fn members(raw: &str) -> std::result::Result<Vec<Parameter<'_>>, &'static st
         members.push((name, value.into()));
     }
     Ok(members)
+}
+
+/// `select` with these fields in it, where it has none of them and not all (`*`); `Some(None)`: it is empty. It may be as long
+/// as a request.
+pub fn selected(raw: &str, needed: impl Iterator<Item = &'static str>) -> Option<Option<String>> {
+    let mut missing: Vec<&str> = needed.collect();
+    let mut is_empty = true;
+    for field in json::elements(raw) {
+        let field = serde_json::from_str::<Text>(field.ok()?).ok()?.0;
+        missing.retain(|name| field != *name && field != "*");
+        is_empty = false;
+    }
+    if is_empty {
+        return Some(None);
+    }
+    let mut fields = raw.trim_end().strip_suffix(']')?.to_owned();
+    missing.iter().for_each(|name| fields += &format!(",{}", json::quoted(name)));
+    Some(Some(fields + "]"))
 }
 
 /// A page as a batch's command, which asks the same as the page on its own; `inside`: its parameters.

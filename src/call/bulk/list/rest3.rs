@@ -5,10 +5,10 @@
 //! smaller than the largest so far.
 
 use super::cursor::{Cursor, Place};
-use super::paging::{distinct_ids, not_a_list, Next, Paging, Parameter, RowPage, Rows};
+use super::paging::{distinct_ids, not_a_list, selected, Next, Paging, Parameter, RowPage, Rows};
 use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
-use crate::values::json::{self, Text};
+use crate::values::json;
 use std::collections::HashSet;
 
 /// The most rows that a page may have.
@@ -17,8 +17,8 @@ const MOST: u64 = 1000;
 pub struct ByKey<'a> {
     /// The caller's parameters without those that paging sets.
     others: Vec<Parameter<'a>>,
-    /// The conditions of the caller's filter.
-    filter: Vec<&'a str>,
+    /// The conditions of the caller's filter, between commas.
+    filter: &'a str,
     /// The ID of the last row that was read.
     last: u64,
     /// An earlier request has read some of it.
@@ -34,12 +34,15 @@ impl<'a> ByKey<'a> {
             Some(Place::AfterId(id)) => *id,
             Some(_) => return None,
         };
-        let (mut others, mut filter) = (Vec::new(), Vec::new());
+        let (mut others, mut filter) = (Vec::new(), "");
         for (key, raw) in params {
             match key.as_ref() {
                 "order" | "pagination" => return None,
                 "filter" => filter = conditions(raw)?,
-                "select" => others.push((key.as_ref().into(), with_id(raw)?.into())),
+                "select" => {
+                    let fields = selected(raw, std::iter::once("id"))?;
+                    others.extend(fields.map(|fields| (key.as_ref().into(), fields.into())));
+                }
                 _ => others.push((key.as_ref().into(), raw.as_ref().into())),
             }
         }
@@ -51,9 +54,9 @@ impl Paging for ByKey<'_> {
     fn alone(&mut self) -> String {
         let mut page = String::new();
         self.others.iter().for_each(|(name, value)| json::push_member(&mut page, name, value));
-        let behind = format!("[\"id\",\">\",{}]", self.last);
-        let filter: Vec<&str> = self.filter.iter().copied().chain([behind.as_str()]).collect();
-        json::push_member(&mut page, "filter", &format!("[{}]", filter.join(",")));
+        let comma = if self.filter.is_empty() { "" } else { "," };
+        let filter = format!("[{}{comma}[\"id\",\">\",{}]]", self.filter, self.last);
+        json::push_member(&mut page, "filter", &filter);
         json::push_member(&mut page, "order", "{\"id\":\"ASC\"}");
         json::push_member(&mut page, "pagination", &format!("{{\"limit\":{MOST}}}"));
         page
@@ -99,37 +102,20 @@ fn after(rows: usize, largest: &mut usize) -> Next {
     }
 }
 
-/// The conditions of a filter, which all must hold; `None` where one may speak of the ID, or it is no list of such.
-fn conditions(raw: &str) -> Option<Vec<&str>> {
-    if raw.trim_matches(json::SPACE).strip_prefix('{').is_some_and(|rest| rest.trim_matches(json::SPACE) == "}") {
-        return Some(Vec::new());
+/// The inside of a filter's list, whose conditions all must hold; `None` where one may speak of the ID, or it is no such list.
+/// It may be as long as a request.
+fn conditions(raw: &str) -> Option<&str> {
+    let raw = raw.trim_matches(json::SPACE);
+    let list = match raw.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        Some(inside) => inside.trim_matches(json::SPACE).is_empty().then_some("[]")?,
+        None => raw,
+    };
+    for condition in json::elements(list) {
+        condition.ok().filter(|condition| condition.starts_with(['[', '{']))?;
     }
-    let own = json::elements(raw).collect::<std::result::Result<Vec<_>, _>>().ok()?;
-    let fit = |condition: &&str| condition.starts_with(['[', '{']) && !names_id(condition);
-    own.iter().all(fit).then_some(own)
-}
-
-/// Whether the text `id` stands anywhere in it.
-fn names_id(raw: &str) -> bool {
-    let is_id = |raw: &str| serde_json::from_str::<Text>(raw).is_ok_and(|text| text.0.eq_ignore_ascii_case("id"));
-    match raw.as_bytes().first() {
-        Some(b'[') => json::elements(raw).flatten().any(names_id),
-        Some(b'{') => {
-            json::entries(raw).flatten().any(|(key, value)| key.eq_ignore_ascii_case("id") || names_id(value))
-        }
-        _ => is_id(raw),
-    }
-}
-
-/// `select` with the ID in it.
-fn with_id(raw: &str) -> Option<String> {
-    let mut given = Vec::new();
-    for field in json::elements(raw) {
-        given.push(serde_json::from_str::<Text>(field.ok()?).ok()?.0);
-    }
-    let fields = raw.trim_end().strip_suffix(']')?;
-    let is_there = given.is_empty() || given.iter().any(|name| name == "id" || name == "*");
-    Some(if is_there { raw.to_owned() } else { format!("{fields},\"id\"]") })
+    let names_id = list.as_bytes().windows(4).any(|text| text.eq_ignore_ascii_case(b"\"id\""));
+    let inside = list.strip_prefix('[')?.strip_suffix(']')?;
+    (!names_id).then_some(inside.trim_matches(json::SPACE))
 }
 
 /// Each page begins with the last row of the one before: where that is not there, rows were deleted, and those behind have
@@ -145,6 +131,8 @@ pub struct ByOffset<'a> {
     /// IDs that were read; `None`: rows cannot be told apart.
     seen: Option<HashSet<u64>>,
     last: Option<u64>,
+    /// The fingerprint of the last page.
+    last_text: Option<u64>,
     resumed: bool,
     largest: usize,
 }
@@ -172,6 +160,7 @@ impl<'a> ByOffset<'a> {
             from: next,
             seen: Some(last.into_iter().collect()),
             last,
+            last_text: None,
             resumed: last.is_some(),
             largest: 0,
         })
@@ -202,8 +191,14 @@ impl Paging for ByOffset<'_> {
 
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
         let ids = distinct_ids(page);
+        let text = page.fingerprint();
+        let repeated = self.last_text.replace(text) == Some(text);
         if ids.is_none() {
             self.seen = None;
+            if repeated {
+                // The method does not know `pagination`.
+                return Ok(Next::End);
+            }
         }
         let known = match &ids {
             Some(ids) => self.known(ids),
@@ -298,6 +293,23 @@ mod tests {
         assert_eq!(rows.count, 59);
         assert_eq!(answered(&mut ByKey::of(&[], None).unwrap(), [], &mut rows), Ok(Next::End));
         assert_eq!(answered(&mut ByKey::of(&[], None).unwrap(), [2, 1], &mut rows), Ok(Next::Unfit));
+    }
+
+    #[test]
+    fn a_method_that_does_not_know_pagination_is_read_once() {
+        let mut way = ByOffset::new(&[], None).unwrap();
+        let mut rows = Rows::default();
+        for next in [Next::Counts, Next::End] {
+            let page = RowPage::of_answer(br#"{"result":{"items":[{"name":"a"},{"name":"b"}]}}"#).unwrap();
+            assert_eq!(way.take(&page, &mut rows), Ok(next));
+        }
+        assert_eq!(rows.count, 2);
+        let mut way = ByOffset::new(&[], None).unwrap();
+        for next in [Next::Counts, Next::End] {
+            way.alone();
+            assert_eq!(answered(&mut way, 1..=2, &mut rows), Ok(next));
+        }
+        assert_eq!(rows.count, 4);
     }
 
     #[test]
