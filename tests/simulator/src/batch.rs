@@ -223,21 +223,18 @@ fn reference<'a>(text: &str, lists: &'a Lists) -> Option<(usize, &'a Array, usiz
 
 /// Follows `[a][b]` from the start of `path`; answers also how long the reference is. `None`: there is not even `a`.
 fn follow(path: &str, list: &Array) -> (Option<Php>, usize) {
-    let (mut value, mut length, mut leads) = (None, 0, true);
+    let (mut value, mut length, mut leads) = (None::<&Php>, 0, true);
     while let Some(inside) = path[length..].strip_prefix('[') {
         let Some(end) = inside.find(']') else { break };
-        let next = match &value {
-            None => list.get(&inside[..end]).cloned(),
-            Some(Php::Array(array)) => array.get(&inside[..end]).cloned(),
-            Some(_) => None,
-        };
+        let array = value.map_or(Some(list), Php::as_array);
+        let next = array.and_then(|array| array.get(&inside[..end]));
         leads &= next.is_some();
         if leads {
             value = next;
         }
         length += end + 2;
     }
-    (value, length)
+    (value.cloned(), length)
 }
 
 #[cfg(test)]
