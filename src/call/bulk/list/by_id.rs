@@ -1,8 +1,8 @@
 //! The fast way: order by ID, and ask for what lies behind the last one (`>ID`, `start=-1`). Rows that are added or deleted
 //! meanwhile shift nothing.
 //!
-//! Pages are chained in a batch by `$result`, which to Bitrix24 is an empty filter where there is nothing to refer to; so a
-//! page behind a short one is discarded. The way is taken only for methods that are known to allow it, and requests that do
+//! Pages are chained in a batch by `$result`, which to Bitrix24 is the whole list, or nothing, where a page has no 50th row; so
+//! a page behind a short one is discarded. The way is taken only for methods that are known to allow it, and requests that do
 //! not bring an order, a start or a filter on ID of their own; and only as long as the answers show that it is understood.
 
 use super::cursor::{Cursor, Place};
