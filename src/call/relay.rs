@@ -218,7 +218,7 @@ impl<'a> Relay<'a> {
     /// The portal's new address, once, where the OAuth server knows one.
     fn moved(&mut self, authorization: &Authorization, reply: &Reply, again: bool) -> Result<Authorization> {
         let Authorization::OAuth { tokens, .. } = authorization else {
-            let why = "has another address now; write the one of its webhook into proxy.toml";
+            let why = "the portal may have another address now; if so, write its webhook anew into proxy.toml";
             return Err(moved_without_address(authorization.host(), reply.status, why));
         };
         let nowhere = || {
