@@ -51,10 +51,12 @@ POST /set               {"token_lifetime","scope","grant","deleted","payment_req
                         "strips_authorization","lenient_rest3_batch","plain_slashes","picky_downloads",
                         "rest3_access_denied",
                         "client_endpoint"|null,"bucket":{"rate","burst"}|null,"user_admin":{"user","admin"},
-                        "operating":{"method","seconds"},"redirect_uri","handler","auto_agree","expires_field"}
+                        "operating":{"method","seconds"},"operating_limit":{"seconds","window","cost"}|null,"overloaded",
+                        "redirect_uri","handler","auto_agree","expires_field"}
 POST /leak              {"as":"success"|"error"|"error_code"|"rest3_error"|"html","status","access_token","refresh_token"}: an
                         answer {"status","content_type","body"} for the fault `status`; calls have the method sim.leak
 POST /block_method      {"method","seconds"}
+POST /refuse_next       {"method","code","times"}: OPERATION_TIME_LIMIT, QUERY_LIMIT_EXCEEDED or OVERLOAD_LIMIT, of commands too
 POST /seed              {"kind":"crm.deal","count":120,"entityTypeId"}
 POST /seed_file         {"name","size"|"text","content_type","disposition"|null,"seed"}: {"id","size","sha256"}
 POST /attach_file       {"kind":"crm.item","entityTypeId","record","field","file"}
@@ -336,6 +338,9 @@ fn one_portal(portal: &Portal, path: &str, body: &Value) -> Result<Value, String
         }
         "/set" => set_portal(portal, body)?,
         "/block_method" => portal.block_method(&text(body, "method")?, number(body, "seconds")?),
+        "/refuse_next" => {
+            portal.refuse_next(&text(body, "method")?, &text(body, "code")?, number(body, "times")? as usize);
+        }
         "/seed" => {
             let count = number(body, "count")? as u32;
             match (body["entityTypeId"].as_i64(), text(body, "kind")?.as_str()) {
@@ -422,6 +427,17 @@ fn set_portal(portal: &Portal, body: &Value) -> Result<(), String> {
     if let Some(change) = body.get("user_admin") {
         let admin = change["admin"].as_bool().unwrap_or(true);
         portal.set_user_admin(number(change, "user")? as u32, admin);
+    }
+    match body.get("operating_limit") {
+        None => {}
+        Some(serde_json::Value::Null) => portal.remove_operating_limit(),
+        Some(limit) => {
+            let number = |name| number(limit, name);
+            portal.set_operating_limit(number("seconds")?, number("window")?, number("cost")?);
+        }
+    }
+    if let Some(overloaded) = body.get("overloaded").and_then(serde_json::Value::as_bool) {
+        portal.set_overloaded(overloaded);
     }
     if let Some(change) = body.get("operating") {
         portal.set_operating(&text(change, "method")?, number(change, "seconds")?);

@@ -100,9 +100,26 @@ pub(crate) fn admit_scope(portal: &PortalState, scope: &str) -> Result<(), Failu
     Err(refuse(403, "insufficient_scope", "The request requires higher privileges than provided by the access token"))
 }
 
+/// What a call or command of the method uses of its time, and refusals that are ordered.
+pub(crate) fn spend(shared: &Shared, caller: &Caller, method: &str) -> Result<(), Failure> {
+    let now = shared.clock.now();
+    let mut state = shared.state();
+    let portal = &mut state.portals[caller.portal];
+    if let Some((code, times)) = portal.refusals.get_mut(method).filter(|(_, times)| *times > 0) {
+        *times -= 1;
+        let status = if code == "OPERATION_TIME_LIMIT" { 429 } else { 503 };
+        return Err(refuse(status, code, "Refused for now"));
+    }
+    if portal.operating_limit.as_mut().is_some_and(|limit| !limit.spend(method, now)) {
+        return Err(refuse(429, "OPERATION_TIME_LIMIT", "Method is blocked due to operation time limit."));
+    }
+    Ok(())
+}
+
 /// Runs a method other than `batch`.
 pub(crate) fn run(shared: &Shared, caller: &Caller, method: &str, params: &Array) -> Outcome {
     admit(shared, caller, method)?;
+    spend(shared, caller, method)?;
     if let Some((kind, verb)) = entities::kind_of(method) {
         let mut state = shared.state();
         let portal = &mut state.portals[caller.portal];

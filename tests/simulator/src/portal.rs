@@ -21,7 +21,7 @@ use crate::php::{Array, Php};
 use crate::random;
 use crate::rest::{self, Route};
 use crate::server::{lock, Server, Service};
-use crate::state::{PortalState, Shared};
+use crate::state::{OperatingLimit, PortalState, Shared};
 
 /// A portal of the simulator. Clones are the same portal.
 #[derive(Clone)]
@@ -237,6 +237,26 @@ impl Portal {
     /// What `time.operating` says for the method.
     pub fn set_operating(&self, method: &str, seconds: f64) {
         self.change(|p| p.operating.insert(method.to_lowercase(), seconds));
+    }
+
+    /// Each method has so many seconds in a window of so many, and each call or command uses `cost` of them. `time.operating`
+    /// tells what is used; above, the method is refused with `OPERATION_TIME_LIMIT`. Bitrix24 has 480 in 600.
+    pub fn set_operating_limit(&self, seconds: f64, window: f64, cost: f64) {
+        self.change(|p| p.operating_limit = Some(OperatingLimit::new(seconds, window, cost)));
+    }
+
+    pub fn remove_operating_limit(&self) {
+        self.change(|p| p.operating_limit = None);
+    }
+
+    /// The next calls and commands of the method, so many, are refused with this code (a command's batch is not).
+    pub fn refuse_next(&self, method: &str, code: &str, times: usize) {
+        self.change(|p| p.refusals.insert(method.to_lowercase(), (code.to_owned(), times)));
+    }
+
+    /// Every call is refused with 503 `OVERLOAD_LIMIT`.
+    pub fn set_overloaded(&self, overloaded: bool) {
+        self.change(|p| p.overloaded = overloaded);
     }
 
     /// Adds `count` records (`TITLE` or `title` in Russian, with a `/`) to `crm.deal`, `crm.item`,

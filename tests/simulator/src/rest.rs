@@ -312,6 +312,9 @@ fn enter(shared: &Shared, index: usize, route: &Route, credentials: &Credentials
     if portal.deleted {
         return Err(methods::refuse(500, "PORTAL_DELETED", "Portal was deleted"));
     }
+    if portal.overloaded {
+        return Err(methods::refuse(503, "OVERLOAD_LIMIT", "REST API is blocked due to overload."));
+    }
     if portal.bucket.as_mut().is_some_and(|bucket| !bucket.take(now)) {
         return Err(methods::refuse(503, "QUERY_LIMIT_EXCEEDED", "Too many requests"));
     }
@@ -350,8 +353,9 @@ pub(crate) fn time(shared: &Shared, portal: usize, method: &str, started: f64) -
     let state = shared.state();
     let portal = &state.portals[portal];
     let micro = |t: f64| (t * 1e6).round() / 1e6;
-    let operating = portal.operating.get(method).copied().unwrap_or(0.0);
-    let reset_at = portal.blocked.get(method).copied().unwrap_or(now + 600.0);
+    let (used, free_at) = portal.operating_limit.as_ref().map_or((0.0, now + 600.0), |limit| limit.used(method, now));
+    let operating = portal.operating.get(method).copied().unwrap_or(used);
+    let reset_at = portal.blocked.get(method).copied().unwrap_or(free_at);
     Array::new()
         .with("start", micro(started))
         .with("finish", micro(now))

@@ -44,6 +44,9 @@ fn invalid(field: &str, message: &str) -> Error3 {
 
 impl From<Failure> for Error3 {
     fn from(failure: Failure) -> Error3 {
+        if failure.error.to_text() == "OPERATION_TIME_LIMIT" {
+            return refuse(429, "BITRIX_REST_V3_EXCEPTION_RATELIMITEXCEPTION", &failure.description);
+        }
         Error3 { refused: failure.refused, ..refuse(failure.status, &failure.error.to_text(), &failure.description) }
     }
 }
@@ -63,11 +66,11 @@ impl Error3 {
     }
 }
 
-/// A JSON body; the access token may stand in the query, beside a body that is a list.
+/// A JSON body; the access token and `auth_connector` may stand in the query.
 pub(crate) fn params(request: &Request) -> Array {
     let mut params = of_body(request);
     let query = params::parse_query(request.query.as_bytes());
-    for name in TOKEN_NAMES {
+    for name in TOKEN_NAMES.into_iter().chain(["auth_connector"]) {
         if let (Some(token), None) = (query.get(name), params.get(name)) {
             params.put(name, token.clone());
         }
@@ -222,6 +225,7 @@ fn run(shared: &Shared, caller: &Caller, method: &str, params: &Array) -> Result
         }
         return Err(failure.into());
     }
+    methods::spend(shared, caller, method)?;
     match entities::kind_of(method) {
         Some((kind, verb)) if kind.prefix == "tasks.task" => {
             let mut state = shared.state();

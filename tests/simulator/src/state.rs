@@ -113,6 +113,12 @@ pub(crate) struct PortalState {
     /// Methods above their operating limit, until when.
     pub(crate) blocked: HashMap<String, f64>,
     pub(crate) operating: HashMap<String, f64>,
+    /// Each call and command of a method uses up some of its time.
+    pub(crate) operating_limit: Option<OperatingLimit>,
+    /// Calls and commands of these methods are refused with 503 and this code, so many times.
+    pub(crate) refusals: HashMap<String, (String, usize)>,
+    /// Every call is refused with 503 `OVERLOAD_LIMIT`.
+    pub(crate) overloaded: bool,
     pub(crate) store: Store,
     /// By ID, which count from 1.
     pub(crate) files: BTreeMap<i64, File>,
@@ -123,6 +129,38 @@ pub(crate) struct PortalState {
     pub(crate) picky_downloads: bool,
     /// REST 3.0: user and `Idempotency-Key` to what was answered.
     pub(crate) idempotency: HashMap<(u32, String), Remembered>,
+}
+
+/// The time that each method has in a window, which begins with its first call.
+#[derive(Clone, Debug)]
+pub(crate) struct OperatingLimit {
+    pub(crate) seconds: f64,
+    pub(crate) window: f64,
+    /// Seconds that a call or command uses.
+    pub(crate) cost: f64,
+    /// By method: how much is used, and when it is free again, in whole Unix seconds.
+    used: HashMap<String, (f64, f64)>,
+}
+
+impl OperatingLimit {
+    pub(crate) fn new(seconds: f64, window: f64, cost: f64) -> OperatingLimit {
+        OperatingLimit { seconds, window, cost, used: HashMap::new() }
+    }
+
+    /// How much is used now, and when it is free again.
+    pub(crate) fn used(&self, method: &str, now: f64) -> (f64, f64) {
+        self.used.get(method).copied().filter(|(_, until)| *until > now).unwrap_or((0.0, (now + self.window).ceil()))
+    }
+
+    /// Looked at before a call, as Bitrix24 does: the last one may pass the limit.
+    pub(crate) fn spend(&mut self, method: &str, now: f64) -> bool {
+        let (used, until) = self.used(method, now);
+        let accepted = used < self.seconds;
+        if accepted {
+            self.used.insert(method.to_owned(), (used + self.cost, until));
+        }
+        accepted
+    }
 }
 
 /// The first success under an idempotency key.
@@ -158,6 +196,9 @@ impl PortalState {
             bucket: None,
             blocked: HashMap::new(),
             operating: HashMap::new(),
+            operating_limit: None,
+            refusals: HashMap::new(),
+            overloaded: false,
             store: Store::default(),
             files: BTreeMap::new(),
             documents: BTreeMap::new(),
