@@ -8,11 +8,12 @@
 //! | begun, done | open | executed; the answer is kept and replayed |
 //!
 //! A request with many calls writes `sending` before each step and `results` behind it; the same request goes on behind the
-//! last results, and calls that were being sent when the process ended have an unknown outcome. A definite error frees the
-//! key.
+//! last results, and calls that were being sent when the process ended have an unknown outcome. Calls that Bitrix24 refused
+//! for now and that stand before results are pending: they come first when the request goes on. No other is sent while one is
+//! pending, so that there are fewer of them than a batch has. A definite error frees the key.
 
 use super::outcome::Failed;
-use super::results::Piece;
+use super::results::{write_unknown, Piece};
 use super::secrets;
 use crate::app::Job;
 use crate::config::Portal;
@@ -21,6 +22,7 @@ use crate::store::{Appended, Claim, Journal, QUOTA};
 use crate::system::clock::Deadline;
 use crate::upstream::http::Reply;
 use crate::values::error::{Error, Executed, Result};
+use crate::values::json;
 use crate::values::secret::{hex, sha256};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -172,27 +174,36 @@ impl Journaled {
     /// Opens the key of a request with so many calls, with what it has done so far, to go on behind it.
     pub fn open(job: Job, portal: &Portal, key: &Key, calls: usize, until: Deadline) -> Result<Journaled> {
         let (held, entries) = open(job, portal, key, until)?;
-        let mut kept = results_in(entries, calls).map_err(|why| {
+        let hide = secrets::of_portal(job.app, portal);
+        let kept = results_in(entries, calls, |text| hide.bytes(text)).map_err(|why| {
             Error::Storage(format!("the idempotency key in {} cannot be used: {why}", held.journal.place()))
         })?;
-        kept.text = secrets::of_portal(job.app, portal).bytes(kept.text);
         Ok(Journaled { held, kept, sending: false })
     }
 
-    /// The results of the calls that are done.
+    /// The results of the calls that are done, and those that are pending in their places.
     pub fn take_kept(&mut self) -> Piece {
         std::mem::take(&mut self.kept)
     }
 
-    /// The next so many calls are about to be sent.
-    pub fn sending(&mut self, calls: usize) -> Result<()> {
+    /// The next so many calls are about to be sent, those of the indexes in `held` excepted.
+    pub fn sending(&mut self, calls: usize, held: Vec<usize>) -> Result<()> {
+        self.about_to_send(&Entry::Sending { calls, held })
+    }
+
+    /// These calls, which are pending, are.
+    pub fn sending_again(&mut self, calls: Vec<usize>) -> Result<()> {
+        self.about_to_send(&Entry::SendingAgain { calls })
+    }
+
+    fn about_to_send(&mut self, entry: &Entry) -> Result<()> {
         self.held.begin()?;
-        self.append(&Entry::Sending { calls })?;
+        self.append(entry)?;
         self.sending = true;
         Ok(())
     }
 
-    /// They were not. Where that they would be could not be written down, there is nothing to take back.
+    /// None of them was executed. Where that they would be sent could not be written down, there is nothing to take back.
     pub fn not_sent(&mut self) -> Result<()> {
         match std::mem::take(&mut self.sending) {
             true => self.append(&Entry::NotSent),
@@ -202,15 +213,29 @@ impl Journaled {
 
     /// Nothing of the request was executed: the key is free again.
     pub fn free(self) {
-        BEGUN.take();
         self.held.journal.forget();
     }
 
-    /// They ended with these results. Where those cannot be kept, no more may be sent.
-    pub fn finished(&mut self, piece: &Piece) -> Result<()> {
+    /// The calls from this index on ended with these results. Where those cannot be kept, no more may be sent.
+    pub fn finished(&mut self, from: usize, piece: &Piece) -> Result<()> {
+        if piece.calls == 0 {
+            return self.not_sent();
+        }
         self.sending = false;
+        let pending = piece.pending().into_iter().map(|call| from + call).collect();
         let Piece { calls, errors, halted, .. } = *piece;
-        self.append(&Entry::Results { calls, errors, halted, body: Some(Cow::Borrowed(&piece.text)) })
+        self.append(&Entry::Results { calls, errors, halted, pending, body: Some(Cow::Borrowed(&piece.text)) })
+    }
+
+    /// The same of calls that were pending.
+    pub fn finished_again(&mut self, entries: &[(usize, Vec<u8>)]) -> Result<()> {
+        if entries.is_empty() {
+            return self.not_sent();
+        }
+        self.sending = false;
+        let texts: Vec<&[u8]> = entries.iter().map(|(_, text)| text.as_slice()).collect();
+        let calls = entries.iter().map(|(call, _)| *call).collect();
+        self.append(&Entry::ResultsAgain { calls, body: Some(Cow::Owned(texts.join(&b","[..]))) })
     }
 
     fn append(&mut self, entry: &Entry) -> Result<()> {
@@ -218,9 +243,18 @@ impl Journaled {
     }
 }
 
+const LOST: &str = "The answer was lost; the call may have been executed.";
+const TOO_LARGE: &str = "The call was executed; its result was too large to be kept.";
+
 /// The results in a key's entries, of so many calls, those of unknown outcome included.
-fn results_in(entries: Vec<Entry>, most: usize) -> std::result::Result<Piece, &'static str> {
-    let (mut results, mut sending) = (Piece::default(), 0);
+fn results_in(
+    entries: Vec<Entry>,
+    most: usize,
+    shown: impl Fn(Vec<u8>) -> Vec<u8>,
+) -> std::result::Result<Piece, &'static str> {
+    let mut results = Piece::default();
+    // Where calls that were being sent have no results, the process ended while it sent them.
+    let mut sending = Sending::Nothing;
     let within = |done: usize, more: usize| match more <= most.saturating_sub(done) {
         true => Ok(()),
         false => Err("it speaks of more calls than there are"),
@@ -228,33 +262,95 @@ fn results_in(entries: Vec<Entry>, most: usize) -> std::result::Result<Piece, &'
     for entry in entries {
         match entry {
             Entry::Begun | Entry::Done { .. } => {}
-            // Where the ones before have no results, the process ended while it sent them.
-            Entry::Sending { calls } => {
-                results.append(lost_in_sending(std::mem::replace(&mut sending, calls)));
+            Entry::Sending { calls, held } => {
+                sending.lost(&mut results);
                 within(results.calls, calls)?;
+                sending = Sending::Next { calls, held };
             }
-            Entry::NotSent => sending = 0,
-            Entry::Results { calls, errors, halted, body } => {
+            Entry::SendingAgain { calls } => {
+                sending.lost(&mut results);
+                are_pending(&results, &calls)?;
+                sending = Sending::Again(calls);
+            }
+            Entry::NotSent => sending = Sending::Nothing,
+            Entry::Results { calls, errors, halted, pending, body } => {
                 within(results.calls, calls)?;
+                let from = results.calls;
+                let pending: Vec<usize> = pending.iter().filter_map(|call| call.checked_sub(from)).collect();
                 results.append(match body {
-                    Some(text) => Piece { text: text.into_owned(), calls, errors, halted },
-                    None => {
-                        let lost = Piece::lost(calls, "The call was executed; its result was too large to be kept.");
-                        Piece { halted, ..lost }
-                    }
+                    Some(text) => Piece::of_text(shown(text.into_owned()), calls, errors, halted, &pending),
+                    None => unknown_but(calls, &pending, TOO_LARGE).with_halted(halted),
                 });
-                sending = 0;
+                sending = Sending::Nothing;
+            }
+            Entry::ResultsAgain { calls, body } => {
+                are_pending(&results, &calls)?;
+                let entries = match body {
+                    Some(text) => entries_of(&shown(text.into_owned())),
+                    None => calls.iter().map(|_| unknown_entry(TOO_LARGE)).collect(),
+                };
+                results.fill(calls.into_iter().zip(entries).collect());
+                sending = Sending::Nothing;
             }
         }
     }
-    results.append(lost_in_sending(sending));
+    sending.lost(&mut results);
     Ok(results)
 }
 
-/// As at a lost answer, a request with `halt` goes no further.
-fn lost_in_sending(calls: usize) -> Piece {
-    let lost = Piece::lost(calls, "The answer was lost; the call may have been executed.");
-    Piece { halted: calls > 0, ..lost }
+/// What was written down as about to be sent.
+enum Sending {
+    Nothing,
+    Next { calls: usize, held: Vec<usize> },
+    Again(Vec<usize>),
+}
+
+impl Sending {
+    /// What was being sent has an unknown outcome. As at a lost answer, a request with `halt` goes no further.
+    fn lost(&mut self, results: &mut Piece) {
+        match std::mem::replace(self, Sending::Nothing) {
+            Sending::Nothing => {}
+            Sending::Next { calls, held } => {
+                let from = results.calls;
+                let held: Vec<usize> = held.iter().filter_map(|call| call.checked_sub(from)).collect();
+                results.append(unknown_but(calls, &held, LOST).with_halted(calls > 0));
+            }
+            Sending::Again(calls) => {
+                results.fill(calls.into_iter().map(|call| (call, unknown_entry(LOST))).collect());
+            }
+        }
+    }
+}
+
+/// So many results of unknown outcome; those of these indexes are pending.
+fn unknown_but(calls: usize, pending: &[usize], why: &str) -> Piece {
+    let mut piece = Piece::default();
+    for call in 0..calls {
+        match pending.contains(&call) {
+            true => piece.push_refused("OPERATION_TIME_LIMIT", "Bitrix24 did not accept the call yet."),
+            false => piece.push(|text| write_unknown(text, why)),
+        }
+    }
+    piece
+}
+
+fn are_pending(results: &Piece, calls: &[usize]) -> std::result::Result<(), &'static str> {
+    let pending = results.pending();
+    match calls.iter().all(|call| pending.contains(call)) {
+        true => Ok(()),
+        false => Err("it speaks of calls that have their results"),
+    }
+}
+
+fn unknown_entry(why: &str) -> Vec<u8> {
+    let mut entry = Vec::new();
+    write_unknown(&mut entry, why);
+    entry
+}
+
+fn entries_of(text: &[u8]) -> Vec<Vec<u8>> {
+    let list = format!("[{}]", String::from_utf8_lossy(text));
+    json::elements(&list).map_while(std::result::Result::ok).map(|entry| entry.as_bytes().to_vec()).collect()
 }
 
 #[cfg(test)]
@@ -262,19 +358,70 @@ mod tests {
     use super::*;
 
     fn results(entries: &[Entry<'static>], calls: usize) -> (usize, usize, bool) {
-        let piece = results_in(entries.to_vec(), calls).unwrap();
+        let piece = read(entries, calls).unwrap();
         (piece.calls, piece.errors, piece.halted)
     }
 
+    fn read(entries: &[Entry<'static>], calls: usize) -> std::result::Result<Piece, &'static str> {
+        results_in(entries.to_vec(), calls, |text| text)
+    }
+
     fn one_result(calls: usize) -> Entry<'static> {
-        Entry::Results { calls, errors: 0, halted: false, body: Some(Cow::Borrowed(b"{}")) }
+        Entry::Results { calls, errors: 0, halted: false, pending: vec![], body: Some(Cow::Borrowed(b"{}")) }
+    }
+
+    fn sending(calls: usize) -> Entry<'static> {
+        Entry::Sending { calls, held: vec![] }
+    }
+
+    /// Two calls have results, and between them those of these indexes are pending.
+    fn with_pending(from: usize, pending: &[usize]) -> Entry<'static> {
+        let mut piece = Piece::default();
+        piece.push(|text| text.extend(b"{\"result\":1}"));
+        pending.iter().for_each(|_| piece.push_refused("X", "x"));
+        piece.push(|text| text.extend(b"{\"result\":2}"));
+        let pending = pending.to_vec();
+        assert!(pending.iter().enumerate().all(|(i, call)| *call == from + 1 + i));
+        let (calls, errors) = (piece.calls, piece.errors);
+        Entry::Results { calls, errors, halted: false, pending, body: Some(Cow::Owned(piece.text)) }
+    }
+
+    #[test]
+    fn pending_calls_get_their_results_or_an_unknown_outcome_in_their_places() {
+        let kept = [Entry::Begun, sending(50), one_result(1), sending(50), with_pending(1, &[2, 3])];
+        let piece = read(&kept, 60).unwrap();
+        assert_eq!((piece.calls, piece.errors, piece.pending()), (5, 2, vec![2, 3]));
+        let with = |more: &[Entry<'static>]| read(&[&kept[..], more].concat(), 60);
+        let again = |calls: &[usize]| Entry::SendingAgain { calls: calls.to_vec() };
+        let result =
+            |call, body: Option<&'static [u8]>| Entry::ResultsAgain { calls: vec![call], body: body.map(Cow::from) };
+        // Killed while they were sent.
+        let lost = with(&[again(&[2, 3])]).unwrap();
+        assert_eq!((lost.calls, lost.errors, lost.pending()), (5, 2, vec![]));
+        assert!(String::from_utf8(lost.text).unwrap().matches("OUTCOME_UNKNOWN").count() == 2);
+        // Refused again, all of them or one.
+        assert_eq!(with(&[again(&[2, 3]), Entry::NotSent]).unwrap(), piece);
+        let one = with(&[again(&[2, 3]), result(3, Some(b"{\"result\":9}"))]).unwrap();
+        assert_eq!((one.errors, one.pending()), (1, vec![2]));
+        let both = with(&[again(&[2, 3]), result(3, Some(b"{\"result\":9}")), again(&[2]), result(2, None)]).unwrap();
+        assert_eq!((both.calls, both.errors, both.pending()), (5, 1, vec![]));
+        assert!(String::from_utf8(both.text).unwrap().ends_with(",{\"result\":9},{\"result\":2}"));
+        for wrong in [again(&[1]), again(&[2, 4]), again(&[99]), result(0, None)] {
+            assert!(with(std::slice::from_ref(&wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn calls_that_were_held_back_when_the_process_ended_are_pending_and_not_unknown() {
+        let held = Entry::Sending { calls: 3, held: vec![2] };
+        let piece = read(&[Entry::Begun, sending(1), one_result(1), held], 9).unwrap();
+        assert_eq!((piece.calls, piece.errors, piece.pending(), piece.halted), (4, 3, vec![2], true));
     }
 
     #[test]
     fn calls_that_were_being_sent_stay_unknown_whatever_follows() {
-        let sending = Entry::Sending { calls: 2 };
+        let (sending, next) = (sending(2), sending(1));
         assert_eq!(results(&[Entry::Begun, sending.clone()], 10), (2, 2, true));
-        let next = Entry::Sending { calls: 1 };
         assert_eq!(results(&[Entry::Begun, sending.clone(), next.clone(), one_result(1)], 10), (3, 2, true));
         assert_eq!(results(&[Entry::Begun, sending.clone(), Entry::NotSent], 10), (0, 0, false));
         assert_eq!(results(&[Entry::Begun, sending, one_result(2), next], 10), (3, 1, true));
@@ -282,14 +429,14 @@ mod tests {
 
     #[test]
     fn results_that_found_no_room_are_known_to_be_executed() {
-        let without = Entry::Results { calls: 3, errors: 0, halted: false, body: None };
-        assert_eq!(results(&[Entry::Begun, Entry::Sending { calls: 3 }, without], 3), (3, 3, false));
+        let without = Entry::Results { calls: 3, errors: 0, halted: false, pending: vec![], body: None };
+        assert_eq!(results(&[Entry::Begun, sending(3), without], 3), (3, 3, false));
     }
 
     #[test]
     fn a_journal_of_more_calls_than_there_are_is_not_used() {
-        assert!(results_in(vec![Entry::Begun, Entry::Sending { calls: 4 }], 3).is_err());
-        assert!(results_in(vec![Entry::Begun, one_result(4)], 3).is_err());
+        assert!(read(&[Entry::Begun, sending(4)], 3).is_err());
+        assert!(read(&[Entry::Begun, one_result(4)], 3).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::config::Portal;
 use crate::system::clock::unix_now_ms;
-use crate::values::bucket::{Bucket, Known, Step, Told, Turn};
+use crate::values::bucket::{Bucket, Known, Step, Told, Turn, PAUSE};
 use std::time::Duration;
 
 /// Seconds of `operating` time that a method has in ten minutes.
@@ -46,8 +46,8 @@ impl<'a> Pace<'a> {
     /// have lately, so that clients would be left without; in so many seconds.
     pub fn stranger(&self) -> Result<(), u64> {
         match self.step(Step::Stranger).turn {
-            Turn::TooLate { retry_after } | Turn::Blocked { retry_after } => Err(retry_after),
-            Turn::In(_) => Ok(()),
+            Turn::TooLate { retry_after } => Err(retry_after),
+            Turn::In(_) | Turn::Blocked { .. } | Turn::Overloaded { .. } => Ok(()),
         }
     }
 
@@ -61,8 +61,26 @@ impl<'a> Pace<'a> {
         self.step(Step::Swallows).swallows_header
     }
 
-    /// Bitrix24 answered `OPERATION_TIME_LIMIT`, or said that this call used up the method's time. `until`: Unix seconds.
-    pub fn block(&self, method: &str, until: Option<i64>) {
-        self.step(Step::Block { method, until });
+    /// In how many seconds this method may be called again, where it is known to have used up its time.
+    pub fn rest(&self, method: &str) -> Option<u64> {
+        match self.step(Step::Ask { method }).turn {
+            Turn::Blocked { retry_after } => Some(retry_after),
+            Turn::In(_) | Turn::TooLate { .. } | Turn::Overloaded { .. } => None,
+        }
+    }
+
+    /// Bitrix24 answered `OPERATION_TIME_LIMIT`, or said that this call used up the method's time; to be remembered by all.
+    /// `until`: Unix seconds. In how many seconds it may be called again.
+    pub fn block(&self, method: &str, until: Option<i64>) -> u64 {
+        match self.step(Step::Block { method, until }).turn {
+            Turn::Blocked { retry_after } => retry_after,
+            Turn::In(_) | Turn::TooLate { .. } | Turn::Overloaded { .. } => PAUSE,
+        }
+    }
+
+    /// Bitrix24 answered `OVERLOAD_LIMIT`; to be remembered by all. In how many seconds the next call looks.
+    pub fn overload(&self) -> u64 {
+        self.step(Step::Overload);
+        PAUSE
     }
 }

@@ -12,8 +12,8 @@ use crate::config::{Config, Portal, Way};
 use crate::store::records::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Connections, Failure, Obstacle, Post, Reply};
-use crate::values::bucket::Turn;
-use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::values::bucket::{Turn, PAUSE};
+use crate::values::error::{Error, Executed, Passing, Result, Upstream};
 use crate::values::foreign::Foreign;
 use crate::values::mask::Mask;
 use crate::values::method::Method;
@@ -142,13 +142,16 @@ impl<'a> Relay<'a> {
                 Err(failure) => return Err(error_of(failure, call.max_response).into()),
             };
             let (verdict, operating) = judge_either(&reply.answered(), call.method.wants_xml());
-            self.note_operating(&method, &verdict, operating);
+            self.note_operating(call, &verdict, operating);
             if in_body && swallowed && !is_unauthorized(&verdict) {
                 self.note_swallowed();
             }
             let upstream = match verdict {
                 Verdict::Success => return Ok(reply),
-                Verdict::Error(upstream) => upstream,
+                Verdict::Error(mut upstream) => {
+                    upstream.retry_after = self.note_refusal(call, &upstream, operating, reply.retry_after());
+                    upstream
+                }
                 Verdict::Foreign(foreign) => {
                     return Err(self.foreign(authorization.host(), foreign, reply.retry_after()).into())
                 }
@@ -327,18 +330,43 @@ impl<'a> Relay<'a> {
                 retry_after,
             }),
             Turn::Blocked { retry_after } => Err(Error::MethodBlocked { retry_after }),
+            Turn::Overloaded { retry_after } => Err(Error::PortalBlocked { retry_after }),
         }
     }
 
-    /// Remembers a method that has used up its time, so that its next calls are answered at once.
-    fn note_operating(&self, method: &str, verdict: &Verdict, operating: Option<Operating>) {
-        let used_up = match verdict {
-            Verdict::Error(upstream) => upstream.error == "OPERATION_TIME_LIMIT",
-            Verdict::Success => operating.is_some_and(|time| time.operating >= OPERATING_LIMIT),
-            Verdict::Moved | Verdict::Foreign(_) => false,
-        };
-        if used_up {
-            Pace::of(self.job.app, self.portal).block(method, operating.map(|time| time.operating_reset_at));
+    /// Remembers a method that has used up its time, so that its next calls are answered at once. What a batch has used
+    /// is no method's.
+    fn note_operating(&self, call: &Call, verdict: &Verdict, operating: Option<Operating>) {
+        if *verdict == Verdict::Success && !call.method.is_batch() {
+            let used_up = operating.filter(|time| time.operating >= OPERATING_LIMIT);
+            if let Some(time) = used_up.filter(|time| time.operating_reset_at > unix_now()) {
+                Pace::of(self.job.app, self.portal).block(&call.method.canonical(), Some(time.operating_reset_at));
+            }
+        }
+    }
+
+    /// Remembers a refusal that may pass, for all processes. In how many seconds the call may be accepted.
+    fn note_refusal(
+        &self,
+        call: &Call,
+        upstream: &Upstream,
+        operating: Option<Operating>,
+        header: Option<u64>,
+    ) -> Option<u64> {
+        let pace = Pace::of(self.job.app, self.portal);
+        match upstream.passing()? {
+            // It is tried again in a moment.
+            Passing::OverLimit => None,
+            Passing::Overload => Some(pace.overload()),
+            // A batch of REST 3.0 is refused for one of its commands, and does not say which.
+            Passing::OperatingTime if call.version == Version::V3 && call.method.is_batch() => {
+                Some(header.unwrap_or(PAUSE))
+            }
+            Passing::OperatingTime => {
+                let header = header.and_then(|seconds| unix_now().checked_add_unsigned(seconds));
+                let until = operating.map(|time| time.operating_reset_at).or(header);
+                Some(pace.block(&call.method.canonical(), until))
+            }
         }
     }
 

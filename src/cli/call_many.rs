@@ -4,18 +4,22 @@ use super::arguments::Arguments;
 use super::command::{Failure, Outcome, Setup};
 use super::owner;
 use super::terminal::{self, Progress, NOT_WRITTEN};
-use crate::call::bulk::calls::{execute, One};
+use crate::call::bulk::calls::{execute, Asked, One};
 use crate::call::bulk::list::{self, Cursor};
 use crate::call::bulk::Steps;
 use crate::call::idempotency::{check_key, fingerprint, Journaled, Key};
+use crate::call::results::Piece;
 use crate::config::Portal;
 use crate::serve::request_of_1c;
 use crate::system::clock::Deadline;
+use crate::values::error::{Error, Passing};
 use crate::values::json;
 use crate::values::method::Method;
 use anyhow::{anyhow, Context};
 use serde_json::value::RawValue;
 use std::io::{Read, Write};
+use std::ops::Range;
+use std::time::Duration;
 
 /// Calls under one idempotency key: their results are kept together.
 const CALLS_A_KEY: usize = 500;
@@ -89,27 +93,54 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Executes some calls to their end; how many ended with an error.
-    fn part(&self, calls: &[One], key: Option<String>, show: impl Fn(usize)) -> Result<usize, Failure> {
-        let (mut printed, mut errors) = (0, 0);
-        while printed < calls.len() {
+    /// Executes some calls to their end; how many ended with an error. What Bitrix24 refuses for now is waited out.
+    fn part(&self, mut calls: &[One], key: Option<String>, show: impl Fn(usize)) -> Result<usize, Failure> {
+        let all = calls.len();
+        // Of these calls, how many results are printed; and results of those that stand behind a pending one.
+        let (mut printed, mut errors, mut kept) = (0, 0, Piece::default());
+        loop {
             let mut journal = self.journal(key.as_deref(), calls.len())?;
             // Under a key the whole part is asked for again, and what is done comes from its journal.
-            let skip = if journal.is_some() { 0 } else { printed };
-            let mut steps = Steps::new(self.setup.job(), self.portal);
-            let outcome = execute(&mut steps, &calls[skip..], false, &mut journal)?;
-            if skip + outcome.results.calls <= printed {
-                return Err(Failure::Wrong(anyhow!(
-                    "no further call could be executed within the configuration's timeout: run it again with the same \
-                     --key; if it stays so, the results of one part are larger than max_response allows"
-                )));
+            if let Some(journal) = &mut journal {
+                kept = journal.take_kept();
             }
-            print_lines(&outcome.results.text, printed - skip).context(NOT_WRITTEN)?;
-            errors = if journal.is_some() { 0 } else { errors } + outcome.results.errors;
-            printed = skip + outcome.results.calls;
-            show(printed);
+            let done = |results: &Piece| results.calls - results.pending().len();
+            let before = done(&kept);
+            let mut steps = Steps::new(self.setup.job(), self.portal);
+            let asked = Asked { calls, halt: false, connector: None };
+            let (results, stopped) = match execute(&mut steps, &asked, std::mem::take(&mut kept), &mut journal) {
+                Ok(executed) => (executed.results, executed.stopped),
+                Err(error) => (Piece::default(), Some(error)),
+            };
+            drop(journal);
+            print_lines(&results.text, printed..results.settled()).context(NOT_WRITTEN)?;
+            printed = printed.max(results.settled());
+            show(all - calls.len() + printed);
+            if printed == calls.len() {
+                return Ok(errors + results.errors);
+            }
+            let progress = done(&results) > before;
+            match (stopped, progress) {
+                (Some(error), _) if error.is_overload() => return Err(error.into()),
+                (Some(error), _) if is_waited_out(&error, progress) => wait_out(&error),
+                (_, true) => {}
+                (Some(error), false) => return Err(error.into()),
+                (None, false) => {
+                    return Err(Failure::Wrong(anyhow!(
+                    "no further call could be executed within the configuration's timeout: run it again with the same \
+                         --key; if it stays so, the results of one part are larger than max_response allows"
+                )))
+                }
+            }
+            match key {
+                None if results.pending().is_empty() => {
+                    errors += results.errors;
+                    (calls, printed) = (&calls[printed..], 0);
+                }
+                None => kept = results,
+                Some(_) => {}
+            }
         }
-        Ok(errors)
     }
 
     fn journal(&self, key: Option<&str>, calls: usize) -> Result<Option<Journaled>, Failure> {
@@ -120,12 +151,38 @@ impl Run<'_> {
     }
 }
 
-/// Prints the results behind the first `skip`, each in a line of its own.
-fn print_lines(results: &[u8], skip: usize) -> std::io::Result<()> {
+/// Whether Bitrix24, which accepts no call now, will by itself. A turn under the limit of calls is waited for where the next
+/// call waits anyway, if there was any `progress`.
+fn is_waited_out(error: &Error, progress: bool) -> bool {
+    match error {
+        Error::MethodBlocked { .. } => true,
+        Error::Bitrix24(upstream) => upstream.passing().is_some(),
+        Error::RateLimited { .. } => !progress,
+        _ => false,
+    }
+}
+
+fn wait_out(error: &Error) {
+    let used_up = match error {
+        Error::Bitrix24(upstream) => upstream.passing() == Some(Passing::OperatingTime),
+        error => matches!(error, Error::MethodBlocked { .. }),
+    };
+    let what =
+        if used_up { "a method has used up its time at Bitrix24" } else { "Bitrix24's limit of calls is used up" };
+    let seconds = error.retry_after().unwrap_or(1).max(1);
+    terminal::complain(format!("b24proxy: {what}: going on in {seconds} s\n").as_bytes());
+    std::thread::sleep(Duration::from_secs(seconds));
+}
+
+/// Prints these of the results, each in a line of its own.
+fn print_lines(results: &[u8], which: Range<usize>) -> std::io::Result<()> {
+    if which.is_empty() {
+        return Ok(());
+    }
     let text = [b"[", results, b"]"].concat();
     let items: Vec<&RawValue> = serde_json::from_slice(&text).unwrap_or_default();
     let mut out = terminal::output();
-    for item in items.iter().skip(skip) {
+    for item in items.get(which).unwrap_or_default() {
         // Line ends can stand between the parts of a value only, where they mean nothing.
         let line = item.get().replace(['\n', '\r'], " ");
         writeln!(out, "{line}")?;

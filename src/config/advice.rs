@@ -6,7 +6,7 @@ const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";
 
 /// A right line for each key, and the section that it stands in.
-const LINES: [(&str, &str); 36] = [
+const LINES: [(&str, &str); 37] = [
     ("[bitrix24]", "client_id = \"local.6667fc928a50a9.70414732\""),
     ("[bitrix24]", "client_secret = \"…\""),
     ("[bitrix24]", "redirect_uri = \"https://www.example.com/cgi-bin/b24proxy\""),
@@ -33,6 +33,7 @@ const LINES: [(&str, &str); 36] = [
     (CLIENTS, "portals = [\"acme.bitrix24.ru\"]"),
     (CLIENTS, "methods = [\"crm.*\", \"batch\"]"),
     (CLIENTS, "ips = [\"192.0.2.0/24\"]"),
+    (CLIENTS, "auth_connector = \"1c\""),
     ("[storage]", "type = \"file\""),
     ("[storage]", "path = \"tokens\""),
     ("[storage]", "url = \"postgres://…\""),

@@ -113,6 +113,7 @@ pub struct Client {
     pub portals: Option<Vec<String>>,
     pub methods: Option<Vec<String>>,
     pub ips: Option<Vec<String>>,
+    pub auth_connector: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -12,6 +12,7 @@ pub use find::{home_of, is_public, Surroundings};
 
 use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
+use crate::values::connector;
 use crate::values::method::Pattern;
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
 use crate::values::proxy::Proxy;
@@ -121,6 +122,8 @@ pub struct Client {
     pub methods: Option<Vec<Pattern>>,
     /// `None` = every address.
     pub ips: Option<Vec<IpNet>>,
+    /// Sent with each of its calls that names no other.
+    pub auth_connector: Option<String>,
 }
 
 #[derive(Debug)]
@@ -514,6 +517,7 @@ fn clients(section: &file::Security, portals: Option<&[Portal]>, wrong: &mut Wro
             portals: None,
             methods: None,
             ips: None,
+            auth_connector: None,
         }));
     }
     for entry in &section.clients {
@@ -560,7 +564,12 @@ fn client(entry: &file::Client, portals: Option<&[Portal]>) -> Result<Client, St
         portals: entry.portals.as_deref().map(|names| allowed_portals(names, portals)).transpose()?,
         methods: entry.methods.as_deref().map(patterns).transpose()?,
         ips: entry.ips.as_deref().map(|list| addresses(list, "ips")).transpose()?,
+        auth_connector: entry.auth_connector.as_deref().map(auth_connector).transpose()?,
     })
+}
+
+fn auth_connector(text: &str) -> Result<String, String> {
+    connector::check(text).map(|()| text.to_owned()).map_err(|why| format!("{} {why}", connector::NAME))
 }
 
 fn allowed_portals(names: &[String], portals: Option<&[Portal]>) -> Result<Vec<PortalName>, String> {

@@ -149,6 +149,7 @@ mod tests {
             portals: None,
             methods: None,
             ips: None,
+            auth_connector: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::context::{key_for_bitrix24, Serving, Trace};
 use super::guard;
 use crate::app::App;
-use crate::call::bulk::calls::One;
+use crate::call::bulk::calls::{Asked as AskedCalls, One};
 use crate::call::bulk::list::Cursor;
 use crate::call::bulk::{self, Steps};
 use crate::call::idempotency::Journaled;
@@ -11,16 +11,20 @@ use crate::call::payload::{Parameters, Payload};
 use crate::call::relay::{self, Call, Patience};
 use crate::config::{Client, Config, Portal};
 use crate::values::answer::Answer;
+use crate::values::connector;
 use crate::values::error::{Error, Result};
 use crate::values::json;
 use crate::values::method::Method;
 use crate::values::portal::Version;
+use crate::values::verdict::text_of;
 
-const FIELDS: [&str; 8] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor"];
+const FIELDS: [&str; 9] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor", connector::NAME];
 
 pub struct Posted<'a> {
     /// As the caller wrote it; `None` where it was left out.
     pub domain: Option<String>,
+    /// `auth_connector`, as the caller wrote it.
+    pub connector: Option<String>,
     pub asked: Asked<'a>,
 }
 
@@ -57,6 +61,20 @@ struct Destination<'a> {
     app: &'a App,
     client: &'a Client,
     portal: &'a Portal,
+    /// The envelope's `auth_connector`.
+    connector: Option<&'a str>,
+}
+
+impl Destination<'_> {
+    /// The connector of calls that name none themselves.
+    fn connector(&self) -> Option<&str> {
+        self.connector.or(self.client.auth_connector.as_deref())
+    }
+
+    /// What makes a request what it is: these parts, and the connector where the request names one.
+    fn identity<'p>(&'p self, parts: &[&'p [u8]]) -> Vec<&'p [u8]> {
+        parts.iter().copied().chain(self.connector.map(str::as_bytes)).collect()
+    }
 }
 
 impl Serving<'_> {
@@ -66,7 +84,7 @@ impl Serving<'_> {
         let portal = find_portal(&app.config, posted.domain.as_deref())?;
         trace.portal = Some(portal.name.to_string());
         client.check_portal(&portal.name)?;
-        let to = Destination { app, client, portal };
+        let to = Destination { app, client, portal, connector: posted.connector.as_deref() };
         match posted.asked {
             Asked::One(call) => self.one_call(&to, call, trace),
             Asked::Many { calls, version, halt, raw } => self.many_calls(&to, &calls, version, (halt, raw), trace),
@@ -79,17 +97,21 @@ impl Serving<'_> {
     fn one_call(&self, to: &Destination, mut asked: OneCall, trace: &mut Trace) -> Result<Answer> {
         trace.method = Some(asked.method.as_str().to_owned());
         to.client.check_method(&asked.method)?;
-        if guard::must_be_checked(to.client, &asked.method) {
+        let rebuilt = guard::must_be_checked(to.client, &asked.method);
+        if rebuilt {
             asked.payload = guard::checked(to.client, asked.version, asked.raw_params)?;
         }
-        let identity: &[&[u8]] =
-            &[b"envelope", &[asked.version as u8], asked.method.as_str().as_bytes(), asked.raw_params.as_bytes()];
+        let version = [asked.version as u8];
+        let identity: [&[u8]; 4] =
+            [b"envelope", &version, asked.method.as_str().as_bytes(), asked.raw_params.as_bytes()];
         let (job, limits) = (self.job(to.app), &to.app.config.limits);
-        let key = self.key(to.client, identity)?;
+        let key = self.key(to.client, &to.identity(&identity))?;
+        let own = connector::own(asked.raw_params).map(text_of);
+        let query = connector::of_call(asked.version, &asked.method, own.as_deref(), rebuilt, to.connector());
         let mut call = Call {
             version: asked.version,
             method: &asked.method,
-            query: "",
+            query: &query,
             payload: asked.payload,
             headers: vec![("Accept", "application/json")],
             max_response: limits.max_response,
@@ -119,7 +141,9 @@ impl Serving<'_> {
         let job = self.job(to.app);
         // Keys of REST 2 keep the meaning that they had when there was no other.
         let of_version = if version == Version::V3 { 2 } else { 0 };
-        let mut journal = match self.key(to.client, &[b"calls", &[u8::from(halt) | of_version], raw.as_bytes()])? {
+        let kind = [u8::from(halt) | of_version];
+        let identity = to.identity(&[b"calls", &kind, raw.as_bytes()]);
+        let mut journal = match self.key(to.client, &identity)? {
             None => None,
             Some(key) => {
                 let until = job.end.at_most(to.app.config.limits.max_wait);
@@ -127,7 +151,9 @@ impl Serving<'_> {
             }
         };
         let mut steps = Steps::new(job, to.portal).in_version(version);
-        let executed = bulk::calls::execute(&mut steps, calls, halt, &mut journal);
+        let kept = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
+        let asked = AskedCalls { calls, halt, connector: to.connector() };
+        let executed = bulk::calls::execute(&mut steps, &asked, kept, &mut journal);
         trace.repeated = steps.repeated;
         let executed = executed?;
         let replayed = executed.replayed;
@@ -149,7 +175,8 @@ impl Serving<'_> {
         if self.idempotency_key()?.is_some() {
             return Err(Error::InvalidRequest("an Idempotency-Key has no meaning where \"all\" only reads".into()));
         }
-        let mut steps = Steps::new(self.job(to.app), to.portal).in_version(version);
+        let steps = Steps::new(self.job(to.app), to.portal);
+        let mut steps = steps.in_version(version).with_connector(to.connector());
         let read = bulk::list::read(&mut steps, method, raw_params, cursor);
         trace.repeated = steps.repeated;
         Ok(Answer::success(read?.into_json()))
@@ -173,8 +200,11 @@ impl<'a> Posted<'a> {
     /// Reads a request body. Errors name the field.
     pub fn parse(body: &'a [u8]) -> Result<Posted<'a>> {
         let fields = Fields::parse(body)?;
-        let domain = fields.string("domain")?;
-        Ok(Posted { domain, asked: fields.asked()? })
+        let (domain, connector) = (fields.string("domain")?, fields.string(connector::NAME)?);
+        if let Some(Err(why)) = connector.as_deref().map(connector::check) {
+            return Err(invalid(format!("{:?} {why}", connector::NAME)));
+        }
+        Ok(Posted { domain, connector, asked: fields.asked()? })
     }
 }
 
@@ -359,6 +389,10 @@ mod tests {
             (r#"{"method":"a","params":{"auth":"x"}}"#, "auth"),
             (r#"{"method":"a","domain":5}"#, "domain"),
             (r#"{"method":"a","version":4}"#, "version"),
+            (r#"{"method":"a","auth_connector":1}"#, "auth_connector"),
+            (r#"{"method":"a","auth_connector":""}"#, "auth_connector"),
+            (r#"{"method":"a","auth_connector":"a\u0000b"}"#, "auth_connector"),
+            (r#"{"calls":[],"auth_connector":"a\u202eb"}"#, "auth_connector"),
             (r#"{"method":"a","method":"b"}"#, "twice"),
             (r#"{"method":"a","\u006dethod":"b"}"#, "twice"),
             (r#"{"method":"a","parms":{}}"#, "parms"),

@@ -18,6 +18,7 @@ fn client() -> Client {
         portals: None,
         methods: Some(vec![pattern("crm.*"), pattern("batch")]),
         ips: None,
+        auth_connector: None,
     }
 }
 

@@ -18,7 +18,8 @@ use crate::call::relay::{self, Call, Patience};
 use crate::config::{Client, Config, Portal};
 use crate::upstream::http::Reply;
 use crate::values::answer::{self, Answer};
-use crate::values::error::{Error, Executed, Result};
+use crate::values::connector;
+use crate::values::error::{Error, Executed, Result, Upstream};
 use crate::values::file_address::{holds_token, FileAddress};
 use crate::values::form;
 use crate::values::json;
@@ -26,6 +27,7 @@ use crate::values::method::Method;
 use crate::values::multipart::Multipart;
 use crate::values::portal::{split_address, Version};
 use crate::values::request::Body;
+use crate::values::verdict::text_of;
 use serde_json::json;
 use std::time::Duration;
 
@@ -45,6 +47,16 @@ pub struct Outgoing<'a> {
     /// Of characters that may stand in an address only.
     pub query: String,
     pub payload: Payload<'a>,
+}
+
+impl Outgoing<'_> {
+    /// To the query.
+    fn add(&mut self, field: &str) {
+        if !field.is_empty() {
+            let ampersand = if self.query.is_empty() || self.query.ends_with('&') { "" } else { "&" };
+            self.query = format!("{}{ampersand}{field}", self.query);
+        }
+    }
 }
 
 impl<'a> Sent<'a> {
@@ -123,6 +135,26 @@ impl<'a> Sent<'a> {
         }
     }
 
+    /// The caller's own `auth_connector`, in query or body; of an array of that name, something.
+    fn connector(&self) -> Option<String> {
+        let named = |fields: &mut dyn Iterator<Item = (String, String)>| {
+            fields.filter(|(name, _)| form::variable(name.as_bytes()) == connector::NAME.as_bytes()).last()
+        };
+        let in_body = match self.kind() {
+            Kind::Json => {
+                return json::text(self.body)
+                    .ok()
+                    .and_then(connector::own)
+                    .map(text_of)
+                    .or_else(|| named(&mut form::fields(self.query)).map(|(_, value)| value))
+            }
+            Kind::Form => named(&mut form::fields(self.body)),
+            Kind::Multipart => self.multipart().ok().and_then(|multipart| named(&mut multipart.fields())),
+            Kind::Other => None,
+        };
+        in_body.or_else(|| named(&mut form::fields(self.query))).map(|(_, value)| value)
+    }
+
     /// A batch of a client that may call only some methods: read from wherever `cmd` stands, checked, and built anew.
     pub fn checked_batch(&self, client: &Client, version: Version) -> Result<Outgoing<'a>> {
         let parameters = match version {
@@ -174,10 +206,15 @@ impl Serving<'_> {
         client.check_method(&method)?;
         let sent = Sent { query, content_type: self.variables.text("CONTENT_TYPE").unwrap_or(""), body: &bytes };
         sent.refuse_unread_body()?;
-        let outgoing = match guard::must_be_checked(client, &method) {
+        let rebuilt = guard::must_be_checked(client, &method);
+        let mut outgoing = match rebuilt {
             true => sent.checked_batch(client, path.version)?,
             false => sent.passed_on(path.version, &method)?,
         };
+        if rebuilt || client.auth_connector.is_some() {
+            let (own, given) = (sent.connector(), client.auth_connector.as_deref());
+            outgoing.add(&connector::of_call(path.version, &method, own.as_deref(), rebuilt, given));
+        }
         let identity: &[&[u8]] = &[
             b"webhook",
             &[path.version as u8],
@@ -199,7 +236,7 @@ impl Serving<'_> {
         let patience = Patience::Until(job.end.at_most(limits.max_wait.min(MAX_WAIT)));
         match trace.noted(relay::call(job, portal, &call, patience, key.as_ref())) {
             Ok(reply) => Ok(pass_through(self.with_own_addresses(app, portal, path, reply))),
-            Err(Failed::Refused { reply, .. }) => Ok(pass_through(*reply)),
+            Err(Failed::Refused { reply, upstream }) => Ok(refused(*reply, &upstream)),
             Err(Failed::Error(error)) => Err(error),
         }
     }
@@ -292,6 +329,17 @@ fn pass_through(reply: Reply) -> Answer {
     answer
 }
 
+/// Bitrix24's refusal; with a `Retry-After` where it is one that may pass.
+fn refused(reply: Reply, upstream: &Upstream) -> Answer {
+    let answer = pass_through(reply);
+    match upstream.retry_after {
+        Some(seconds) if !answer.headers.iter().any(|(name, _)| *name == "Retry-After") => {
+            answer.with("Retry-After", seconds.to_string())
+        }
+        _ => answer,
+    }
+}
+
 /// Whether a browser runs nothing of it. Of XML it does: a page can be written in it.
 fn is_data(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or("").trim();
@@ -315,7 +363,9 @@ pub fn failure(error: &Error, version: Version) -> Answer {
             (404, table_code.to_ascii_uppercase())
         }
         Error::RateLimited { .. } => (503, "QUERY_LIMIT_EXCEEDED".to_owned()),
+        // Clients repeat on 503, at once.
         Error::MethodBlocked { .. } => (429, "OPERATION_TIME_LIMIT".to_owned()),
+        Error::PortalBlocked { .. } => (429, "OVERLOAD_LIMIT".to_owned()),
         _ if error.executed() == Some(Executed::Unknown) => (409, "OUTCOME_UNKNOWN".to_owned()),
         Error::Unreachable { .. }
         | Error::Timeout { .. }
@@ -348,7 +398,9 @@ fn code_of_rest_3(error: &Error) -> Option<&'static str> {
         Error::Unauthorized | Error::Forbidden(_) => Some("ACCESSDENIEDEXCEPTION"),
         Error::NotFound | Error::NoWebhook { .. } => Some("METHODNOTFOUNDEXCEPTION"),
         Error::InvalidRequest(_) => Some("VALIDATION_REQUESTVALIDATIONEXCEPTION"),
-        Error::RateLimited { .. } | Error::MethodBlocked { .. } => Some("RATELIMITEXCEPTION"),
+        Error::RateLimited { .. } | Error::MethodBlocked { .. } | Error::PortalBlocked { .. } => {
+            Some("RATELIMITEXCEPTION")
+        }
         _ => None,
     }
 }

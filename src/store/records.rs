@@ -118,12 +118,17 @@ pub enum Entry<'b> {
     Begun,
     /// It was executed, and this is the answer.
     Done { status: u16, content_type: String, body: Option<Cow<'b, [u8]>> },
-    /// Of a request with many calls: the next so many of them are about to be sent.
-    Sending { calls: usize },
+    /// Of a request with many calls: the next so many of them are about to be sent, all but those of these indexes.
+    Sending { calls: usize, held: Vec<usize> },
     /// They were not sent after all.
     NotSent,
-    /// They ended, with these results as text between commas.
-    Results { calls: usize, errors: usize, halted: bool, body: Option<Cow<'b, [u8]>> },
+    /// The next so many ended, with these results as text between commas. Those of the indexes in `pending` were refused for
+    /// now: their entries keep their places.
+    Results { calls: usize, errors: usize, halted: bool, pending: Vec<usize>, body: Option<Cow<'b, [u8]>> },
+    /// The calls of these indexes, which were pending, are about to be sent.
+    SendingAgain { calls: Vec<usize> },
+    /// Of them these ended, with these results; others are pending as before.
+    ResultsAgain { calls: Vec<usize>, body: Option<Cow<'b, [u8]>> },
 }
 
 #[cfg(test)]

@@ -210,9 +210,13 @@ fn the_bucket_is_shared_and_gives_each_its_place(store: &dyn Store) {
     // It drains while they take.
     assert!((50..=54).contains(&at_once.load(Ordering::Relaxed)), "{at_once:?}");
     let told = |step| store.bucket(&portal(), bucket, step).expect("it can be used");
-    assert_eq!(told(Step::Block { method: "m", until: None }).turn, Turn::In(Duration::ZERO));
+    assert_eq!(told(Step::Block { method: "m", until: None }).turn, Turn::Blocked { retry_after: 60 });
     let step = Step::Take { method: "m", max_wait: Duration::from_secs(60), refused: false };
     assert!(matches!(told(step).turn, Turn::Blocked { .. }) && !told(step).swallows_header);
+    assert!(matches!(told(Step::Ask { method: "m" }).turn, Turn::Blocked { .. }));
+    assert_eq!(told(Step::Ask { method: "other" }).turn, Turn::In(Duration::ZERO));
+    told(Step::Overload);
+    assert!(matches!(told(Step::Ask { method: "other" }).turn, Turn::Overloaded { .. }));
     assert!(!told(Step::Swallows).swallows_header && told(Step::Count).swallows_header);
 }
 
@@ -235,7 +239,25 @@ fn done(body: &str) -> Entry<'static> {
 fn an_answer_is_kept_and_another_request_told(store: &dyn Store) {
     let (mut journal, entries) = opened(store, "k");
     assert_eq!(entries, []);
-    let sent = [Entry::Begun, Entry::Sending { calls: 2 }, Entry::NotSent, done("{\"a\":\n1}"), done("")];
+    let results = |body: &'static [u8]| Entry::Results {
+        calls: 3,
+        errors: 1,
+        halted: false,
+        pending: vec![1],
+        body: Some(body.into()),
+    };
+    let sent = [
+        Entry::Begun,
+        Entry::Sending { calls: 2, held: vec![] },
+        Entry::NotSent,
+        Entry::Sending { calls: 3, held: vec![1] },
+        results(b"1,2,3"),
+        Entry::SendingAgain { calls: vec![1] },
+        Entry::ResultsAgain { calls: vec![1], body: Some(Cow::Borrowed(b"{}")) },
+        Entry::ResultsAgain { calls: vec![1], body: None },
+        done("{\"a\":\n1}"),
+        done(""),
+    ];
     for entry in &sent {
         assert_eq!(journal.append(entry), Ok(Appended::Kept));
     }

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a method rests after `OPERATION_TIME_LIMIT` when the answer does not say when its time frees.
-const OPERATING_PAUSE_MS: i64 = 60_000;
+/// Seconds that a method rests after `OPERATION_TIME_LIMIT` when the answer does not say when its time frees; and a portal
+/// after `OVERLOAD_LIMIT`, which nobody tells when it is lifted: one call a minute looks.
+pub const PAUSE: u64 = 60;
+const PAUSE_MS: i64 = PAUSE as i64 * 1000;
 /// Nothing in the file reaches further ahead, no wait and no method's rest. What does is damage, or another clock's.
 const HORIZON_MS: i64 = 600_000;
 /// Methods that are remembered as blocked; more cannot be in practice.
@@ -26,6 +28,8 @@ pub struct Known {
     strangers: f64,
     /// Method, and until when it is refused.
     blocked: BTreeMap<String, i64>,
+    /// Until when the whole portal is refused; 0: it is not.
+    overloaded: i64,
     /// Since when it is known that the portal's web server keeps the `Authorization` header to itself; 0: it is not.
     swallows_since: i64,
 }
@@ -52,6 +56,8 @@ pub enum Turn {
     TooLate { retry_after: u64 },
     /// This method has used up its time; in so many seconds.
     Blocked { retry_after: u64 },
+    /// Bitrix24 refuses the whole portal; in so many seconds.
+    Overloaded { retry_after: u64 },
 }
 
 impl Known {
@@ -71,11 +77,20 @@ impl Known {
         self.blocked.retain(|_, until| (1..=HORIZON_MS).contains(&until.saturating_sub(now)));
     }
 
+    /// What Bitrix24 has said it will refuse.
+    fn refused(&self, method: &str, now: i64) -> Option<Turn> {
+        let seconds = |until: i64| whole_seconds((until - now) as f64 / 1000.0);
+        if (1..=PAUSE_MS).contains(&self.overloaded.saturating_sub(now)) {
+            return Some(Turn::Overloaded { retry_after: seconds(self.overloaded) });
+        }
+        self.blocked.get(method).map(|until| Turn::Blocked { retry_after: seconds(*until) })
+    }
+
     /// Takes a place, if its turn comes within `max_wait`.
     fn take(&mut self, bucket: Bucket, method: &str, now: i64, max_wait: Duration) -> Turn {
         self.drain(bucket, now);
-        if let Some(until) = self.blocked.get(method) {
-            return Turn::Blocked { retry_after: whole_seconds((until - now) as f64 / 1000.0) };
+        if let Some(refused) = self.refused(method, now) {
+            return refused;
         }
         let wait = ((self.level + 1.0 - bucket.burst) / bucket.rate).max(0.0);
         if wait > max_wait.as_secs_f64() {
@@ -101,10 +116,13 @@ impl Known {
         self.level = self.level.max(bucket.burst);
     }
 
-    fn block(&mut self, method: &str, until: i64, now: i64) {
-        if self.blocked.len() < MAX_BLOCKED && until > now {
-            self.blocked.insert(method.to_owned(), until.min(now + HORIZON_MS));
+    /// A time that has passed says nothing.
+    fn block(&mut self, method: &str, until: Option<i64>, now: i64) -> Turn {
+        let until = until.filter(|until| *until > now).unwrap_or(now + PAUSE_MS).min(now + HORIZON_MS);
+        if self.blocked.len() < MAX_BLOCKED || self.blocked.contains_key(method) {
+            self.blocked.insert(method.to_owned(), until);
         }
+        Turn::Blocked { retry_after: whole_seconds((until - now) as f64 / 1000.0) }
     }
 }
 
@@ -134,8 +152,12 @@ pub enum Step<'m> {
     Count,
     /// Somebody without credentials shows a token that is to be tried at the portal.
     Stranger,
+    /// Whether a call of this method would be refused; it takes no place.
+    Ask { method: &'m str },
     /// A method has used up its time. `until`: Unix seconds, where the answer said so.
     Block { method: &'m str, until: Option<i64> },
+    /// Bitrix24 refuses the whole portal.
+    Overload,
     /// The token arrived in the body only.
     Swallows,
 }
@@ -169,9 +191,18 @@ impl Known {
                     return Turn::TooLate { retry_after };
                 }
             }
+            Step::Ask { method } => {
+                self.drain(bucket, now);
+                return self.refused(method, now).unwrap_or(Turn::In(Duration::ZERO));
+            }
             Step::Block { method, until } => {
-                let until = until.map_or(now + OPERATING_PAUSE_MS, |seconds| seconds.saturating_mul(1000));
-                self.block(method, until, now);
+                self.drain(bucket, now);
+                return self.block(method, until.map(|seconds| seconds.saturating_mul(1000)), now);
+            }
+            Step::Overload => {
+                self.drain(bucket, now);
+                self.overloaded = now + PAUSE_MS;
+                return Turn::Overloaded { retry_after: PAUSE };
             }
         }
         Turn::In(Duration::ZERO)
@@ -243,10 +274,37 @@ mod tests {
     #[test]
     fn a_blocked_method_rests_and_others_go_on() {
         let mut known = Known::default();
-        known.block("crm.deal.list", 30_000, 0);
+        known.block("crm.deal.list", Some(30_000), 0);
         assert_eq!(known.take(BUCKET, "crm.deal.list", 10_000, LONG), Turn::Blocked { retry_after: 20 });
         assert_eq!(known.take(BUCKET, "crm.deal.add", 10_000, LONG), Turn::In(Duration::ZERO));
         assert_eq!(known.take(BUCKET, "crm.deal.list", 30_000, LONG), Turn::In(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_time_that_has_passed_or_is_not_told_is_a_minute() {
+        for until in [None, Some(0), Some(999), Some(i64::MIN)] {
+            let mut known = Known::default();
+            let told = known.turn(BUCKET, Step::Block { method: "m", until }, 1_000_000);
+            assert_eq!(told, Turn::Blocked { retry_after: 60 }, "{until:?}");
+            assert_eq!(known.take(BUCKET, "m", 1_059_000, LONG), Turn::Blocked { retry_after: 1 });
+            assert_eq!(known.take(BUCKET, "m", 1_060_000, LONG), Turn::In(Duration::ZERO));
+        }
+        let mut known = Known::default();
+        let told = known.turn(BUCKET, Step::Block { method: "m", until: Some(i64::MAX) }, 1_000_000);
+        assert_eq!(told, Turn::Blocked { retry_after: 600 });
+    }
+
+    #[test]
+    fn a_portal_that_is_refused_rests_for_a_minute_whatever_the_method_and_asking_takes_no_place() {
+        let mut known = Known::default();
+        let ask = Step::Ask { method: "m" };
+        assert_eq!(known.turn(BUCKET, ask, 0), Turn::In(Duration::ZERO));
+        assert_eq!(known.level, 0.0);
+        assert_eq!(known.turn(BUCKET, Step::Overload, 1_000), Turn::Overloaded { retry_after: 60 });
+        assert_eq!(known.turn(BUCKET, ask, 31_000), Turn::Overloaded { retry_after: 30 });
+        assert_eq!(known.take(BUCKET, "other", 31_000, LONG), Turn::Overloaded { retry_after: 30 });
+        assert_eq!(known.take(BUCKET, "m", 61_000, LONG), Turn::In(Duration::ZERO));
+        assert_eq!(known.take(BUCKET, "m", 500, LONG), Turn::In(Duration::ZERO), "a clock set back");
     }
 
     #[test]
@@ -264,7 +322,8 @@ mod tests {
     #[test]
     fn a_file_of_another_clock_or_of_nonsense_delays_nobody() {
         let blocked = BTreeMap::from([("m".to_owned(), i64::MAX)]);
-        let mut known = Known { level: 1e300, at: i64::MAX, strangers: 1e300, blocked, swallows_since: i64::MAX };
+        let (at, overloaded, swallows_since) = (i64::MAX, i64::MAX, i64::MAX);
+        let mut known = Known { level: 1e300, at, strangers: 1e300, blocked, overloaded, swallows_since };
         assert_eq!(known.take(BUCKET, "m", 1_000_000, LONG), Turn::In(Duration::ZERO));
     }
 

@@ -23,6 +23,20 @@ pub struct Upstream {
     pub status: u16,
     pub error: String,
     pub error_description: String,
+    /// Of a [`Passing`] one: in how many seconds the call may be accepted.
+    #[serde(skip)]
+    pub retry_after: Option<u64>,
+}
+
+/// Refusals that say nothing of the call itself: it was not executed, and Bitrix24 may accept it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// The portal's leaky bucket is full.
+    OverLimit,
+    /// The method has used up its `operating` time.
+    OperatingTime,
+    /// The portal is blocked by hand, until Bitrix24's support lifts it.
+    Overload,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +88,10 @@ pub enum Error {
     },
     /// This method has used up its `operating` time.
     MethodBlocked {
+        retry_after: u64,
+    },
+    /// Bitrix24 has lately answered `OVERLOAD_LIMIT`.
+    PortalBlocked {
         retry_after: u64,
     },
     /// The detail is for the log only.
@@ -128,7 +146,9 @@ impl Error {
             Error::FileAddressExpired(_) => (410, "file_address_expired"),
             Error::BodyTooLarge { .. } => (413, "body_too_large"),
             Error::UnsupportedEncoding(_) => (415, "unsupported_encoding"),
-            Error::RateLimited { .. } | Error::MethodBlocked { .. } => (429, "rate_limited"),
+            Error::RateLimited { .. } | Error::MethodBlocked { .. } | Error::PortalBlocked { .. } => {
+                (429, "rate_limited")
+            }
             Error::Configuration(_) | Error::Defect { .. } => (500, "configuration_error"),
             Error::Storage(_) => (500, "storage_error"),
             Error::Unreachable { .. } => (502, "bitrix24_unreachable"),
@@ -207,6 +227,11 @@ impl Error {
                 was not sent: repeat it after retry_after seconds; other methods go on."
                     .into()
             }
+            Error::PortalBlocked { .. } => {
+                "Bitrix24 has blocked this portal for all calls (OVERLOAD_LIMIT), which only its support \
+                lifts: write to it. The call was not sent; whether the block is lifted is tried after retry_after seconds."
+                    .into()
+            }
             Error::Configuration(_) => "b24proxy is not configured correctly: the web server's error log says \
                 what to change."
                 .into(),
@@ -280,9 +305,11 @@ impl Error {
             Error::RateLimited { retry_after, .. }
             | Error::RefreshPending { retry_after }
             | Error::MethodBlocked { retry_after }
+            | Error::PortalBlocked { retry_after }
             | Error::KeyInUse { retry_after } => Some(*retry_after),
             Error::OauthServer { retry_after, .. } => *retry_after,
             Error::HostBusy(_) => Some(HOST_BUSY),
+            Error::Bitrix24(upstream) => upstream.retry_after,
             _ => None,
         }
     }
@@ -295,6 +322,7 @@ impl Error {
             | Error::Defect { executed } => Some(*executed),
             Error::OutcomeUnknown { .. } => Some(Executed::Unknown),
             Error::Bitrix24(upstream) if !upstream.is_definite() => Some(Executed::Unknown),
+            Error::Bitrix24(upstream) => upstream.passing().map(|_| Executed::No),
             Error::RefreshPending { .. }
             | Error::HostBusy(_)
             | Error::KeyInUse { .. }
@@ -302,10 +330,20 @@ impl Error {
             | Error::OauthServer { .. }
             | Error::RateLimited { .. }
             | Error::MethodBlocked { .. }
+            | Error::PortalBlocked { .. }
             | Error::NotInstalled { .. }
             | Error::ReinstallRequired { .. }
             | Error::Storage(_) => Some(Executed::No),
             _ => None,
+        }
+    }
+
+    /// Only Bitrix24's support lifts it.
+    pub fn is_overload(&self) -> bool {
+        match self {
+            Error::PortalBlocked { .. } => true,
+            Error::Bitrix24(upstream) => upstream.passing() == Some(Passing::Overload),
+            _ => false,
         }
     }
 
@@ -344,17 +382,25 @@ fn open_as_administrator(install_url: &Option<String>) -> String {
 }
 
 impl Upstream {
+    /// Which refusal it is that may pass. REST 3.0 has one code for its own.
+    pub fn passing(&self) -> Option<Passing> {
+        match self.error.as_str() {
+            "QUERY_LIMIT_EXCEEDED" => Some(Passing::OverLimit),
+            "OPERATION_TIME_LIMIT" | "BITRIX_REST_V3_EXCEPTION_RATELIMITEXCEPTION" => Some(Passing::OperatingTime),
+            "OVERLOAD_LIMIT" => Some(Passing::Overload),
+            _ => None,
+        }
+    }
+
     /// The portal's leaky bucket is full: the call was not executed and may be repeated in a moment.
     pub fn is_over_limit(&self) -> bool {
-        self.error == "QUERY_LIMIT_EXCEEDED"
+        self.passing() == Some(Passing::OverLimit)
     }
 
     /// Whether it is certain that the call was not executed: Bitrix24 refused it. An error of its server, or of a gateway
     /// before it, may have come after the deal was made.
     pub fn is_definite(&self) -> bool {
-        const REFUSALS: [&str; 4] =
-            ["QUERY_LIMIT_EXCEEDED", "OVERLOAD_LIMIT", "OPERATION_TIME_LIMIT", "PORTAL_DELETED"];
-        self.status < 500 || REFUSALS.contains(&self.error.as_str())
+        self.status < 500 || self.passing().is_some() || self.error == "PORTAL_DELETED"
     }
 
     /// An error that came with a status below 400 (old methods answer 200) is a 502.
@@ -373,8 +419,11 @@ impl Upstream {
             "ACCESS_DENIED" | "USER_ACCESS_ERROR" => {
                 " The administrator who installed the application may not do this, or the plan does not include it."
             }
-            "OPERATION_TIME_LIMIT" => " This method has used its time for now: repeat the call later.",
-            _ => "",
+            _ => match self.passing() {
+                Some(Passing::OperatingTime) => " This method has used its time for now: repeat the call later.",
+                Some(Passing::Overload) => " Only Bitrix24's support lifts this block of the portal: write to it.",
+                Some(Passing::OverLimit) | None => "",
+            },
         };
         let what = match (self.error.as_str(), self.error_description.as_str()) {
             ("", "") => format!("an error without a text, status {}", self.status),

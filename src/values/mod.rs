@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod bucket;
+pub mod connector;
 pub mod encoding;
 pub mod error;
 pub mod file_address;

@@ -59,7 +59,7 @@ pub fn judge(answered: &Answered) -> (Verdict, Option<Operating>) {
         Some(raw) if raw.starts_with('{') => version_3_error(raw),
         raw => (raw.map(text_of).unwrap_or_default(), error_description.map(text_of).unwrap_or_default()),
     };
-    (Verdict::Error(Upstream { status, error, error_description }), operating)
+    (Verdict::Error(Upstream { status, error, error_description, ..Upstream::default() }), operating)
 }
 
 /// The XML form of an answer, `<response><error>…`: only whether it is an error, and which.
@@ -71,7 +71,7 @@ fn judge_xml(status: u16, xml: &str) -> Verdict {
     match element("error") {
         Some(error) if status >= 400 => {
             let error_description = element("error_description").unwrap_or_default();
-            Verdict::Error(Upstream { status, error, error_description })
+            Verdict::Error(Upstream { status, error, error_description, ..Upstream::default() })
         }
         None if status >= 400 => Verdict::Error(Upstream { status, ..Upstream::default() }),
         _ => Verdict::Success,

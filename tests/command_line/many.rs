@@ -143,3 +143,79 @@ fn calls_that_fail_have_their_errors_in_their_lines_and_exit_status_1() {
     let refused = run(&proxy, &["call", "acme", "--calls", &wrong]);
     assert!(refused.code == 1 && refused.stderr.contains("[1]"), "{}", refused.stderr);
 }
+
+/// A portal with the smaller limit of a method's time, in short windows, and no other limit.
+fn with_walls(cost: f64) -> Proxy {
+    let proxy = Proxy::installed()
+        .reconfigured("aliases = [\"acme\"]", "aliases = [\"acme\"]\nrequests_per_second = 1000\nburst = 1000");
+    proxy.portal().set_operating_limit(420.0, 3.0, cost);
+    proxy
+}
+
+#[test]
+fn a_load_of_5000_calls_that_meets_the_wall_three_times_goes_on_by_itself_and_says_how_long_it_waits() {
+    for key in [None, Some("load")] {
+        let proxy = with_walls(0.26);
+        let file = calls_file(&proxy, "calls", &deals(5000));
+        let mut arguments = vec!["call", "acme", "--calls", &file];
+        arguments.extend(key.iter().flat_map(|key| ["--key", key]));
+        let ended = run(&proxy, &arguments);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let results: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(results.len() == 5000 && results.iter().enumerate().all(|(i, item)| item["result"] == i + 1));
+        assert_eq!(titles(&proxy), (0..5000).map(|i| format!("№ {i}")).collect::<Vec<_>>(), "each once, in order");
+        let words = "a method has used up its time at Bitrix24: going on in ";
+        let waits: Vec<&str> = ended.stderr.lines().filter(|line| line.contains(words)).collect();
+        assert!(waits.len() >= 3, "{}", ended.stderr);
+        assert!(waits.iter().all(|line| line.ends_with(" s")), "{waits:?}");
+    }
+}
+
+#[test]
+fn calls_that_are_pending_get_their_results_in_their_lines() {
+    for key in [None, Some("load")] {
+        // Forty calls of a method in a window: the second batch finds one used up and the other not.
+        let proxy = with_walls(10.6);
+        let add = |kind: &str, i: usize| {
+            json!({"method": format!("crm.{kind}.add"), "params": {"fields": {"TITLE": format!("№ {i}")}}}).to_string()
+        };
+        let kind = |i: usize| if i < 30 || i.is_multiple_of(2) { "lead" } else { "deal" };
+        let calls: Vec<String> = (0..100).map(|i| add(kind(i), i)).collect();
+        let file = calls_file(&proxy, "calls", &calls.join("\n"));
+        let mut arguments = vec!["call", "acme", "--calls", &file];
+        arguments.extend(key.iter().flat_map(|key| ["--key", key]));
+        let ended = run(&proxy, &arguments);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let results: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(results.len(), 100, "{}", ended.stdout);
+        let ids = |of: &str| -> Vec<u64> {
+            (0..100).filter(|i| kind(*i) == of).map(|i| results[i]["result"].as_u64().expect("an ID")).collect()
+        };
+        assert_eq!((ids("lead"), ids("deal")), ((1..=65).collect(), (1..=35).collect()), "{key:?}");
+        let mut made = titles(&proxy);
+        assert_ne!(made, (0..100).map(|i| format!("№ {i}")).collect::<Vec<_>>(), "some were pending");
+        made.sort();
+        made.dedup();
+        assert_eq!(made.len(), 100);
+    }
+}
+
+#[test]
+fn a_portal_that_is_blocked_by_hand_ends_the_run_with_the_reason() {
+    for key in [None, Some("load")] {
+        let proxy = Proxy::installed();
+        let file = calls_file(&proxy, "calls", &deals(120));
+        let mut arguments = vec!["call", "acme", "--calls", &file];
+        arguments.extend(key.iter().flat_map(|key| ["--key", key]));
+        let overload =
+            Action::ErrorJson { status: 503, error: "OVERLOAD_LIMIT".into(), error_description: "blocked".into() };
+        proxy.simulator.inject(Fault::once(Target::Method("batch".into()), overload).after(1));
+        let blocked = run(&proxy, &arguments);
+        assert_eq!((blocked.code, blocked.stdout.lines().count()), (1, 50), "{}", blocked.stderr);
+        assert!(blocked.stderr.contains("OVERLOAD_LIMIT") && blocked.stderr.contains("support"), "{}", blocked.stderr);
+        // Known to be blocked, it is not asked, and the reason is the same.
+        let known = run(&proxy, &arguments);
+        assert!(known.code == 1 && known.stderr.contains("OVERLOAD_LIMIT"), "{}", known.stderr);
+        assert_eq!(titles(&proxy).len(), 50);
+    }
+}

@@ -574,9 +574,8 @@ fn query_limit_exceeded_is_repeated_until_max_wait_and_then_rate_limited() {
 
 #[test]
 fn other_errors_that_ask_to_come_again_are_not_repeated() {
-    let proxy = Proxy::installed();
     for (status, error) in [(503, "OVERLOAD_LIMIT"), (500, "ERROR_UNEXPECTED_ANSWER"), (429, "OPERATION_TIME_LIMIT")] {
-        proxy.simulator.clear_ledger();
+        let proxy = Proxy::installed();
         let params = json!({"status": status, "error": error});
         assert_failure(&proxy.call("sim.fail", params), status, "bitrix24_error");
         assert_counts(&proxy, "sim.fail", 1, 1);

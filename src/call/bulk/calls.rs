@@ -1,158 +1,193 @@
 //! `"calls"`: many calls in one request, packed into batches of 50, in order.
+//!
+//! A call that Bitrix24 refuses for now has no result. Where others of its batch were executed behind it, it is pending and
+//! keeps its place; else it is the next one. Then nothing more is sent: whoever goes on sends those that are pending first.
 
-use super::{command, error_of, name, BatchAnswer, Commands, Steps};
+use super::fate::{self, Fate, Wall};
+pub use super::step::{Asked, One};
+use super::step::{Left, Request, Step};
+use super::{name, BatchAnswer, Steps};
 use crate::call::idempotency::Journaled;
+use crate::call::limits::Pace;
 use crate::call::outcome::Failed;
 use crate::call::payload::Parameters;
 use crate::call::results::Piece;
+use crate::system::clock::unix_now;
 use crate::system::log::Log;
-use crate::values::error::{Error, Executed, Result, Upstream};
+use crate::upstream::http::Reply;
+use crate::values::bucket::PAUSE;
+use crate::values::error::{Error, Executed, Passing, Result, Upstream};
 use crate::values::json;
 use crate::values::method::Method;
-use crate::values::portal::Version;
-
-/// One of the calls, as it was written: there may be a million of them.
-#[derive(Clone, Copy)]
-pub struct One<'a>(&'a str);
-
-impl<'a> One<'a> {
-    /// `{"method","params"?}`, of which both are known to be right.
-    pub fn checked(raw: &'a str) -> One<'a> {
-        One(raw)
-    }
-
-    pub fn method(&self) -> Method {
-        let name = json::field(self.0, "method").and_then(|raw| serde_json::from_str::<String>(raw).ok());
-        name.and_then(|name| Method::parse(&name)).expect("a call that was checked")
-    }
-
-    /// As written; an object or a list.
-    pub fn raw_params(&self) -> &'a str {
-        json::field(self.0, "params").unwrap_or("{}")
-    }
-}
-
-/// What one request to the portal carries.
-enum Step {
-    Batch(Commands),
-    Single,
-}
+use crate::values::verdict::Operating;
+use std::collections::HashMap;
 
 /// What became of the calls.
 pub struct Results {
     pub results: Piece,
-    /// The first call that was not executed, where time or size ran out or an answer was lost.
+    /// The first call that has no entry, where time or size ran out, calls were refused for now, or an answer was lost.
     pub next: Option<usize>,
+    /// Why no further call was sent, where that was not for time or size.
+    pub stopped: Option<Error>,
     /// Nothing was executed now: all of it was kept.
     pub replayed: bool,
 }
 
 impl Results {
-    /// `{"results":[…],"errors":N,"next":I}`, in parts.
+    /// `{"results":[…],"errors":N,"next":I,"pending":[…],"retry_after":S}`, in parts.
     pub fn into_json(self) -> Vec<Vec<u8>> {
-        let next = self.next.map(|next| format!(",\"next\":{next}")).unwrap_or_default();
-        let end = format!("],\"errors\":{}{next}}}", self.results.errors);
+        let member =
+            |name, value: Option<String>| value.map(|value| format!(",\"{name}\":{value}")).unwrap_or_default();
+        let pending = self.results.pending();
+        let end = format!(
+            "],\"errors\":{}{}{}{}}}",
+            self.results.errors,
+            member("next", self.next.map(|next| next.to_string())),
+            member("pending", (!pending.is_empty()).then(|| format!("{pending:?}"))),
+            member("retry_after", self.stopped.and_then(|error| error.retry_after()).map(|s| s.to_string())),
+        );
         vec![b"{\"results\":[".to_vec(), self.results.text, end.into_bytes()]
     }
 }
 
 /// What became of a step.
 enum Done {
-    /// Its calls have results. `last`: the answer was lost, and the caller is asked first whether to go on.
-    Executed {
-        piece: Piece,
+    /// `refused`: some of its calls were not executed now. `last`: the answer was lost, and the caller is asked first whether
+    /// to go on.
+    Answered {
+        left: Left,
+        refused: Option<Error>,
         last: bool,
     },
-    /// Bitrix24 refused the batch as a whole; nothing of it was executed.
-    Refused(Upstream),
     NotSent(Error),
+    /// Bitrix24 refused the batch as a whole, for good; nothing of it was executed.
+    Refused(Upstream),
 }
 
-/// Executes the calls, going on behind `journal`'s kept results, and keeps each step's results there.
-pub fn execute(steps: &mut Steps, calls: &[One], halt: bool, journal: &mut Option<Journaled>) -> Result<Results> {
-    let log = steps.job().log;
-    let mut results = journal.as_mut().map(Journaled::take_kept).unwrap_or_default();
-    let kept = results.calls;
+/// Executes the calls, going on behind the results that are kept and with those pending in them, and keeps each step's
+/// results in the journal. An error: nothing was executed, and the key is free.
+pub fn execute(steps: &mut Steps, asked: &Asked, kept: Piece, journal: &mut Option<Journaled>) -> Result<Results> {
+    let (pace, log, all) = (steps.pace(), steps.job().log, asked.calls.len());
+    let mut results = kept;
+    let were_kept = results.calls > 0;
     // One whose answer was lost halts whoever wants to be halted.
-    results.halted &= halt;
-    while results.calls < calls.len() && !results.halted {
-        let from = results.calls;
-        if !steps.has_room(results.text.len()) || (from > kept && !steps.has_time()) {
+    results.halted &= asked.halt;
+    let (mut executed, mut stopped, mut walls) = (false, None, Walls::default());
+    while !results.halted && (results.calls < all || results.settled() < results.calls) {
+        if !steps.has_room(results.text.len()) || (executed && !steps.has_time()) {
             break;
         }
-        let (step, count) = match steps.version() {
-            Version::V2 => plan(&calls[from..]),
-            Version::V3 => (Step::Single, 1),
-        };
-        let done = match journal.as_mut().map(|journal| journal.sending(count)) {
+        let step = Step::plan(asked, steps.version(), &results, |method| walls.rest(method, &pace));
+        let done = match journal.as_mut().filter(|_| step.request.is_some()).map(|journal| step.note(journal)) {
             Some(Err(error)) => Done::NotSent(error),
-            _ => send(steps, step, &calls[from..from + count], halt, results.text.len()),
+            _ => send(steps, &step, asked, results.text.len(), &mut walls),
         };
-        let (piece, last) = match done {
-            Done::Executed { piece, last } => (piece, last),
-            Done::Refused(upstream) if from > 0 => {
-                (Piece::all_failed(count, &upstream.error, &upstream.error_description, halt), false)
+        let (left, refused, last) = match done {
+            Done::Answered { left, refused, last } => (left, refused, last),
+            Done::Refused(upstream) if results.calls == 0 => {
+                return Err(nothing_executed(journal, Error::Bitrix24(upstream)))
             }
-            Done::Refused(upstream) => return Err(nothing_executed(journal, Error::Bitrix24(upstream))),
-            Done::NotSent(error) if from == 0 => return Err(nothing_executed(journal, error)),
+            Done::Refused(upstream) => {
+                let Upstream { error, error_description: description, .. } = upstream;
+                let fate = |_| Fate::Error { error: error.clone(), description: description.clone() };
+                (step.left(step.fates(fate), asked.halt), step.held_back(), false)
+            }
+            Done::NotSent(error) if results.calls == 0 => return Err(nothing_executed(journal, error)),
             Done::NotSent(error) => {
                 not_sent(journal, log);
-                if !is_about_time(&error) {
+                if !step.again && !may_pass(&error) {
                     let code = error.status_and_code().1.to_ascii_uppercase();
-                    results.append(Piece::all_failed(calls.len() - from, &code, &error.text(), halt));
+                    results.append(Piece::all_failed(all - results.calls, &code, &error.text(), asked.halt));
                 }
+                stopped = Some(error);
                 break;
             }
         };
-        let written = journal.as_mut().map_or(Ok(()), |journal| journal.finished(&piece));
+        executed = true;
+        let from = results.calls;
+        let written = journal.as_mut().map_or(Ok(()), |journal| match &left {
+            Left::Next(piece) => journal.finished(from, piece),
+            Left::Pending(entries) => journal.finished_again(entries),
+        });
         if let Err(error) = &written {
             log.error(&format!("results of an idempotency key were not kept: {}", error.for_administrator()));
         }
-        results.append(piece);
-        steps.progress(results.calls, Some(calls.len()));
-        if last || written.is_err() {
+        match left {
+            Left::Next(piece) => results.append(piece),
+            Left::Pending(entries) => results.fill(entries),
+        }
+        steps.progress(results.calls, Some(all));
+        stopped = refused;
+        if last || written.is_err() || stopped.is_some() {
             break;
         }
     }
-    let next = (results.calls < calls.len() && !results.halted).then_some(results.calls);
-    let replayed = kept > 0 && results.calls == kept;
-    Ok(Results { results, next, replayed })
+    if results.calls == 0 {
+        if let Some(journal) = journal.take() {
+            journal.free();
+        }
+    }
+    let next = (results.calls < all && !results.halted).then_some(results.calls);
+    Ok(Results { results, next, stopped, replayed: were_kept && !executed })
 }
 
-/// The wait for the limit or for a refresh would pass the time, or a connection did, or the host has too much to do.
-fn is_about_time(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::RateLimited { .. } | Error::RefreshPending { .. } | Error::Timeout { .. } | Error::HostBusy(_)
-    )
+/// What was not sent may be sent later: the wait for the limit or for a refresh would pass the time, or a connection did.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::RateLimited { .. }
+        | Error::MethodBlocked { .. }
+        | Error::PortalBlocked { .. }
+        | Error::RefreshPending { .. }
+        | Error::Timeout { .. } => true,
+        Error::Bitrix24(upstream) => upstream.passing().is_some(),
+        _ => false,
+    }
 }
 
-/// Sends a step: a batch of these calls, or the only one of them.
-fn send(steps: &mut Steps, step: Step, calls: &[One], halt: bool, collected: usize) -> Done {
-    let is_batch = matches!(step, Step::Batch(_));
-    let outcome = match step {
-        Step::Batch(commands) => steps.batch(commands, halt, collected),
-        Step::Single => match Parameters::from_json(calls[0].raw_params()) {
-            Ok(parameters) => steps.single(&calls[0].method(), parameters, collected),
-            Err(why) => Err(Error::InvalidRequest(why).into()),
+/// Sends a step.
+fn send(steps: &mut Steps, step: &Step, asked: &Asked, collected: usize, walls: &mut Walls) -> Done {
+    let call = step.calls.first().map(|index| asked.calls[*index]).expect("a step has a call");
+    let (outcome, is_batch) = match &step.request {
+        None => return Done::NotSent(step.held_back().expect("all are held back")),
+        Some(Request::Batch(commands)) => {
+            let batch = Method::parse("batch").expect("a method name");
+            (steps.send(&batch, commands.to_parameters(asked.halt), &step.query, collected), true)
+        }
+        Some(Request::Single) => match Parameters::from_json(call.raw_params()) {
+            Ok(parameters) => (steps.send(&call.method(), parameters, &step.query, collected), false),
+            Err(why) => return Done::NotSent(Error::InvalidRequest(why)),
         },
     };
-    let executed = |piece| Done::Executed { piece, last: false };
-    let lost =
-        |why: &str| Done::Executed { piece: Piece { halted: halt, ..Piece::lost(calls.len(), why) }, last: true };
-    match (outcome, is_batch) {
-        (Ok(reply), true) => executed(batch_answered(&reply.body, calls.len(), halt)),
-        (Ok(reply), false) => executed(single_answered(&reply.body)),
-        (Err(failed), _) if failed.executed() == Some(Executed::Unknown) => lost(&Error::from(failed).text()),
-        (Err(Failed::Refused { upstream, .. }), true) => Done::Refused(upstream),
-        (Err(Failed::Refused { upstream, .. }), false) => {
-            executed(Piece::all_failed(1, &upstream.error, &upstream.error_description, halt))
-        }
-        // As a command in a batch would be answered.
-        (Err(Failed::Error(error @ Error::MethodBlocked { .. })), false) => {
-            executed(Piece::all_failed(1, "OPERATION_TIME_LIMIT", &error.text(), halt))
-        }
-        (Err(Failed::Error(error)), _) => Done::NotSent(error),
+    let answered = |left, refused| Done::Answered { left, refused, last: false };
+    let lost = |why: String, last| Done::Answered {
+        left: step.left(step.fates(|_| Fate::Lost(why.clone())), asked.halt),
+        refused: step.held_back(),
+        last,
+    };
+    match outcome {
+        Ok(reply) if is_batch => match BatchAnswer::parse(&reply.body) {
+            Some(answer) => {
+                let refused = walls.note(step, asked, &answer, &steps.pace());
+                answered(step.left(step.fates(|i| Fate::in_batch(&answer, &name(i))), asked.halt), refused)
+            }
+            None => lost("Bitrix24's answer is not that of a batch.".into(), false),
+        },
+        Ok(reply) => answered(step.left(step.fates(|_| single_answered(&reply)), asked.halt), None),
+        Err(failed) if failed.executed() == Some(Executed::Unknown) => lost(Error::from(failed).text(), true),
+        Err(Failed::Refused { upstream, .. }) => match (is_batch, upstream.passing()) {
+            (true, None) => Done::Refused(upstream),
+            (true, Some(_)) => Done::NotSent(Error::Bitrix24(upstream)),
+            (false, passing) => {
+                let (error, description) = (upstream.error.clone(), upstream.error_description.clone());
+                let fate = match passing {
+                    None => Fate::Error { error, description },
+                    Some(_) => Fate::Refused { error, description },
+                };
+                let refused = passing.map(|_| Error::Bitrix24(upstream));
+                answered(step.left(std::iter::once(fate), asked.halt), refused)
+            }
+        },
+        Err(Failed::Error(error)) => Done::NotSent(error),
     }
 }
 
@@ -171,69 +206,80 @@ fn not_sent(journal: &mut Option<Journaled>, log: &Log) {
     }
 }
 
-/// The next step: as many calls as a batch takes, or one that must go on its own.
-fn plan(calls: &[One]) -> (Step, usize) {
-    let mut commands = Commands::default();
-    for call in calls {
-        let packed = command::of(&call.method().canonical(), call.raw_params());
-        if !packed.is_some_and(|command| commands.push(&command)) {
-            break;
-        }
-    }
-    match commands.count() {
-        0 => (Step::Single, 1),
-        count => (Step::Batch(commands), count),
-    }
-}
-
-fn single_answered(body: &[u8]) -> Piece {
-    let text = std::str::from_utf8(body).unwrap_or("{}");
+fn single_answered(reply: &Reply) -> Fate<'_> {
+    let text = std::str::from_utf8(&reply.body).unwrap_or("{}");
     let [result, total, next] = json::fields(text, ["result", "total", "next"]).unwrap_or_default();
-    let mut piece = Piece::default();
-    piece.push_result(result.unwrap_or("null"), total, next);
-    piece
+    Fate::Result { result: result.unwrap_or("null"), total, next }
 }
 
-fn batch_answered(body: &[u8], count: usize, halt: bool) -> Piece {
-    match BatchAnswer::parse(body) {
-        Some(answer) => of_batch(&answer, count, halt),
-        None => Piece { halted: halt, ..Piece::lost(count, "Bitrix24's answer is not that of a batch.") },
-    }
-}
+/// Methods that are not called any more in this request, and until when, in Unix seconds: another batch like the last would
+/// use up their time. Others may still try them.
+#[derive(Default)]
+struct Walls(HashMap<String, i64>);
 
-fn of_batch(answer: &BatchAnswer, count: usize, halt: bool) -> Piece {
-    let mut piece = Piece::default();
-    for name in (0..count).map(name) {
-        if let Some(error) = answer.errors.get(&name) {
-            let Upstream { error, error_description, .. } = error_of(error);
-            piece.push_error(&error, &error_description);
-        } else if let Some(result) = answer.results.get(&name) {
-            piece.push_result(result, answer.totals.get(&name).copied(), answer.nexts.get(&name).copied());
-        } else {
-            piece.push_error("OUTCOME_UNKNOWN", "Bitrix24's answer does not mention this call.");
-        }
-        if halt && piece.errors > 0 {
-            piece.halted = true;
-            break;
-        }
+impl Walls {
+    /// For how many seconds the method is not to be called.
+    fn rest(&self, method: &str, pace: &Pace) -> Option<u64> {
+        let near = self.0.get(method).and_then(|until| u64::try_from(until - unix_now()).ok());
+        near.filter(|seconds| *seconds > 0).or_else(|| pace.rest(method))
     }
-    piece
+
+    /// Remembers what a batch's answer says of its methods' time, and its refusals; of those the one that lasts longest, with
+    /// those that were held back.
+    fn note(&mut self, step: &Step, asked: &Asked, answer: &BatchAnswer, pace: &Pace) -> Option<Error> {
+        let mut methods: HashMap<String, (Vec<Operating>, Vec<Upstream>)> = HashMap::new();
+        let sent = step.calls.iter().zip(&step.held).filter(|(_, held)| held.is_none());
+        for (i, (call, _)) in sent.enumerate() {
+            let (times, refusals) = methods.entry(asked.calls[*call].method().canonical()).or_default();
+            times.extend(answer.times.get(&name(i)).and_then(|raw| serde_json::from_str::<Operating>(raw).ok()));
+            let error = answer.errors.get(&name(i)).map(|raw| super::error_of(raw));
+            refusals.extend(error.filter(|error| error.passing().is_some()));
+        }
+        let mut refused: Vec<Error> = step.held_back().into_iter().collect();
+        for (method, (times, refusals)) in methods {
+            let until = times.iter().map(|time| time.operating_reset_at).max();
+            match fate::wall(&times) {
+                Wall::Far => {}
+                Wall::Near(until) => {
+                    self.0.insert(method.clone(), until);
+                }
+                Wall::Reached(until) if until > unix_now() => {
+                    pace.block(&method, Some(until));
+                }
+                Wall::Reached(_) => {}
+            }
+            let mut blocked = None;
+            refused.extend(refusals.into_iter().filter_map(|upstream| {
+                let seconds = match upstream.passing()? {
+                    Passing::OverLimit => PAUSE,
+                    Passing::Overload => pace.overload(),
+                    Passing::OperatingTime => *blocked.get_or_insert_with(|| pace.block(&method, until)),
+                };
+                Some(Error::Bitrix24(Upstream { retry_after: Some(seconds), ..upstream }))
+            }));
+        }
+        refused.into_iter().max_by_key(|error| (error.is_overload(), error.retry_after()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::LONGEST_BATCH;
     use super::*;
 
     fn text(piece: &Piece) -> serde_json::Value {
         serde_json::from_slice(&[b"[", piece.text.as_slice(), b"]"].concat()).unwrap()
     }
 
+    fn of_batch(body: &[u8], count: usize, halt: bool) -> Piece {
+        let answer = BatchAnswer::parse(body).unwrap();
+        fate::of_next((0..count).map(|i| Fate::in_batch(&answer, &name(i))), halt)
+    }
+
     #[test]
     fn results_are_in_the_order_of_the_calls_with_total_and_next() {
         let body = br#"{"result":{"result":{"c1":[],"c0":{"a":1.0}},"result_error":{"c2":{"error":"X","error_description":"y"}},
             "result_total":{"c0":7},"result_next":{"c0":50},"result_time":[]},"time":{}}"#;
-        let piece = of_batch(&BatchAnswer::parse(body).unwrap(), 4, false);
+        let piece = of_batch(body, 4, false);
         assert_eq!((piece.calls, piece.errors), (4, 2));
         assert!(piece.text.starts_with(br#"{"result":{"a":1.0},"total":7,"next":50},{"result":[]},"#));
         let results = text(&piece);
@@ -244,25 +290,7 @@ mod tests {
     #[test]
     fn php_writes_an_empty_map_as_a_list() {
         let body = br#"{"result":{"result":[],"result_error":{"c0":{"error":"X"}},"result_total":[]}}"#;
-        let piece = of_batch(&BatchAnswer::parse(body).unwrap(), 1, true);
+        let piece = of_batch(body, 1, true);
         assert_eq!((piece.calls, piece.errors, piece.halted), (1, 1, true));
-    }
-
-    #[test]
-    fn calls_are_packed_by_fifty_and_those_that_would_not_survive_go_alone() {
-        let raw =
-            |i| if i == 55 { r#"{"method":"m","params":{"a":null}}"# } else { r#"{"params":{"a":1},"method":"m"}"# };
-        let calls: Vec<One> = (0..60).map(|i| One::checked(raw(i))).collect();
-        let counts: Vec<usize> = [0, 50, 55, 56].map(|from| plan(&calls[from..]).1).to_vec();
-        assert_eq!(counts, [50, 5, 1, 4]);
-    }
-
-    #[test]
-    fn long_calls_fill_a_batch_sooner() {
-        let long = format!("{{\"method\":\"m\",\"params\":{{\"a\":\"{}\"}}}}", "x".repeat(LONGEST_BATCH / 3));
-        let calls = [One::checked(&long); 5];
-        assert_eq!(plan(&calls).1, 2);
-        let longer = format!("{{\"method\":\"m\",\"params\":{{\"a\":\"{}\"}}}}", "x".repeat(LONGEST_BATCH));
-        assert!(matches!(plan(&[One::checked(&longer)]), (Step::Single, 1)));
     }
 }

@@ -5,9 +5,12 @@
 
 pub mod calls;
 pub mod command;
+mod fate;
 pub mod list;
+mod step;
 
 use crate::app::Job;
+use crate::call::limits::Pace;
 use crate::call::outcome::{Called, Failed};
 use crate::call::payload::{Parameters, Payload};
 use crate::call::relay::{self, Call, Patience};
@@ -15,6 +18,7 @@ use crate::config::Portal;
 use crate::system::clock::Deadline;
 use crate::system::log::Level;
 use crate::upstream::http::Reply;
+use crate::values::connector;
 use crate::values::error::Upstream;
 use crate::values::json;
 use crate::values::method::Method;
@@ -40,6 +44,8 @@ pub struct Steps<'a> {
     /// How long the last step took, and the longest, without what they waited for the limit.
     last: Duration,
     longest: Duration,
+    /// What stands in the query of each request.
+    query: String,
     /// Bytes of the largest answer.
     largest: usize,
     said: Instant,
@@ -52,13 +58,18 @@ impl<'a> Steps<'a> {
         let config = &job.app.config;
         let (max_response, timeout) = (config.limits.max_response, config.bitrix24.timeout);
         let (last, longest, largest, repeated) = (Duration::ZERO, Duration::ZERO, 0, Vec::new());
-        let version = Version::V2;
-        Steps { job, portal, version, max_response, timeout, last, longest, largest, said: Instant::now(), repeated }
+        let (query, version, said) = (String::new(), Version::V2, Instant::now());
+        Steps { job, portal, version, max_response, timeout, last, longest, query, largest, said, repeated }
     }
 
     /// REST 3.0's are single calls: its batch is all or nothing.
     pub fn in_version(self, version: Version) -> Self {
         Steps { version, ..self }
+    }
+
+    /// With this `auth_connector` in each request.
+    pub fn with_connector(self, connector: Option<&str>) -> Self {
+        Steps { query: connector::query(connector), ..self }
     }
 
     pub fn version(&self) -> Version {
@@ -67,6 +78,11 @@ impl<'a> Steps<'a> {
 
     pub fn job(&self) -> Job<'a> {
         self.job
+    }
+
+    /// The pace at which the portal may be called.
+    pub fn pace(&self) -> Pace<'a> {
+        Pace::of(self.job.app, self.portal)
     }
 
     /// What a step must find left of the time when it is sent, judged by the longest so far.
@@ -97,10 +113,22 @@ impl<'a> Steps<'a> {
         parameters: Parameters,
         collected: usize,
     ) -> std::result::Result<Reply, Failed> {
+        let query = self.query.clone();
+        self.send(method, parameters, &query, collected)
+    }
+
+    /// The same with another query.
+    fn send(
+        &mut self,
+        method: &Method,
+        parameters: Parameters,
+        query: &str,
+        collected: usize,
+    ) -> std::result::Result<Reply, Failed> {
         let call = Call {
             version: self.version,
             method,
-            query: "",
+            query,
             payload: Payload::Json(parameters),
             headers: vec![("Accept", "application/json")],
             max_response: self.max_response.saturating_sub(collected as u64).max(1),
@@ -121,7 +149,7 @@ impl<'a> Steps<'a> {
 
     pub fn batch(&mut self, commands: Commands, halt: bool, collected: usize) -> std::result::Result<Reply, Failed> {
         let batch = Method::parse("batch").expect("a method name");
-        self.single(&batch, commands.into_parameters(halt), collected)
+        self.single(&batch, commands.to_parameters(halt), collected)
     }
 
     pub fn progress(&mut self, done: usize, all: Option<usize>) {
@@ -163,7 +191,7 @@ impl Commands {
         self.count
     }
 
-    fn into_parameters(self, halt: bool) -> Parameters<'static> {
+    fn to_parameters(&self, halt: bool) -> Parameters<'static> {
         Parameters::of_inside(format!("\"halt\":{},\"cmd\":{{{}}}", u8::from(halt), self.cmd))
     }
 }
@@ -180,15 +208,17 @@ pub struct BatchAnswer<'a> {
     pub errors: HashMap<String, &'a str>,
     pub totals: HashMap<String, &'a str>,
     pub nexts: HashMap<String, &'a str>,
+    pub times: HashMap<String, &'a str>,
 }
 
 impl<'a> BatchAnswer<'a> {
     /// `None`: not the answer of a batch.
     pub fn parse(body: &'a [u8]) -> Option<BatchAnswer<'a>> {
         let result = json::field(std::str::from_utf8(body).ok()?, "result")?;
-        let parts = json::fields(result, ["result", "result_error", "result_total", "result_next"]).ok()?;
-        let [results, errors, totals, nexts] = parts.map(|part| part.map(by_name).unwrap_or_default());
-        Some(BatchAnswer { results, errors, totals, nexts })
+        let names = ["result", "result_error", "result_total", "result_next", "result_time"];
+        let parts = json::fields(result, names).ok()?;
+        let [results, errors, totals, nexts, times] = parts.map(|part| part.map(by_name).unwrap_or_default());
+        Some(BatchAnswer { results, errors, totals, nexts, times })
     }
 }
 
@@ -203,5 +233,5 @@ fn by_name(raw: &str) -> HashMap<String, &str> {
 pub fn error_of(raw: &str) -> Upstream {
     let parts = json::fields(raw, ["error", "error_description"]).unwrap_or_default();
     let [error, error_description] = parts.map(|part| part.map(text_of).unwrap_or_default());
-    Upstream { status: 200, error, error_description }
+    Upstream { status: 200, error, error_description, retry_after: None }
 }

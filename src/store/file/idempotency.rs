@@ -244,13 +244,18 @@ mod tests {
     }
 
     fn results(text: &'static [u8]) -> Entry<'static> {
-        Entry::Results { calls: 1, errors: 0, halted: false, body: Some(text.into()) }
+        Entry::Results { calls: 1, errors: 0, halted: false, pending: vec![], body: Some(text.into()) }
     }
 
     #[test]
     fn a_journal_cut_anywhere_says_what_was_written_whole_and_takes_what_follows() {
         let (_place, keys) = temporary();
-        let entries = [Entry::Begun, Entry::Sending { calls: 1 }, results(b"{\"a\":1}"), Entry::Sending { calls: 2 }];
+        let entries = [
+            Entry::Begun,
+            Entry::Sending { calls: 1, held: vec![] },
+            results(b"{\"a\":1}"),
+            Entry::Sending { calls: 2, held: vec![] },
+        ];
         let (path, after) = written(&keys, &entries);
         let whole = after.last().unwrap();
         for length in 0..=whole.len() {
@@ -294,7 +299,7 @@ mod tests {
             "{\"record\":\"sending\",\"calls\":2}\n{\"record\":\"not_sent\"}\n{\"record\":\"results\",\"calls\":1,\
                     \"errors\":0,\"halted\":false,\"length\":null}\n";
         std::fs::write(&path, format!("{begun}{rest}")).unwrap();
-        let none = Entry::Results { calls: 1, errors: 0, halted: false, body: None };
-        assert_eq!(opened(&keys).1, [Entry::Begun, Entry::Sending { calls: 2 }, Entry::NotSent, none]);
+        let none = Entry::Results { calls: 1, errors: 0, halted: false, pending: vec![], body: None };
+        assert_eq!(opened(&keys).1, [Entry::Begun, Entry::Sending { calls: 2, held: vec![] }, Entry::NotSent, none]);
     }
 }

@@ -3,6 +3,9 @@
 //! A journal is a line of JSON for each record, followed by as many bytes of content as the line says. Records are only
 //! appended; an incomplete one does not count, and is taken back where it could not be written whole: what is appended behind
 //! it would be read as its content.
+//!
+//! Version 0.1 reads these journals too: it knows no calls that are pending, so to it they have ended with the error that
+//! stands in their place, and what is written when they are sent again speaks of no call (`"calls":0`). It sends none twice.
 
 use crate::store::records::Entry;
 use crate::store::KEY_LIFETIME;
@@ -28,12 +31,22 @@ enum Record {
     },
     Sending {
         calls: usize,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        held: Vec<usize>,
+        /// Not empty: [`Entry::SendingAgain`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        again: Vec<usize>,
     },
     NotSent,
     Results {
         calls: usize,
         errors: usize,
         halted: bool,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pending: Vec<usize>,
+        /// Not empty: [`Entry::ResultsAgain`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        again: Vec<usize>,
         length: Option<u64>,
     },
 }
@@ -79,13 +92,17 @@ fn next_entry(reader: &mut impl BufRead) -> std::io::Result<Option<Entry<'static
     };
     Ok(match record {
         Record::Begun { .. } => Some(Entry::Begun),
-        Record::Sending { calls } => Some(Entry::Sending { calls }),
+        Record::Sending { again, .. } if !again.is_empty() => Some(Entry::SendingAgain { calls: again }),
+        Record::Sending { calls, held, .. } => Some(Entry::Sending { calls, held }),
         Record::NotSent => Some(Entry::NotSent),
         Record::Done { status, content_type, length } => {
             content(length)?.map(|body| Entry::Done { status, content_type, body })
         }
-        Record::Results { calls, errors, halted, length } => {
-            content(length)?.map(|body| Entry::Results { calls, errors, halted, body })
+        Record::Results { again, length, .. } if !again.is_empty() => {
+            content(length)?.map(|body| Entry::ResultsAgain { calls: again, body })
+        }
+        Record::Results { calls, errors, halted, pending, length, .. } => {
+            content(length)?.map(|body| Entry::Results { calls, errors, halted, pending, body })
         }
     })
 }
@@ -120,10 +137,16 @@ pub fn append(file: &mut File, entry: &Entry, request: &str, now: i64, with_body
         Entry::Done { status, content_type, .. } => {
             Record::Done { status: *status, content_type: content_type.clone(), length }
         }
-        Entry::Sending { calls } => Record::Sending { calls: *calls },
+        Entry::Sending { calls, held } => Record::Sending { calls: *calls, held: held.clone(), again: Vec::new() },
+        Entry::SendingAgain { calls } => Record::Sending { calls: 0, held: Vec::new(), again: calls.clone() },
         Entry::NotSent => Record::NotSent,
-        Entry::Results { calls, errors, halted, .. } => {
-            Record::Results { calls: *calls, errors: *errors, halted: *halted, length }
+        Entry::Results { calls, errors, halted, pending, .. } => {
+            let (pending, again) = (pending.clone(), Vec::new());
+            Record::Results { calls: *calls, errors: *errors, halted: *halted, pending, again, length }
+        }
+        Entry::ResultsAgain { calls, .. } => {
+            let (pending, again) = (Vec::new(), calls.clone());
+            Record::Results { calls: 0, errors: 0, halted: false, pending, again, length }
         }
     };
     let mut line = serde_json::to_vec(&record).expect("plain data serializes");
@@ -139,8 +162,8 @@ pub fn append(file: &mut File, entry: &Entry, request: &str, now: i64, with_body
 
 pub fn body_of<'e>(entry: &'e Entry) -> Option<&'e [u8]> {
     match entry {
-        Entry::Done { body, .. } | Entry::Results { body, .. } => body.as_deref(),
-        Entry::Begun | Entry::Sending { .. } | Entry::NotSent => None,
+        Entry::Done { body, .. } | Entry::Results { body, .. } | Entry::ResultsAgain { body, .. } => body.as_deref(),
+        Entry::Begun | Entry::Sending { .. } | Entry::SendingAgain { .. } | Entry::NotSent => None,
     }
 }
 
@@ -148,6 +171,72 @@ pub fn body_of<'e>(entry: &'e Entry) -> Option<&'e [u8]> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// What version 0.1 reads.
+    #[derive(Deserialize, Debug)]
+    #[serde(tag = "record", rename_all = "snake_case")]
+    enum Of01 {
+        Begun {},
+        Sending { calls: usize },
+        NotSent,
+        Results { calls: usize, length: Option<u64> },
+    }
+
+    /// How many results version 0.1 finds, and whether it takes calls that were being sent for such of unknown outcome.
+    fn as_01_reads(journal: &[u8]) -> (usize, usize) {
+        let (mut rest, mut results, mut sending) = (journal, 0, 0);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let record: Of01 = serde_json::from_slice(&rest[..end]).expect("a record that it knows");
+            rest = &rest[end + 1..];
+            match record {
+                Of01::Begun {} => {}
+                Of01::Sending { calls } => {
+                    results += std::mem::replace(&mut sending, calls);
+                }
+                Of01::NotSent => sending = 0,
+                Of01::Results { calls, length } => {
+                    rest = &rest[length.unwrap_or(0) as usize..];
+                    (results, sending) = (results + calls, 0);
+                }
+            }
+        }
+        (results, sending)
+    }
+
+    #[test]
+    fn to_version_0_1_calls_that_were_pending_have_ended_and_no_other_is_sent_twice() {
+        let path = std::env::temp_dir().join(format!("b24proxy-journal-{}", crate::values::secret::random_hex::<8>()));
+        let mut file = crate::system::disk::open_or_create(&path).unwrap();
+        let results = |calls, pending: &[usize]| Entry::Results {
+            calls,
+            errors: pending.len(),
+            halted: false,
+            pending: pending.to_vec(),
+            body: Some(Cow::Borrowed(b"1,\n2")),
+        };
+        let again = vec![1, 3];
+        let body = Some(Cow::Borrowed(&b"{\"a\":\n1}"[..]));
+        let mut read = |entry: &Entry| {
+            append(&mut file, entry, "what", 0, true).unwrap();
+            as_01_reads(&std::fs::read(&path).unwrap())
+        };
+        for (entry, expected) in [
+            (Entry::Begun, (0, 0)),
+            (Entry::Sending { calls: 50, held: vec![1] }, (0, 50)),
+            (results(48, &again), (48, 0)),
+            (Entry::SendingAgain { calls: again.clone() }, (48, 0)),
+            (Entry::ResultsAgain { calls: vec![3], body: body.clone() }, (48, 0)),
+            (Entry::SendingAgain { calls: vec![1] }, (48, 0)),
+            (Entry::NotSent, (48, 0)),
+            (Entry::SendingAgain { calls: vec![1] }, (48, 0)),
+            (Entry::ResultsAgain { calls: vec![1], body }, (48, 0)),
+            (Entry::Sending { calls: 12, held: vec![] }, (48, 12)),
+            (results(12, &[]), (60, 0)),
+        ] {
+            assert_eq!(read(&entry), expected, "{entry:?}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
 
     proptest! {
         #[test]
