@@ -146,9 +146,8 @@ impl Error {
             Error::FileAddressExpired(_) => (410, "file_address_expired"),
             Error::BodyTooLarge { .. } => (413, "body_too_large"),
             Error::UnsupportedEncoding(_) => (415, "unsupported_encoding"),
-            Error::RateLimited { .. } | Error::MethodBlocked { .. } | Error::PortalBlocked { .. } => {
-                (429, "rate_limited")
-            }
+            Error::RateLimited { .. } | Error::MethodBlocked { .. } => (429, "rate_limited"),
+            Error::PortalBlocked { .. } => (429, "rate_limited"),
             Error::Configuration(_) | Error::Defect { .. } => (500, "configuration_error"),
             Error::Storage(_) => (500, "storage_error"),
             Error::Unreachable { .. } => (502, "bitrix24_unreachable"),

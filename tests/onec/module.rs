@@ -128,10 +128,10 @@ fn in_order(some: &[String], all: &[&str]) -> bool {
 #[test]
 fn the_calls_of_many_have_the_fields_of_the_module() {
     let module = Module::load();
-    let function = module.function("ВыполнитьЧастьВызовов");
+    let function = module.function("ВызовыЗапроса");
     let (_, arguments) = module.constructed(function).into_iter().find(|(name, _)| *name == "Структура").unwrap();
     let mut fields = vec![literal(arguments[0])];
-    fields.extend(module.inserted("ВыполнитьЧастьВызовов", "ПоляВызова"));
+    fields.extend(module.inserted("ВызовыЗапроса", "ПоляВызова"));
     let file = http_file::load("many-calls.http");
     let body = file.json();
     let calls = body["calls"].as_array().unwrap();
@@ -139,6 +139,7 @@ fn the_calls_of_many_have_the_fields_of_the_module() {
     let all: BTreeSet<_> = calls.iter().flat_map(keys).collect();
     assert_eq!(all, fields.into_iter().map(str::to_owned).collect());
     // The key: that of the operation, a colon, the index of the first call.
+    let function = module.function("ВыполнитьЧастьВызовов");
     assert!(module.text_of(function).contains(r#"Результат.КлючИдемпотентности + ":" + Формат(Первый, "#));
     assert!(file.header("Idempotency-Key").unwrap().ends_with(":0"));
 }

@@ -188,6 +188,30 @@ fn many_calls_whose_next_batch_cannot_start_now_are_answered_with_the_same_next_
     assert_eq!(place.executed("crm.deal.add"), 60);
 }
 
+/// `ПринятьРезультаты`: calls that Bitrix24 refuses for now are named, and the same request executes them later.
+#[test]
+fn calls_that_are_refused_for_now_are_named_and_executed_when_the_same_request_is_repeated() {
+    let place = Place::new();
+    place.proxy.portal().refuse_next("crm.item.add", "QUERY_LIMIT_EXCEEDED", 1);
+    let mut file = place.file("many-calls.http");
+    let mut body = file.json();
+    let item = json!({"method": "crm.item.add", "params": {"entityTypeId": 31, "fields": {"title": "Счёт"}}});
+    body["calls"] = vec![item; 60].into();
+    body["halt"] = false.into();
+    file.body = body.to_string();
+    let (_, first) = place.send(&file);
+    let data = &first["data"];
+    assert_eq!(
+        (&data["pending"], &data["next"], &data["retry_after"]),
+        (&json!([0]), &json!(50), &json!(60)),
+        "{first}"
+    );
+    let (_, second) = place.send(&file);
+    let data = &second["data"];
+    assert_eq!((&data["errors"], data.get("pending"), data.get("next")), (&json!(0), None, None), "{second}");
+    assert_eq!(place.executed("crm.item.add"), 60);
+}
+
 /// `РезультатВызова`: the program's own errors among the results are of calls that were not sent.
 #[test]
 fn calls_that_fail_on_the_way_to_bitrix24_have_a_code_that_the_module_knows_and_go_on_later() {
@@ -289,6 +313,16 @@ fn every_name_that_the_module_reads_is_in_an_answer_of_the_program() {
     many.body = body.to_string();
     place.proxy.portal().inject(Fault::once(Target::Method("batch".into()), delay()));
     answers.push(place.send(&many).1);
+    // Calls that are refused for now.
+    let refusing = Place::new();
+    refusing.proxy.portal().refuse_next("crm.item.add", "OPERATION_TIME_LIMIT", 1);
+    let mut file = refusing.file("many-calls.http");
+    let mut body = file.json();
+    body["calls"] = json!([{"method": "crm.item.add"}, {"method": "profile"}]);
+    body["halt"] = false.into();
+    file.body = body.to_string();
+    answers.push(refusing.send(&file).1);
+    drop(refusing);
     // An error of Bitrix24, and two of the program.
     let mut refused = place.file("one-call.http");
     refused.body = refused.body.replace("crm.item.add", "no.such.method");
