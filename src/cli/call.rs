@@ -41,7 +41,9 @@ long that takes; progress is on standard error.
 {\"method\":…,\"params\":…}, in batches, and prints one result a line, in order;
 \"-\" reads standard input.
 With --key a run has a name: the same command again, within 24 hours, prints
-what is done and goes on where it stopped, and no call is executed twice.
+what is done and goes on where it stopped, and no call is executed twice. What
+Bitrix24 refuses for now, such as a method that has used up its time, is waited
+for; OVERLOAD_LIMIT, which only Bitrix24's support lifts, ends the run.
 
   b24proxy call acme.bitrix24.ru --calls new.jsonl --key monday > results.jsonl
 
