@@ -74,6 +74,10 @@ fn the_callers_own_counts_before_the_envelopes_and_that_before_the_clients() {
     };
     assert_eq!(asked(&proxy, SHOP, with_envelope(body(json!({})))), ["envelope"]);
     assert_eq!(asked(&proxy, SHOP, with_envelope(body(own.clone()))), ["own"]);
+    proxy.bare_request(with_envelope(body(own.clone())).to_string()).bearer(SHOP).run();
+    let ledger = proxy.simulator.ledger();
+    assert_eq!(ledger.of_method("sim.echo").next().unwrap().query, "", "no other stands beside it");
+    proxy.simulator.clear_ledger();
     // Among many, those with one connector share a batch.
     let calls = json!({"calls": [call(json!({})), call(own.clone()), call(own), call(json!({"a": 1}))]});
     assert_eq!(asked(&proxy, SHOP, calls.clone()), ["обмен №1", "own", "обмен №1"]);

@@ -312,6 +312,31 @@ fn heard_by_webhook(status: u16, body: &[u8]) -> Heard {
     }
 }
 
+/// Nothing that the program does beside the portal's limit takes time: neither its journal nor the start of another part.
+#[test]
+fn ten_thousand_adds_of_the_command_line_under_a_key_take_no_longer_than_the_limit_lets_them() {
+    let (rate, burst) = (10, 50);
+    let proxy = proxy(Options { https: false, ..Options::default() }, rate, burst)
+        .reconfigured("timeout       = 10", "timeout = 55");
+    proxy.store_pair(&proxy.portal().issue_pair(1));
+    proxy.portal().set_bucket(f64::from(rate), f64::from(burst));
+    let add = |i| json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": i}}}).to_string();
+    let calls: Vec<String> = (0..10_000).map(add).collect();
+    proxy.sandbox.write("calls", 0o600, calls.join("\n").as_bytes());
+    let file = proxy.sandbox.path().join("calls").display().to_string();
+    let started = Instant::now();
+    let mut command = proxy.sandbox.command_line(&["call", "acme", "--calls", &file, "--key", "load"]);
+    let output = command.output().expect("it ends");
+    let took = started.elapsed();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), 10_000);
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), 10_000);
+    // Of 200 batches the bucket holds the first.
+    let least = Duration::from_secs_f64(f64::from(200 - burst) / f64::from(rate));
+    println!("10,000 adds in {took:?}; the limit's own arithmetic is {least:?}");
+    assert!(took < least.mul_f64(1.05) + Duration::from_millis(500), "{took:?}, least {least:?}");
+}
+
 /// For each call, the answers that Bitrix24 gave to its executions.
 fn executions(ledger: &Ledger) -> BTreeMap<usize, Vec<String>> {
     let mut executions: BTreeMap<usize, Vec<String>> = BTreeMap::new();

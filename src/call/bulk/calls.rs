@@ -77,7 +77,10 @@ pub fn execute(steps: &mut Steps, asked: &Asked, kept: Piece, journal: &mut Opti
         if !steps.has_room(results.text.len()) || (executed && !steps.has_time()) {
             break;
         }
-        let step = Step::plan(asked, steps.version(), &results, |method| walls.rest(method, &pace));
+        let mut rests = HashMap::new();
+        let step = Step::plan(asked, steps.version(), &results, |method| {
+            *rests.entry(method.to_owned()).or_insert_with(|| walls.rest(method, &pace))
+        });
         let done = match journal.as_mut().filter(|_| step.request.is_some()).map(|journal| step.note(journal)) {
             Some(Err(error)) => Done::NotSent(error),
             _ => send(steps, &step, asked, results.text.len(), &mut walls),

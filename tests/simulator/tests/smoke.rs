@@ -408,6 +408,34 @@ fn limits_refuse_without_executing() {
 }
 
 #[test]
+fn a_methods_time_is_used_up_by_calls_and_commands_and_frees() {
+    let (sim, portal) = http();
+    portal.set_operating_limit(1.0, 100.0, 0.3);
+    let time = |answer: Value| answer["time"]["operating"].as_f64().unwrap();
+    assert_eq!(time(call(&portal, "crm.deal.add", json!({})).json()), 0.3);
+    let cmd: Vec<&str> = ["crm.deal.add"; 5].into_iter().chain(["crm.lead.add"]).collect();
+    let batch = call(&portal, "batch", json!({ "cmd": cmd }));
+    assert_eq!(batch.status, 200);
+    let result = &batch.json()["result"];
+    let used: Vec<f64> = (0..3).map(|i| result["result_time"][i.to_string()]["operating"].as_f64().unwrap()).collect();
+    assert!(used[0] < used[1] && used[1] < used[2] && used[2] > 1.0, "{used:?}: the last may pass the limit");
+    for refused in ["3", "4"] {
+        assert_eq!(result["result_error"][refused]["error"], "OPERATION_TIME_LIMIT");
+    }
+    assert_eq!(result["result"]["5"], 1, "another method");
+    assert_eq!(call(&portal, "crm.deal.add", json!({})).error(), (429, "OPERATION_TIME_LIMIT".to_owned()));
+    assert_eq!(sim.ledger().executed("crm.deal.add"), 4);
+    sim.advance(101.0);
+    assert_eq!(call(&portal, "crm.deal.add", json!({})).status, 200);
+    portal.remove_operating_limit();
+    portal.refuse_next("crm.deal.add", "OVERLOAD_LIMIT", 1);
+    assert_eq!(call(&portal, "crm.deal.add", json!({})).error(), (503, "OVERLOAD_LIMIT".to_owned()));
+    assert_eq!(call(&portal, "crm.deal.add", json!({})).status, 200);
+    portal.set_overloaded(true);
+    assert_eq!(call(&portal, "batch", json!({})).error(), (503, "OVERLOAD_LIMIT".to_owned()));
+}
+
+#[test]
 fn rest_3_remembers_idempotency_keys() {
     let (sim, portal) = http();
     let send = |key: &str, title: &str| {

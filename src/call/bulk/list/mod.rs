@@ -135,6 +135,7 @@ fn is_passing(error: &Error) -> bool {
             error,
             Error::RateLimited { .. }
                 | Error::MethodBlocked { .. }
+                | Error::PortalBlocked { .. }
                 | Error::RefreshPending { .. }
                 | Error::Unreachable { .. }
                 | Error::Timeout { .. }
