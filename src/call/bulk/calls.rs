@@ -91,8 +91,8 @@ pub fn execute(steps: &mut Steps, asked: &Asked, kept: Piece, journal: &mut Opti
                 return Err(nothing_executed(journal, Error::Bitrix24(upstream)))
             }
             Done::Refused(upstream) => {
-                let Upstream { error, error_description: description, .. } = upstream;
-                let fate = |_| Fate::Error { error: error.clone(), description: description.clone() };
+                let (error, description) = (upstream.error.as_str(), upstream.error_description.as_str());
+                let fate = |_| Fate::Error { error: error.into(), description: description.into() };
                 (step.left(step.fates(fate), asked.halt), step.held_back(), false)
             }
             Done::NotSent(error) if results.calls == 0 => return Err(nothing_executed(journal, error)),
@@ -162,8 +162,8 @@ fn send(steps: &mut Steps, step: &Step, asked: &Asked, collected: usize, walls: 
         },
     };
     let answered = |left, refused| Done::Answered { left, refused, last: false };
-    let lost = |why: String, last| Done::Answered {
-        left: step.left(step.fates(|_| Fate::Lost(why.clone())), asked.halt),
+    let lost = |why: &str, last| Done::Answered {
+        left: step.left(step.fates(|_| Fate::Lost(why)), asked.halt),
         refused: step.held_back(),
         last,
     };
@@ -173,21 +173,16 @@ fn send(steps: &mut Steps, step: &Step, asked: &Asked, collected: usize, walls: 
                 let refused = walls.note(step, asked, &answer, &steps.pace());
                 answered(step.left(step.fates(|i| Fate::in_batch(&answer, &name(i))), asked.halt), refused)
             }
-            None => lost("Bitrix24's answer is not that of a batch.".into(), false),
+            None => lost("Bitrix24's answer is not that of a batch.", false),
         },
         Ok(reply) => answered(step.left(step.fates(|_| single_answered(&reply)), asked.halt), None),
-        Err(failed) if failed.executed() == Some(Executed::Unknown) => lost(Error::from(failed).text(), true),
+        Err(failed) if failed.executed() == Some(Executed::Unknown) => lost(&Error::from(failed).text(), true),
         Err(Failed::Refused { upstream, .. }) => match (is_batch, upstream.passing()) {
             (true, None) => Done::Refused(upstream),
             (true, Some(_)) => Done::NotSent(Error::Bitrix24(upstream)),
             (false, passing) => {
-                let (error, description) = (upstream.error.clone(), upstream.error_description.clone());
-                let fate = match passing {
-                    None => Fate::Error { error, description },
-                    Some(_) => Fate::Refused { error, description },
-                };
-                let refused = passing.map(|_| Error::Bitrix24(upstream));
-                answered(step.left(std::iter::once(fate), asked.halt), refused)
+                let refused = passing.map(|_| Error::Bitrix24(upstream.clone()));
+                answered(step.left(std::iter::once(Fate::refused(upstream)), asked.halt), refused)
             }
         },
         Err(Failed::Error(error)) => Done::NotSent(error),

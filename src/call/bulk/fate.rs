@@ -3,8 +3,10 @@
 use super::BatchAnswer;
 use crate::call::limits::OPERATING_LIMIT;
 use crate::call::results::{write_error, write_result, write_unknown, Piece};
-use crate::values::error::Error;
+use crate::values::error::{Error, Upstream};
 use crate::values::verdict::Operating;
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// What became of one call.
 #[derive(Clone, Debug)]
@@ -12,25 +14,20 @@ pub enum Fate<'a> {
     /// The values are JSON, as Bitrix24 wrote them.
     Result { result: &'a str, total: Option<&'a str>, next: Option<&'a str> },
     /// An error that is its result.
-    Error { error: String, description: String },
+    Error { error: Cow<'a, str>, description: Cow<'a, str> },
     /// It may have been executed: the answer was lost.
-    Lost(String),
+    Lost(&'a str),
     /// It was not executed, and Bitrix24 may accept it later.
-    Refused { error: String, description: String },
+    Refused { error: Cow<'a, str>, description: Cow<'a, str> },
 }
 
 impl<'a> Fate<'a> {
     /// Of the command of this name.
     pub fn in_batch(answer: &BatchAnswer<'a>, name: &str) -> Fate<'a> {
         if let Some(raw) = answer.errors.get(name) {
-            let upstream = super::error_of(raw);
-            let (error, description) = (upstream.error.clone(), upstream.error_description.clone());
-            return match upstream.passing() {
-                Some(_) => Fate::Refused { error, description },
-                None => Fate::Error { error, description },
-            };
+            return Fate::refused(super::error_of(raw));
         }
-        let member = |of: &std::collections::HashMap<String, &'a str>| of.get(name).copied();
+        let member = |of: &HashMap<String, &'a str>| of.get(name).copied();
         match member(&answer.results) {
             Some(result) => Fate::Result { result, total: member(&answer.totals), next: member(&answer.nexts) },
             None => Fate::Error {
@@ -40,9 +37,19 @@ impl<'a> Fate<'a> {
         }
     }
 
+    /// Of a call that Bitrix24 answered with this error.
+    pub fn refused(upstream: Upstream) -> Fate<'static> {
+        let passing = upstream.passing();
+        let (error, description) = (upstream.error.into(), upstream.error_description.into());
+        match passing {
+            Some(_) => Fate::Refused { error, description },
+            None => Fate::Error { error, description },
+        }
+    }
+
     /// Of a call that was not sent, as Bitrix24 would have refused it.
     pub fn held_back(why: &Error) -> Fate<'static> {
-        Fate::Refused { error: "OPERATION_TIME_LIMIT".into(), description: why.text() }
+        Fate::Refused { error: "OPERATION_TIME_LIMIT".into(), description: why.text().into() }
     }
 
     fn is_refused(&self) -> bool {
@@ -133,7 +140,7 @@ mod tests {
         let fate = |letter| match letter {
             'r' => Fate::Result { result: "1", total: None, next: None },
             'e' => Fate::Error { error: "E".into(), description: "e".into() },
-            'l' => Fate::Lost("l".into()),
+            'l' => Fate::Lost("l"),
             _ => Fate::Refused { error: "OPERATION_TIME_LIMIT".into(), description: "x".into() },
         };
         letters.chars().map(fate).collect()
