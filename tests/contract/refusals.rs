@@ -533,3 +533,20 @@ fn a_load_of_5000_calls_that_meets_the_wall_three_times_executes_each_once_by_re
     assert_eq!((shape(&whole), &whole["errors"]), ("r".repeat(5000), &json!(0)));
     assert_eq!(executed(&proxy), titles(&calls), "each once, in order");
 }
+
+#[test]
+fn calls_of_rest_3_0_that_are_refused_for_now_have_no_entry_and_go_on_under_their_key() {
+    let proxy = Proxy::installed();
+    let add = |i: usize| json!({"method": "tasks.task.add", "params": {"fields": {"title": format!("№ {i}")}}});
+    let calls: Vec<Value> = (0..4).map(add).collect();
+    proxy.portal().set_operating_limit(1.0, 2.0, 0.5);
+    let request = || send(&proxy, &calls, json!({"version": 3})).header("Idempotency-Key", "k");
+    let first = data(&request().run());
+    assert_eq!((shape(&first).as_str(), &first["next"], first.get("pending")), ("rr", &json!(2), None));
+    assert_eq!((&first["errors"], first["retry_after"].is_u64()), (&json!(0), true), "{first}");
+    // As if the time had passed.
+    let _ = std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem())));
+    proxy.portal().remove_operating_limit();
+    assert_eq!(shape(&data(&request().run())), "rrrr");
+    assert_eq!(proxy.simulator.ledger().executed("tasks.task.add"), 4);
+}
