@@ -1,5 +1,6 @@
 //! What to write instead, where `proxy.toml` cannot be read.
 
+use super::SHORTEST_TOKEN;
 use crate::values::spelling::{distance, nearest};
 
 const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
@@ -171,8 +172,12 @@ fn without_values(message: &str) -> &str {
     message[..end].trim_end_matches([' ', ',']).trim_end_matches(", expected")
 }
 
-/// A name or address of the file as messages may show it: a webhook's secret stands behind the host, a password before it.
+/// A name or address of the file as messages may show it: a webhook's secret stands behind the host, a password before it, and
+/// a token may have been written in a name's place.
 pub fn shown(text: &str) -> String {
+    if text.len() >= SHORTEST_TOKEN && text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return format!("{}…", &text[..4]);
+    }
     if text.contains('@') {
         return "…".into();
     }

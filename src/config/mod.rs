@@ -522,7 +522,7 @@ fn clients(section: &file::Security, portals: Option<&[Portal]>, wrong: &mut Wro
     }
     for entry in &section.clients {
         let built = client(entry, portals);
-        clients.extend(wrong.keep(built.map_err(|why| format!("[[security.clients]] {:?} {why}", entry.name))));
+        clients.extend(wrong.keep(built.map_err(|why| format!("[[security.clients]] {:?} {why}", shown(&entry.name)))));
     }
     for (i, client) in clients.iter().enumerate() {
         for other in &clients[..i] {
@@ -535,10 +535,14 @@ fn clients(section: &file::Security, portals: Option<&[Portal]>, wrong: &mut Wro
 
 fn refuse_likeness(one: &Client, other: &Client) -> Result<(), String> {
     if one.digest == other.digest {
-        return Err(format!("the clients {:?} and {:?} have one token; give each its own", one.name, other.name));
+        return Err(format!(
+            "the clients {:?} and {:?} have one token; give each its own",
+            shown(&one.name),
+            shown(&other.name)
+        ));
     }
     if one.name == other.name {
-        return Err(format!("two clients are named {:?}; give each its own name", other.name));
+        return Err(format!("two clients are named {:?}; give each its own name", shown(&other.name)));
     }
     Ok(())
 }

@@ -427,6 +427,23 @@ fn two_clients_with_one_token_are_refused() {
 }
 
 #[test]
+fn a_token_in_the_place_of_a_name_is_in_no_log() {
+    const MISPLACED: &str = "997a094d2b2147be2bd3cd5fb2211c66";
+    let client = |more: &str| format!("[[security.clients]]\nname = \"{MISPLACED}\"\n{more}\n[limits]");
+    let token = "token = \"another-token-of-a-client\"";
+    for clients in [
+        client(""),
+        client(token) + &client(token).replace("[limits]", ""),
+        client(&format!("{token}\nportals = [\"{MISPLACED}\"]")),
+    ] {
+        let proxy = Proxy::installed().reconfigured("[limits]", &clients.replacen("[limits]\n", "", 0));
+        let answer = proxy.request(r#"{"method":"profile"}"#).run();
+        assert_failure(&answer, 500, "configuration_error");
+        assert!(!answer.stderr.contains(MISPLACED), "{}", answer.stderr);
+    }
+}
+
+#[test]
 fn a_session_is_refused_as_storage_with_the_reason_and_databases_where_they_are_not_built_in() {
     for (kind, why) in [
         ("session", "cannot work: a session belongs to one browser"),
