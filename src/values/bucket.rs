@@ -12,8 +12,9 @@ use std::time::Duration;
 /// after `OVERLOAD_LIMIT`, which nobody tells when it is lifted: one call a minute looks.
 pub const PAUSE: u64 = 60;
 const PAUSE_MS: i64 = PAUSE as i64 * 1000;
-/// Nothing in the file reaches further ahead, no wait and no method's rest. What does is damage, or another clock's.
-const HORIZON_MS: i64 = 600_000;
+/// Seconds. Nothing in the file reaches further ahead, no wait and no method's rest. What does is damage, or another clock's.
+pub const HORIZON: u64 = 600;
+const HORIZON_MS: i64 = HORIZON as i64 * 1000;
 /// Methods that are remembered as blocked; more cannot be in practice.
 const MAX_BLOCKED: usize = 64;
 

@@ -340,6 +340,32 @@ fn a_load_stops_before_the_wall_where_another_batch_like_the_last_would_pass_it(
 }
 
 #[test]
+fn a_time_of_another_clock_lets_nobody_wait_longer_than_a_methods_window() {
+    for (reset_at, seconds) in [(unix_now() + 300, 290..=300), (unix_now() + 90_000, 600..=600), (i64::MAX, 600..=600)]
+    {
+        let proxy = Proxy::installed();
+        let used = |i: usize| json!({"operating": 200 + 5 * i, "operating_reset_at": reset_at});
+        let of_each = |value: &dyn Fn(usize) -> Value| -> serde_json::Map<String, Value> {
+            (0..50).map(|i| (format!("c{i}"), value(i))).collect()
+        };
+        let body =
+            json!({"result": {"result": of_each(&|i| json!(i)), "result_error": [], "result_time": of_each(&used)}});
+        let action = Action::Status { status: 200, content_type: "application/json".into(), body: body.to_string() };
+        proxy.simulator.inject(Fault::once(Target::Call, action));
+        let stopped = data(&send(&proxy, &deals(60), json!({})).run());
+        assert_eq!((shape(&stopped), &stopped["next"]), ("r".repeat(50), &json!(50)));
+        assert!(stopped["retry_after"].as_u64().is_some_and(|after| seconds.contains(&after)), "{reset_at} {stopped}");
+    }
+    // One that has passed says nothing.
+    let proxy = Proxy::installed();
+    let times = json!({"c0": {"operating": 100, "operating_reset_at": i64::MIN}, "c1": {"operating": 470, "operating_reset_at": i64::MIN}});
+    let body = json!({"result": {"result": {"c0": 1, "c1": 2}, "result_error": [], "result_time": times}});
+    let action = Action::Status { status: 200, content_type: "application/json".into(), body: body.to_string() };
+    proxy.simulator.inject(Fault::once(Target::Call, action));
+    assert_eq!(data(&send(&proxy, &deals(60), json!({})).run())["next"], Value::Null);
+}
+
+#[test]
 fn under_a_key_the_same_request_sends_the_pending_calls_and_the_next_and_at_last_answers_all() {
     for code in REFUSALS {
         let proxy = Proxy::installed();

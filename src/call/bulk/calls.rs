@@ -15,7 +15,7 @@ use crate::call::results::Piece;
 use crate::system::clock::unix_now;
 use crate::system::log::Log;
 use crate::upstream::http::Reply;
-use crate::values::bucket::PAUSE;
+use crate::values::bucket::{HORIZON, PAUSE};
 use crate::values::error::{Error, Executed, Passing, Result, Upstream};
 use crate::values::json;
 use crate::values::method::Method;
@@ -218,8 +218,8 @@ struct Walls(HashMap<String, i64>);
 impl Walls {
     /// For how many seconds the method is not to be called.
     fn rest(&self, method: &str, pace: &Pace) -> Option<u64> {
-        let near = self.0.get(method).and_then(|until| u64::try_from(until - unix_now()).ok());
-        near.filter(|seconds| *seconds > 0).or_else(|| pace.rest(method))
+        let near = self.0.get(method).and_then(|until| u64::try_from(until.saturating_sub(unix_now())).ok());
+        near.filter(|seconds| *seconds > 0).map(|seconds| seconds.min(HORIZON)).or_else(|| pace.rest(method))
     }
 
     /// Remembers what a batch's answer says of its methods' time, and its refusals; of those the one that lasts longest, with
