@@ -346,6 +346,26 @@ fn a_cursor_of_a_list_that_changed_between_requests_leaves_out_nothing() {
 }
 
 #[test]
+fn a_page_that_is_not_full_behind_a_cursor_is_not_the_end_where_there_are_more_rows() {
+    let proxy = Proxy::installed().reconfigured("[limits]", "[limits]\nmax_response = \"8 KiB\"");
+    proxy.portal().seed("crm.deal", 300);
+    let first = proxy.all("crm.deal.list", json!({}));
+    let (read, cursor) = (ids(&first).len() as u64, first["cursor"].as_str().expect("size ran out").to_owned());
+    let goes_on = || data(&proxy.whole("crm.deal.list", json!({}), Some(&cursor)).run());
+    // A row that this user may not see.
+    answers(&proxy, &[json!({"result": numbered(read + 1, read + 49)}), batch(&[numbered(read + 51, read + 60)])]);
+    answers(&proxy, &[batch(&[json!([])])]);
+    proxy.simulator.clear_ledger();
+    let rest = goes_on();
+    assert_eq!(ids(&rest), (read + 1..=read + 49).chain(read + 51..=read + 60).collect::<Vec<_>>());
+    assert_eq!(rest["complete"], true);
+    let ledger = proxy.simulator.ledger();
+    let commands: Vec<usize> =
+        ledger.all_calls().map(|call| call.params["cmd"].as_object().map_or(0, |cmd| cmd.len())).collect();
+    assert_eq!(commands, [0, 1, 1], "no page is asked for behind one that is not there");
+}
+
+#[test]
 fn a_cursor_of_a_list_that_changed_too_much_is_refused() {
     let proxy = Proxy::installed().reconfigured("[limits]", "[limits]\nmax_response = \"300 KiB\"");
     proxy.portal().seed("crm.deal", 3000);

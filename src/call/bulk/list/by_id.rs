@@ -32,6 +32,8 @@ pub struct ById<'a> {
     /// As the first page said.
     total: Option<u64>,
     closing: Option<Closing>,
+    /// A page was not full, in a request that has not counted the rows: the end is an empty one.
+    short: bool,
 }
 
 /// A page was not full, and fewer rows were read than the first page has counted. What was deleted meanwhile counts no more.
@@ -54,7 +56,19 @@ impl<'a> ById<'a> {
         };
         let (others, filter) = without_paging(params, family)?;
         let (fresh, resumed) = (cursor.is_none(), cursor.is_some());
-        Some(ById { family, others, filter, last, fresh, resumed, gap: false, read: 0, total: None, closing: None })
+        Some(ById {
+            family,
+            others,
+            filter,
+            last,
+            fresh,
+            resumed,
+            gap: false,
+            read: 0,
+            total: None,
+            closing: None,
+            short: false,
+        })
     }
 
     /// The parameters of a page; `behind` is a JSON value.
@@ -96,6 +110,7 @@ impl<'a> ById<'a> {
 
     /// What follows a page of so many rows.
     fn after(&mut self, rows: usize) -> Next {
+        self.short = self.resumed && (1..PAGE).contains(&rows);
         if rows >= PAGE {
             let chained = self.closing.take().is_none() && rows == PAGE;
             // What is chained refers to the 50th row.
@@ -110,6 +125,7 @@ impl<'a> ById<'a> {
                 self.closing = Some(Closing::Behind);
                 Next::Discard
             }
+            _ if self.short => Next::Discard,
             _ => Next::End,
         }
     }
@@ -175,6 +191,9 @@ impl Paging for ById<'_> {
     }
 
     fn pages_left(&self) -> Option<u64> {
+        if self.short {
+            return Some(1);
+        }
         // One more, for rows that were added.
         let left = self.total.and_then(|total| total.checked_sub(self.read));
         left.map(|left| left.div_ceil(PAGE as u64) + 1)
