@@ -133,6 +133,59 @@ fn a_missing_id_is_added_to_select() {
 }
 
 #[test]
+fn a_missing_id_is_added_to_select_where_a_list_is_read_by_start_too() {
+    let proxy = Proxy::installed();
+    proxy.portal().seed("crm.deal", 120);
+    for own in [json!({"order": {"TITLE": "ASC"}}), json!({"start": 0}), json!({"filter": {">ID": 0}})] {
+        let mut params = own.clone();
+        params["select"] = json!(["TITLE"]);
+        proxy.simulator.clear_ledger();
+        assert_eq!(ids(&proxy.all("crm.deal.list", params)).len(), 120);
+        let pages = proxy.pages("crm.deal.list");
+        assert!(pages.iter().all(|page| page["select"] == json!(["TITLE", "ID"])), "{own}: {pages:?}");
+    }
+    // The names of any other method are not known.
+    proxy.portal().seed("crm.requisite", 60);
+    proxy.all("crm.requisite.list", json!({"select": ["ID", "NAME"]}));
+    assert_eq!(proxy.pages("crm.requisite.list")[0]["select"], json!(["ID", "NAME"]));
+    // One row was deleted and another added, so that the count is the same: the first behind them has moved, unseen.
+    let proxy = Proxy::installed();
+    let mut moved = batch(&[numbered(2, 51), numbered(52, 101)]);
+    moved["result"]["result_next"] = json!({"c0": 50});
+    moved["result"]["result_total"] = json!({"c0": 100, "c1": 100});
+    answers(&proxy, &[json!({"result": numbered(1, 50), "next": 50, "total": 100}), moved]);
+    let data = proxy.all("crm.deal.list", json!({"order": {"TITLE": "ASC"}, "select": ["TITLE"]}));
+    assert_whole(&data, 101);
+    assert_eq!(proxy.simulator.ledger().all_calls().next().unwrap().params["select"], json!(["TITLE", "ID"]));
+}
+
+#[test]
+fn a_place_in_a_list_that_no_list_has_is_behind_its_end() {
+    let proxy = Proxy::installed();
+    proxy.portal().seed("crm.deal", 120);
+    proxy.portal().seed("tasks.task", 20);
+    for start in [json!(u64::MAX), json!(u64::MAX - 10), json!("18446744073709551615"), json!(1_u64 << 62)] {
+        let data = proxy.all("crm.deal.list", json!({ "start": start }));
+        assert_eq!(ids(&data), [] as [u64; 0], "{start}");
+        let pagination = json!({"pagination": {"offset": start, "limit": 7}});
+        let body = json!({"method": "tasks.task.list", "params": pagination, "version": 3, "all": true});
+        assert_eq!(ids(&data_of(&proxy, &body)), [] as [u64; 0], "{start}");
+    }
+    for next in [u64::MAX, u64::MAX - 50, 1 << 62] {
+        for total in [json!(u64::MAX), json!(null)] {
+            let proxy = Proxy::installed();
+            answers(&proxy, &[json!({"result": numbered(1, 50), "next": next, "total": total})]);
+            let answer = proxy.whole("some.list", json!({}), None).run();
+            assert_ne!(answer.status, 500, "{next} {total}: {}", answer.stderr);
+        }
+    }
+}
+
+fn data_of(proxy: &Proxy, body: &Value) -> Value {
+    data(&proxy.request(body.to_string()).run())
+}
+
+#[test]
 fn the_slow_way_reads_every_other_method_by_start() {
     for (kind, method) in [("crm.requisite", "crm.requisite.list"), ("department", "department.get")] {
         let proxy = Proxy::installed();

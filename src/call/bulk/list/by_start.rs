@@ -7,7 +7,10 @@
 //! instead of the list (`crm.address.list`): a `total` that equals a full page is not believed.
 
 use super::cursor::{Cursor, Place};
-use super::paging::{distinct_ids, not_a_list, packed, Next, Paging, Parameter, RowPage, Rows, PAGE};
+use super::families::Family;
+use super::paging::{
+    distinct_ids, not_a_list, number, packed, told_apart, Next, Paging, Parameter, RowPage, Rows, FURTHEST, PAGE,
+};
 use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
 use crate::values::json;
@@ -15,7 +18,7 @@ use std::collections::{HashSet, VecDeque};
 
 pub struct ByStart<'a> {
     /// The caller's parameters without `start`.
-    others: Vec<&'a Parameter<'a>>,
+    others: Vec<Parameter<'a>>,
     /// Where reading began.
     begin: u64,
     /// Where it goes on.
@@ -47,21 +50,26 @@ pub struct ByStart<'a> {
 }
 
 impl<'a> ByStart<'a> {
-    pub fn new(params: &'a [Parameter<'a>], cursor: Option<Cursor>) -> Result<ByStart<'a>> {
+    /// `family`: where the method's names are known.
+    pub fn new(params: &'a [Parameter<'a>], family: Option<Family>, cursor: Option<Cursor>) -> Result<ByStart<'a>> {
         let is_start = |key: &str| key.eq_ignore_ascii_case("start");
         let (begin, known) = match cursor.map(|cursor| cursor.place) {
-            Some(Place::Start { start, known }) => (start, known),
+            Some(Place::Start { start, known }) => (start.min(FURTHEST), known),
             Some(Place::AfterId(_)) => {
                 return Err(Error::InvalidRequest("\"cursor\" does not belong to this request".into()))
             }
             None => {
                 let own = params.iter().find(|(key, _)| is_start(key));
                 // Bitrix24 takes -1 as "do not count".
-                (own.and_then(|(_, raw)| raw.trim_matches('"').parse().ok()).unwrap_or(0), Vec::new())
+                (own.and_then(|(_, raw)| number(raw)).unwrap_or(0), Vec::new())
             }
         };
+        let others = params.iter().filter(|(key, _)| !is_start(key)).map(|parameter| {
+            let is_select = family.is_some_and(|family| family.hears(&parameter.0, family.select));
+            told_apart(parameter, is_select, family.iter().flat_map(Family::selected))
+        });
         Ok(ByStart {
-            others: params.iter().filter(|(key, _)| !is_start(key)).collect(),
+            others: others.collect(),
             begin,
             next: begin + u64::from(!known.is_empty()),
             stride: PAGE as u64,

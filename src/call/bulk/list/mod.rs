@@ -20,6 +20,7 @@ use crate::values::method::Method;
 use crate::values::portal::Version;
 use by_id::ById;
 use by_start::ByStart;
+use families::Family;
 use paging::{bad_answer, members, not_a_list, Next, Paging, Parameter, RowPage, Rows, MORE_THAN_GIVEN};
 use rest3::{ByKey, ByOffset};
 use std::time::Duration;
@@ -74,15 +75,15 @@ pub fn read(steps: &mut Steps, method: &Method, raw_params: &str, cursor: Option
     let params = members(raw_params).map_err(|why| Error::InvalidRequest(format!("\"params\" {why}")))?;
     let (version, resumed) = (steps.version(), cursor.is_some());
     let gap_before = cursor.as_ref().is_some_and(|cursor| cursor.gap);
-    let mut way =
-        fast_way(version, method, &params, cursor.as_ref()).map_or_else(|| slow_way(version, &params, cursor), Ok)?;
+    let mut way = fast_way(version, method, &params, cursor.as_ref())
+        .map_or_else(|| slow_way(version, method, &params, cursor), Ok)?;
     let mut reader = Reader { steps, method, rows: Rows::default(), batch: FIRST_BATCH };
     let mut next = reader.page(&mut *way)?;
     loop {
         match next {
             Next::End | Next::Incomplete => break,
             Next::Unfit => {
-                (way, reader.rows) = (slow_way(version, &params, None)?, Rows::default());
+                (way, reader.rows) = (slow_way(version, method, &params, None)?, Rows::default());
                 next = reader.page(&mut *way)?;
                 continue;
             }
@@ -121,9 +122,14 @@ fn fast_way<'a>(
     }
 }
 
-fn slow_way<'a>(version: Version, params: &'a [Parameter<'a>], cursor: Option<Cursor>) -> Result<Way<'a>> {
+fn slow_way<'a>(
+    version: Version,
+    method: &Method,
+    params: &'a [Parameter<'a>],
+    cursor: Option<Cursor>,
+) -> Result<Way<'a>> {
     Ok(match version {
-        Version::V2 => Box::new(ByStart::new(params, cursor)?),
+        Version::V2 => Box::new(ByStart::new(params, Family::of(method), cursor)?),
         Version::V3 => Box::new(ByOffset::new(params, cursor)?),
     })
 }

@@ -15,6 +15,9 @@ const LARGEST_PAGE: usize = 1000;
 /// Parameters of a list, and conditions in its filter: `max_input_vars` of PHP.
 const MOST_PARAMETERS: usize = 1000;
 
+/// No list is longer, and what is reckoned with places in it stays far from a number's end.
+pub const FURTHEST: u64 = 1 << 53;
+
 /// A parameter: its name, and its value as it stands.
 pub type Parameter<'a> = (Cow<'a, str>, Cow<'a, str>);
 
@@ -97,7 +100,6 @@ impl<'a> RowPage<'a> {
     }
 
     fn of_parts(result: Option<&'a str>, next: Option<&str>, total: Option<&str>) -> Result<RowPage<'a>> {
-        let number = |raw: &str| raw.trim_matches('"').parse().ok();
         let (place, list) = list_of(result.unwrap_or("null"))?;
         let count = json::elements(list).try_fold(0, |count, element| element.map(|_| count + 1));
         let count = count.map_err(|_| bad_answer("it is not JSON"))?;
@@ -133,6 +135,22 @@ pub fn members(raw: &str) -> std::result::Result<Vec<Parameter<'_>>, &'static st
         members.push((name, value.into()));
     }
     Ok(members)
+}
+
+/// A place in a list, or how many rows it has, as a number or as a text.
+pub fn number(raw: &str) -> Option<u64> {
+    raw.trim_matches('"').parse::<u64>().ok().map(|number| number.min(FURTHEST))
+}
+
+/// A parameter as it is sent on where the caller's own order or place is kept: in its `select` is what tells rows apart,
+/// too.
+pub fn told_apart<'a>(
+    (key, raw): &'a Parameter,
+    is_select: bool,
+    needed: impl Iterator<Item = &'static str>,
+) -> Parameter<'a> {
+    let fields = if is_select { selected(raw, needed).flatten() } else { None };
+    (key.as_ref().into(), fields.map_or(raw.as_ref().into(), Cow::from))
 }
 
 /// `select` with these fields in it, where it has none of them and not all (`*`); `Some(None)`: it is empty. It may be as long

@@ -5,7 +5,9 @@
 //! smaller than the largest so far.
 
 use super::cursor::{Cursor, Place};
-use super::paging::{distinct_ids, not_a_list, selected, Next, Paging, Parameter, RowPage, Rows};
+use super::paging::{
+    distinct_ids, not_a_list, number, selected, told_apart, Next, Paging, Parameter, RowPage, Rows, FURTHEST,
+};
 use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
 use crate::values::json;
@@ -122,7 +124,7 @@ fn conditions(raw: &str) -> Option<&str> {
 /// moved to where reading has been.
 pub struct ByOffset<'a> {
     /// The caller's parameters without `pagination`.
-    others: Vec<&'a Parameter<'a>>,
+    others: Vec<Parameter<'a>>,
     limit: u64,
     /// Where the list begins, where unread rows do, and where the page was asked for.
     begin: u64,
@@ -141,19 +143,22 @@ impl<'a> ByOffset<'a> {
     pub fn new(params: &'a [Parameter<'a>], cursor: Option<Cursor>) -> Result<ByOffset<'a>> {
         let own = params.iter().find(|(key, _)| key == "pagination").map_or("{}", |(_, raw)| raw);
         let numbers = json::fields(own, ["limit", "offset", "page"]).unwrap_or_default();
-        let [limit, offset, page] = numbers.map(|raw| raw.and_then(|raw| raw.trim_matches('"').parse::<u64>().ok()));
+        let [limit, offset, page] = numbers.map(|raw| raw.and_then(number));
         let limit = limit.unwrap_or(MOST).clamp(1, MOST);
         let begin = page.map_or(offset.unwrap_or(0), |page| page.saturating_sub(1).saturating_mul(limit));
+        let begin = begin.min(FURTHEST);
         let (next, last) = match cursor.map(|cursor| cursor.place) {
             None => (begin, None),
             Some(Place::Start { start, known }) => match known.last() {
-                Some(last) => (start.saturating_add(1), Some(*last)),
-                None => (start, None),
+                Some(last) => (start.min(FURTHEST) + 1, Some(*last)),
+                None => (start.min(FURTHEST), None),
             },
             Some(_) => return Err(Error::InvalidRequest("\"cursor\" does not belong to this request".into())),
         };
+        let others = params.iter().filter(|(key, _)| key != "pagination");
+        let others = others.map(|parameter| told_apart(parameter, parameter.0 == "select", std::iter::once("id")));
         Ok(ByOffset {
-            others: params.iter().filter(|(key, _)| key != "pagination").collect(),
+            others: others.collect(),
             limit,
             begin,
             next,
