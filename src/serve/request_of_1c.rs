@@ -176,7 +176,8 @@ impl Serving<'_> {
             return Err(Error::InvalidRequest("an Idempotency-Key has no meaning where \"all\" only reads".into()));
         }
         let steps = Steps::new(self.job(to.app), to.portal);
-        let mut steps = steps.in_version(version).with_connector(to.connector());
+        let connector = connector::carried(connector::own(raw_params), to.connector()).flatten();
+        let mut steps = steps.in_version(version).with_connector(connector.as_deref());
         let read = bulk::list::read(&mut steps, method, raw_params, cursor);
         trace.repeated = steps.repeated;
         Ok(Answer::success(read?.into_json()))

@@ -30,6 +30,18 @@ pub fn query(connector: Option<&str>) -> String {
     }
 }
 
+/// The connector of requests that carry a call beside others or in pages: its own, or else the one that is given. `None`: its
+/// own is none that a query can carry.
+pub fn carried(own: Option<&str>, given: Option<&str>) -> Option<Option<String>> {
+    match own {
+        None => Some(given.map(str::to_owned)),
+        Some(raw) => {
+            let name = serde_json::from_str::<String>(raw).ok();
+            name.filter(|name| name.is_empty() || check(name).is_ok()).map(Some)
+        }
+    }
+}
+
 /// The query of a call. `own`: what its parameters say, which counts first; `rebuilt`: it is not sent on with them. `given`:
 /// whose calls they are. A batch of REST 3.0 is refused for whatever stands beside its commands.
 pub fn of_call(version: Version, method: &Method, own: Option<&str>, rebuilt: bool, given: Option<&str>) -> String {
@@ -60,6 +72,17 @@ mod tests {
         assert_eq!(query(None), "");
         assert_eq!(query(Some("1c")), "auth_connector=1c");
         assert_eq!(query(Some("a&b=c +%\u{2116}")), "auth_connector=a%26b%3Dc%20%2B%25%E2%84%96");
+    }
+
+    #[test]
+    fn only_a_name_is_carried_for_a_call() {
+        assert_eq!(carried(None, Some("1c")), Some(Some("1c".into())));
+        assert_eq!(carried(None, None), Some(None));
+        assert_eq!(carried(Some("\"own\""), Some("1c")), Some(Some("own".into())));
+        assert_eq!(carried(Some("\"\""), Some("1c")), Some(Some(String::new())));
+        for odd in ["7", "null", "{}", "\"a\\nb\"", &format!("{:?}", "x".repeat(101))] {
+            assert_eq!(carried(Some(odd), Some("1c")), None, "{odd}");
+        }
     }
 
     #[test]

@@ -85,6 +85,34 @@ fn the_callers_own_counts_before_the_envelopes_and_that_before_the_clients() {
 }
 
 #[test]
+fn the_callers_own_goes_with_every_request_that_reads_a_list_to_its_end() {
+    let proxy = with_shop("");
+    proxy.portal().seed("crm.deal", 120);
+    for own in [json!({"auth_connector": "own"}), json!({"auth_connector": "own", "order": {"TITLE": "ASC"}})] {
+        for envelope in [json!(null), json!("envelope")] {
+            let mut body = json!({"method": "crm.deal.list", "all": true, "params": own});
+            if !envelope.is_null() {
+                body["auth_connector"] = envelope;
+            }
+            assert_eq!(asked(&proxy, SHOP, body.clone()), ["own", "own"], "{body}");
+        }
+    }
+}
+
+#[test]
+fn a_call_whose_own_is_no_name_goes_alone_and_with_its_own() {
+    let proxy = with_shop("");
+    for own in [json!("x".repeat(100_000)), json!("a\nb"), json!(7)] {
+        let calls = [json!({}), json!({"auth_connector": own}), json!({})].map(|mut params| {
+            params["i"] = json!(1);
+            json!({"method": "sim.echo", "params": params})
+        });
+        let seen = asked(&proxy, SHOP, json!({ "calls": calls }));
+        assert_eq!(seen, [json!("обмен №1"), own, json!("обмен №1")]);
+    }
+}
+
+#[test]
 fn a_batch_of_rest_3_0_has_none_at_all() {
     let proxy = with_shop("");
     proxy.portal().set_lenient_rest3_batch(false);

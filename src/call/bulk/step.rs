@@ -81,7 +81,8 @@ impl Step {
                 continue;
             }
             // Bitrix24 reads the connector of a whole batch, none of a command's.
-            let Some(connector) = connector_of(call, asked.connector) else { break };
+            let own = connector::own(call.raw_params());
+            let Some(connector) = connector::carried(own, asked.connector) else { break };
             if first.as_ref().is_some_and(|first| *first != connector) {
                 break;
             }
@@ -149,14 +150,6 @@ impl Step {
             true => Left::Pending(fate::of_pending(&self.calls, fates)),
             false => Left::Next(fate::of_next(fates, halt)),
         }
-    }
-}
-
-/// The connector of a call in a batch: its own, or else the request's. `None`: it must go on its own.
-fn connector_of(call: &One, asked: Option<&str>) -> Option<Option<String>> {
-    match connector::own(call.raw_params()) {
-        None => Some(asked.map(str::to_owned)),
-        Some(raw) => serde_json::from_str(raw).ok().map(Some),
     }
 }
 
