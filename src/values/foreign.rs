@@ -32,12 +32,15 @@ pub struct Foreign {
     /// It goes on behind "answered with".
     pub what: String,
     pub executed: Executed,
+    /// It is not the beginning of an answer of Bitrix24 either.
+    pub is_anothers: bool,
 }
 
 impl Foreign {
     pub fn of(answered: &Answered) -> Foreign {
         let status = answered.status;
-        Foreign { status, what: what(answered), executed: executed(status) }
+        let is_anothers = !answered.body.trim_ascii_start().starts_with(b"{");
+        Foreign { status, what: what(answered), executed: executed(status), is_anothers }
     }
 
     /// A gateway asks to come more slowly.
@@ -48,6 +51,7 @@ impl Foreign {
     /// What to do about it, as the end of a sentence; empty where nothing is known.
     pub fn advice(&self) -> &'static str {
         match self.status {
+            _ if !self.is_anothers => "",
             404 => "; a portal that is switched off answers so: open it in a browser",
             401 | 403 | 451 => {
                 "; something before Bitrix24 refuses this server's requests: ask whoever runs it, or this server's host"
@@ -328,6 +332,14 @@ mod tests {
         );
         assert!(of(&"Ы ".repeat(5000)).chars().count() < 150);
         assert!(what_is(&"x".repeat(5000), "<").chars().count() < 200);
+    }
+
+    #[test]
+    fn an_answer_of_bitrix24_that_was_cut_is_nobody_elses_refusal() {
+        let advice = |body: &[u8]| Foreign::of(&Answered { status: 401, body, ..Answered::default() }).advice();
+        assert_eq!(advice(b"{\"error\":\"expired_tok"), "");
+        assert!(advice(b"<html>").contains("something before Bitrix24"));
+        assert!(advice(b"").contains("something before Bitrix24"));
     }
 
     proptest! {

@@ -306,8 +306,9 @@ fn heard_by_webhook(status: u16, body: &[u8]) -> Heard {
         (503, Some(_)) => Heard::No,
         // The redirect to nowhere: an answer that cannot be used, and certainly not executed.
         (502, Some("BITRIX24_BAD_ANSWER")) => Heard::No,
-        // The second is the answer of a token that expired as soon as it was new.
-        (400, Some("ON_PURPOSE")) | (401, Some("expired_token")) => Heard::Error,
+        // A refusal of the token that was cut on its way; and of one that expired as soon as it was new.
+        (404, Some("BITRIX24_BAD_ANSWER")) | (403, Some("REINSTALL_REQUIRED")) => Heard::No,
+        (400, Some("ON_PURPOSE")) => Heard::Error,
         _ => panic!("{status} {answer}"),
     }
 }
