@@ -1,7 +1,9 @@
 //! What to write instead, where `proxy.toml` cannot be read.
 
-use super::SHORTEST_TOKEN;
 use crate::values::spelling::{distance, nearest};
+
+/// Characters of a client's token.
+pub const SHORTEST_TOKEN: usize = 20;
 
 const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";

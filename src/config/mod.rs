@@ -7,7 +7,7 @@ mod advice;
 mod file;
 mod find;
 
-use advice::shown;
+use advice::{shown, SHORTEST_TOKEN};
 pub use find::{home_of, is_public, Surroundings};
 
 use crate::system::disk::refuse_writable_by_others;
@@ -26,7 +26,6 @@ use std::time::Duration;
 
 /// What `proxy.toml.example` prints as credentials. Whoever leaves one in place has not finished.
 const SAMPLES: [&str; 2] = ["…", "local.xxxxxxxxxxxxxx.xxxxxxxx"];
-const SHORTEST_TOKEN: usize = 20;
 
 #[derive(Debug)]
 pub struct Config {
