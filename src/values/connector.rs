@@ -4,13 +4,14 @@
 use super::method::Method;
 use super::portal::Version;
 use super::{json, percent};
+use crate::system::log::is_control;
 
 pub const NAME: &str = "auth_connector";
 const LONGEST: usize = 100;
 
 /// Whether it can be one.
 pub fn check(connector: &str) -> Result<(), String> {
-    let printable = !connector.chars().any(|c| c.is_control() || crate::system::log::is_control(c));
+    let printable = !connector.chars().any(is_control);
     match printable && (1..=LONGEST).contains(&connector.chars().count()) {
         true => Ok(()),
         false => Err(format!("must be a name of 1 to {LONGEST} printable characters, such as \"1c\"")),
@@ -26,7 +27,7 @@ pub fn own(raw_params: &str) -> Option<&str> {
 pub fn query(connector: Option<&str>) -> String {
     match connector {
         None | Some("") => String::new(),
-        Some(connector) => format!("{NAME}={}", percent::encoded(connector.as_bytes(), b"-._~")),
+        Some(connector) => format!("{NAME}={}", percent::encoded(connector.as_bytes(), percent::UNRESERVED)),
     }
 }
 

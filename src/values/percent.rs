@@ -1,5 +1,8 @@
 //! Percent-encoding (RFC 3986, section 2.1).
 
+/// What is not encoded beside letters and digits (RFC 3986, section 2.3).
+pub const UNRESERVED: &[u8] = b"-._~";
+
 /// The bytes with every `%xx` decoded; a `%` without two digits stays as it is.
 pub fn decoded(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());

@@ -365,7 +365,7 @@ fn a_key_whose_kept_results_fill_an_answer_executes_no_more() {
 }
 
 /// Kills a request while the portal lets it wait for an answer.
-fn killed_while_it_hangs(proxy: &Proxy, request: Cgi, body: Value) {
+pub fn killed_while_it_hangs(proxy: &Proxy, request: Cgi, body: Value) {
     let mut running = request.spawn();
     running.write(body.to_string().as_bytes()).unwrap();
     running.end_body();

@@ -18,12 +18,12 @@ fn expired() -> Proxy {
     proxy
 }
 
-fn add(proxy: &Proxy) -> Answer {
+pub fn add(proxy: &Proxy) -> Answer {
     proxy.call("crm.deal.add", json!({"fields": {}}))
 }
 
 #[track_caller]
-fn assert_works(proxy: &Proxy) {
+pub fn assert_works(proxy: &Proxy) {
     let answer = add(proxy);
     assert_eq!(answer.status, 200, "{} {}", answer.text(), answer.stderr);
 }

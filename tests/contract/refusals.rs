@@ -1,5 +1,6 @@
 //! Contract section 4: calls that Bitrix24 refuses for now, and may accept later, have no result.
 
+use crate::calls::killed_while_it_hangs;
 use crate::fixture::*;
 use serde_json::{json, Value};
 use simulator::{Action, Fault, Target};
@@ -425,16 +426,11 @@ fn a_request_of_which_all_was_refused_leaves_its_key_free() {
     assert_eq!(shape(&data(&keyed(&proxy, &other).run())), "rrr");
 }
 
-/// Kills a request while the portal lets it wait for an answer.
-fn killed_while_it_hangs(proxy: &Proxy, calls: &[Value]) {
-    let body = json!({ "calls": calls }).to_string();
-    let mut running = proxy.request("").content_length(Some(body.len())).header("Idempotency-Key", "k").spawn();
-    running.write(body.as_bytes()).unwrap();
-    running.end_body();
-    assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
-    running.signal_group("KILL");
-    running.wait_for_end();
-    proxy.simulator.release();
+/// Kills a request under the key while the portal lets it wait for an answer.
+fn killed_under_its_key(proxy: &Proxy, calls: &[Value]) {
+    let body = json!({ "calls": calls });
+    let request = proxy.request("").content_length(Some(body.to_string().len())).header("Idempotency-Key", "k");
+    killed_while_it_hangs(proxy, request, body);
 }
 
 #[test]
@@ -444,7 +440,7 @@ fn pending_calls_that_were_being_sent_when_the_process_was_killed_are_unknown_an
     proxy.portal().refuse_next("crm.lead.add", "QUERY_LIMIT_EXCEEDED", 3);
     assert_eq!(data(&keyed(&proxy, &calls).run())["pending"], json!([0, 2, 4]));
     proxy.simulator.inject(Fault::once(Target::Call, Action::HangAfter));
-    killed_while_it_hangs(&proxy, &calls);
+    killed_under_its_key(&proxy, &calls);
     for _ in 0..2 {
         let data = data(&keyed(&proxy, &calls).run());
         let unknown: Vec<usize> = (0..60).filter(|i| data["results"][i]["error"] == "OUTCOME_UNKNOWN").collect();
@@ -461,7 +457,7 @@ fn calls_that_were_held_back_when_the_process_was_killed_are_executed_later() {
     proxy.portal().block_method("crm.lead.add", 2.0);
     assert_failure(&proxy.call("crm.lead.add", json!({})), 429, "bitrix24_error");
     proxy.simulator.inject(Fault::once(Target::Call, Action::HangAfter));
-    killed_while_it_hangs(&proxy, &calls);
+    killed_under_its_key(&proxy, &calls);
     std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem()))).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     let data = data(&keyed(&proxy, &calls).run());

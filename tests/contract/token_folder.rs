@@ -2,22 +2,13 @@
 //! left there.
 
 use crate::fixture::*;
+use crate::refresh::{add, assert_works};
 use serde_json::{json, Value};
 use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use support::cgi::{Answer, Cgi};
-
-fn add(proxy: &Proxy) -> Answer {
-    proxy.call("crm.deal.add", json!({"fields": {}}))
-}
-
-#[track_caller]
-fn assert_works(proxy: &Proxy) {
-    let answer = add(proxy);
-    assert_eq!(answer.status, 200, "{} {}", answer.text(), answer.stderr);
-}
 
 /// The path of the portal's file with this ending.
 fn file(proxy: &Proxy, ending: &str) -> PathBuf {

@@ -6,11 +6,9 @@
 
 use super::LONGEST_BATCH;
 use crate::values::json::{self, Text};
-use crate::values::percent;
+use crate::values::percent::{self, UNRESERVED};
 use std::collections::HashSet;
 
-/// What is not percent-encoded beside letters and digits (RFC 3986, section 2.3).
-const UNRESERVED: &[u8] = b"-._~";
 /// `max_input_vars` of PHP, which `parse_str` obeys.
 const MAX_FIELDS: usize = 1000;
 /// `max_input_nesting_level` of PHP.

@@ -5,6 +5,7 @@ use super::line::{Line, Status};
 use crate::call::refresh::process::try_start;
 use crate::config::{home_of, is_public, Config, Surroundings, Way};
 use crate::system::user::{self, name_of, typed};
+use crate::values::percent::UNRESERVED;
 use std::path::Path;
 use std::time::Duration;
 
@@ -251,7 +252,7 @@ fn judge_token(client: &str, token: &str) -> Option<Line> {
         return Some(Line::warn(CHECK, text, "b24proxy token"));
     }
     // The characters that stand for themselves in an address (RFC 3986, section 2.3).
-    let in_addresses = token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+    let in_addresses = token.bytes().all(|b| b.is_ascii_alphanumeric() || UNRESERVED.contains(&b));
     (!in_addresses).then(|| {
         Line::ok(CHECK, format!("the token of client {client:?} works in headers, but not in a webhook's address"))
     })

@@ -7,7 +7,7 @@
 
 use super::cursor::{Cursor, Place};
 use super::families::Family;
-use super::paging::{members, not_a_list, packed, selected, Next, Paging, Parameter, RowPage, Rows, PAGE};
+use super::paging::{members, out_of_order, packed, selected, Next, Paging, Parameter, RowPage, Rows, PAGE};
 use crate::call::bulk::{command, name, Commands};
 use crate::values::error::Result;
 use crate::values::json;
@@ -174,13 +174,8 @@ impl Paging for ById<'_> {
             return Ok(self.after_count(page.total, found));
         }
         let fresh = std::mem::take(&mut self.fresh);
-        let in_order = |ids: &Vec<u64>| ids.first().is_none_or(|id| *id > self.last) && ids.is_sorted_by(|a, b| a < b);
-        let Some(ids) = page.ids(self.family.answered).filter(in_order).filter(|_| !fresh || self.behaves(page)) else {
-            return match self.resumed {
-                false => Ok(Next::Unfit),
-                true => Err(not_a_list("its rows are not in the order of their IDs")),
-            };
-        };
+        let ids = page.ids_behind(self.family.answered, self.last);
+        let Some(ids) = ids.filter(|_| !fresh || self.behaves(page)) else { return out_of_order(self.resumed) };
         if fresh {
             self.total = page.total;
         }

@@ -122,6 +122,20 @@ impl<'a> RowPage<'a> {
         let ids = self.rows().map(|row| json::field(row, name)?.trim_matches('"').parse().ok());
         (self.count <= LARGEST_PAGE).then(|| ids.collect())?
     }
+
+    /// The same, where they stand in their order, all behind `last`.
+    pub fn ids_behind(&self, name: &str, last: u64) -> Option<Vec<u64>> {
+        let in_order = |ids: &Vec<u64>| ids.first().is_none_or(|id| *id > last) && ids.is_sorted_by(|a, b| a < b);
+        self.ids(name).filter(in_order)
+    }
+}
+
+/// What follows a page that is not in the order of its IDs. `resumed`: an earlier request has read some of the list so.
+pub fn out_of_order(resumed: bool) -> Result<Next> {
+    match resumed {
+        false => Ok(Next::Unfit),
+        true => Err(not_a_list("its rows are not in the order of their IDs")),
+    }
 }
 
 /// The members of an object that parameters or a filter are; why not.

@@ -6,7 +6,7 @@
 
 use super::cursor::{Cursor, Place};
 use super::paging::{
-    distinct_ids, not_a_list, number, selected, told_apart, Next, Paging, Parameter, RowPage, Rows, FURTHEST,
+    distinct_ids, number, out_of_order, selected, told_apart, Next, Paging, Parameter, RowPage, Rows, FURTHEST,
 };
 use crate::call::bulk::Commands;
 use crate::values::error::{Error, Result};
@@ -69,13 +69,7 @@ impl Paging for ByKey<'_> {
     }
 
     fn take(&mut self, page: &RowPage, rows: &mut Rows) -> Result<Next> {
-        let in_order = |ids: &Vec<u64>| ids.first().is_none_or(|id| *id > self.last) && ids.is_sorted_by(|a, b| a < b);
-        let Some(ids) = page.ids("id").filter(in_order) else {
-            return match self.resumed {
-                false => Ok(Next::Unfit),
-                true => Err(not_a_list("its rows are not in the order of their IDs")),
-            };
-        };
+        let Some(ids) = page.ids_behind("id", self.last) else { return out_of_order(self.resumed) };
         page.rows().for_each(|row| rows.push(row));
         self.last = ids.last().copied().unwrap_or(self.last);
         Ok(after(page.count, &mut self.largest))
