@@ -27,6 +27,13 @@ impl App {
         App::with_sink(config, sink)
     }
 
+    /// For a process that serves many requests: connections to portals are kept between them.
+    #[allow(dead_code)]
+    pub fn resident(config: Config) -> App {
+        let http = Http::keeping(&config.bitrix24);
+        App { http, ..App::new(config) }
+    }
+
     /// With another log than the configured one.
     pub fn with_sink(config: Config, sink: Sink) -> App {
         let (store, http) = (Box::new(Folder::new(&config.token_folder)), Http::new(&config.bitrix24));

@@ -182,7 +182,7 @@ impl Transfer<'_> {
                 matches!(judge(&answered).0, Verdict::Error(_))
             };
             if !is_error {
-                read.map_err(|_| unread(Failure::Lost { why: "while it was read".into() }))?;
+                read.map_err(|_| unread(Failure::Lost { why: "while it was read".into(), stale: false }))?;
                 if begin.len() as u64 <= MOST_ERROR {
                     begin = relay.hide.bytes(begin);
                     download.length = Some(begin.len() as u64);
@@ -248,7 +248,7 @@ fn expired(upstream: &Upstream, way: &Way) -> Option<Failed> {
 fn unread(failure: Failure) -> Error {
     match failure {
         Failure::Timeout(_) => Error::Timeout { executed: Executed::No },
-        Failure::Lost { why } => Error::Unreachable { why, executed: Executed::No },
+        Failure::Lost { why, .. } => Error::Unreachable { why, executed: Executed::No },
         failure => error_of(failure, 0),
     }
 }

@@ -12,3 +12,5 @@ mod refusal;
 pub mod relay;
 pub mod results;
 pub mod secrets;
+#[cfg(test)]
+mod test_kept;

@@ -100,13 +100,15 @@ pub(super) struct Relay<'a> {
     pub hide: Mask,
     /// Whether tokens that Bitrix24 does not know are renewed, as expired ones are.
     renews_refused: bool,
+    /// A kept connection was lost: what is sent from here on has a new one.
+    lost: bool,
     trip: Trip,
 }
 
 impl<'a> Relay<'a> {
     pub fn new(job: Job<'a>, portal: &'a Portal, patience: Patience) -> Relay<'a> {
         let hide = secrets::configured(&job.app.config, portal);
-        Relay { job, portal, patience, hide, renews_refused: true, trip: Trip::default() }
+        Relay { job, portal, patience, hide, renews_refused: true, lost: false, trip: Trip::default() }
     }
 
     fn until(&self) -> Deadline {
@@ -137,6 +139,11 @@ impl<'a> Relay<'a> {
                     reconnected = true;
                     self.trip.repeated.push("connection_refused");
                     std::thread::sleep(RECONNECT_PAUSE.min(self.job.end.remaining()));
+                    continue;
+                }
+                Err(Failure::Lost { stale: true, .. }) if call.method.only_reads() && !self.lost => {
+                    self.lost = true;
+                    self.trip.repeated.push("connection_closed");
                     continue;
                 }
                 Err(failure) => return Err(error_of(failure, call.max_response).into()),
@@ -398,7 +405,7 @@ impl<'a> Relay<'a> {
         if !call.query.is_empty() {
             url = format!("{url}?{}", call.query);
         }
-        http.post(&Post {
+        let post = Post {
             url: &url,
             content_type: &content_type,
             headers: &headers,
@@ -406,7 +413,11 @@ impl<'a> Relay<'a> {
             deadline: self.job.end,
             max_response: call.max_response,
             hide: &self.hide,
-        })
+        };
+        match !self.lost && self.job.app.config.fastcgi.reuse.covers(call.method) {
+            true => http.post_kept(&post),
+            false => http.post(&post),
+        }
     }
 }
 
@@ -417,7 +428,7 @@ pub(super) fn error_of(failure: Failure, max_response: u64) -> Error {
             Error::Unreachable { why: obstacle.advised(&why), executed: Executed::No }
         }
         Failure::Timeout(executed) => Error::Timeout { executed },
-        Failure::Lost { why } => Error::Unreachable { why, executed: Executed::Unknown },
+        Failure::Lost { why, .. } => Error::Unreachable { why, executed: Executed::Unknown },
         Failure::TooLarge => Error::BadAnswer {
             why: format!(
                 "it is larger than max_response ({max_response} bytes); ask for less, or raise max_response under [limits] \

@@ -9,7 +9,7 @@ const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";
 
 /// A right line for each key, and the section that it stands in.
-const LINES: [(&str, &str); 37] = [
+const LINES: [(&str, &str); 39] = [
     ("[bitrix24]", "client_id = \"local.6667fc928a50a9.70414732\""),
     ("[bitrix24]", "client_secret = \"…\""),
     ("[bitrix24]", "redirect_uri = \"https://www.example.com/cgi-bin/b24proxy\""),
@@ -44,6 +44,8 @@ const LINES: [(&str, &str); 37] = [
     ("[limits]", "max_response = \"64 MiB\""),
     ("[limits]", "max_file = \"2 GiB\""),
     ("[limits]", "max_wait = 20"),
+    ("[fastcgi]", "workers = 8"),
+    ("[fastcgi]", "reuse = \"always\""),
     ("[log]", "file = \"b24proxy.log\""),
     ("[log]", "level = \"info\""),
     ("[security]", "clients = []"),

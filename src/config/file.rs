@@ -17,6 +17,7 @@ pub struct File {
     pub storage: Storage,
     pub security: Security,
     pub limits: Limits,
+    pub fastcgi: FastCgi,
     pub log: Log,
 }
 
@@ -142,6 +143,29 @@ impl Default for Log {
     fn default() -> Self {
         Log { file: String::new(), level: Level::Info }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FastCgi {
+    pub workers: u64,
+    pub reuse: Reuse,
+}
+
+impl Default for FastCgi {
+    fn default() -> Self {
+        FastCgi { workers: 8, reuse: Reuse::Always }
+    }
+}
+
+/// For which calls a connection that is kept since another one is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reuse {
+    Always,
+    /// Those that only read.
+    Reads,
+    Never,
 }
 
 /// Bytes, written as a number or as `"16 MiB"`.

@@ -8,12 +8,13 @@ mod file;
 mod find;
 
 use advice::{shown, SHORTEST_TOKEN};
+pub use file::Reuse;
 pub use find::{home_of, is_public, Surroundings};
 
 use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
 use crate::values::connector;
-use crate::values::method::Pattern;
+use crate::values::method::{Method, Pattern};
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
 use crate::values::proxy::Proxy;
 use crate::values::secret::{from_hex, sha256, Secret};
@@ -26,6 +27,9 @@ use std::time::Duration;
 
 /// What `proxy.toml.example` prints as credentials. Whoever leaves one in place has not finished.
 const SAMPLES: [&str; 2] = ["…", "local.xxxxxxxxxxxxxx.xxxxxxxx"];
+
+/// Processes that serve calls; each holds connections and some memory.
+const MOST_WORKERS: usize = 256;
 
 #[derive(Debug)]
 pub struct Config {
@@ -40,6 +44,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub cors_origins: Vec<String>,
     pub limits: Limits,
+    pub fastcgi: FastCgi,
     pub log: LogTo,
 }
 
@@ -132,6 +137,24 @@ pub struct Limits {
     /// Bytes of a file on its way through.
     pub max_file: u64,
     pub max_wait: Duration,
+}
+
+/// Of the executable that serves many requests.
+#[derive(Debug)]
+pub struct FastCgi {
+    #[allow(dead_code)]
+    pub workers: usize,
+    pub reuse: Reuse,
+}
+
+impl Reuse {
+    pub fn covers(self, method: &Method) -> bool {
+        match self {
+            Reuse::Always => true,
+            Reuse::Reads => method.only_reads(),
+            Reuse::Never => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -309,6 +332,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
     let trusted_proxies = wrong.keep(proxies(&file.security.trusted_proxies));
     let cors_origins = wrong.keep(origins(&file.security.cors_origins));
     let max_wait = wrong.keep(seconds(file.limits.max_wait, "[limits] max_wait"));
+    let workers = wrong.keep(workers(file.fastcgi.workers));
     let whole = || {
         Some(Config {
             path: path.to_owned(),
@@ -323,6 +347,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
                 max_file: file.limits.max_file.0,
                 max_wait: max_wait?,
             },
+            fastcgi: FastCgi { workers: workers?, reuse: file.fastcgi.reuse },
             log: LogTo {
                 file: (!file.log.file.is_empty()).then(|| folder.join(&file.log.file)),
                 level: file.log.level,
@@ -382,6 +407,11 @@ fn seconds(value: u64, key: &str) -> Result<Duration, String> {
     } else {
         Err(format!("{key} = {value} must be a number of seconds from 1 to 86400"))
     }
+}
+
+fn workers(value: u64) -> Result<usize, String> {
+    let workers = usize::try_from(value).ok().filter(|workers| (1..=MOST_WORKERS).contains(workers));
+    workers.ok_or_else(|| format!("[fastcgi] workers = {value} must be a number from 1 to {MOST_WORKERS}"))
 }
 
 fn refuse_sample(value: &str, key: &str) -> Result<(), String> {
@@ -684,11 +714,33 @@ mod tests {
         assert_eq!(config.limits.max_response, 64 << 20);
         assert_eq!(config.limits.max_file, 2 << 30);
         assert_eq!(config.limits.max_wait, Duration::from_secs(20));
+        assert_eq!((config.fastcgi.workers, config.fastcgi.reuse), (8, Reuse::Always));
         assert_eq!(config.log.level, Level::Info);
         assert!(config.log.file.is_none());
         let portal = &config.portals[0];
         assert_eq!((portal.requests_per_second, portal.burst), (2.0, 50.0));
         assert_eq!(config.own_origin().unwrap(), "https://www.example.com");
+    }
+
+    #[test]
+    fn fastcgi_has_1_to_256_workers_and_three_words_for_kept_connections() {
+        let with = |line: &str| parse(&format!("{GOOD}\n[fastcgi]\n{line}"));
+        assert_eq!(with("workers = 256").unwrap().fastcgi.workers, 256);
+        for (word, adds, reads) in [("always", true, true), ("reads", false, true), ("never", false, false)] {
+            let reuse = with(&format!("reuse = \"{word}\"")).unwrap().fastcgi.reuse;
+            let covers = |name: &str| reuse.covers(&Method::parse(name).unwrap());
+            assert_eq!((covers("crm.deal.add"), covers("crm.deal.list")), (adds, reads), "{word}");
+            assert_eq!(covers("batch"), adds, "{word}");
+        }
+        for workers in ["0", "257", "18446744073709551615"] {
+            let why = with(&format!("workers = {workers}")).unwrap_err();
+            assert!(why.contains("workers") && why.contains("256"), "{why}");
+        }
+        for line in ["reuse = \"often\"", "reuse = \"Always\"", "reuse = true", "workers = -1", "workers = \"8\""] {
+            let why = with(line).unwrap_err();
+            let right = if line.starts_with("reuse") { "reuse = \"always\"" } else { "workers = 8" };
+            assert!(why.contains("[fastcgi]") && why.ends_with(right) && !why.contains("often"), "{why}");
+        }
     }
 
     #[test]

@@ -9,8 +9,9 @@ pub enum Failure {
     NotSent { why: String, obstacle: Obstacle },
     /// The time is over.
     Timeout(Executed),
-    /// The connection was lost after something was sent.
-    Lost { why: String },
+    /// The connection was lost after something was sent. `stale`: it was a kept one, which the other side closed before any
+    /// byte of the answer came, perhaps before it was asked.
+    Lost { why: String, stale: bool },
     /// The answer is longer than allowed.
     TooLarge,
     /// This program's own side: a certificate file that cannot be read.
@@ -31,7 +32,7 @@ impl Failure {
             Failure::NotSent { why, obstacle } => format!("could not be reached: {}", obstacle.advised(why)),
             Failure::Timeout(Executed::No) => "could not be reached in time".into(),
             Failure::Timeout(Executed::Unknown) => "did not answer in time".into(),
-            Failure::Lost { why } => format!("closed the connection: {why}"),
+            Failure::Lost { why, .. } => format!("closed the connection: {why}"),
             Failure::TooLarge => "sent an answer that is too long".into(),
             Failure::Configuration(why) => why.clone(),
         }

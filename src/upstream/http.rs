@@ -2,7 +2,11 @@
 //! redirects followed, one deadline for everything, and the knowledge whether anything was sent.
 
 pub use super::failure::{Failure, Obstacle};
-use super::tcp::{Dial, LookedUpLater};
+use super::kept::{has_plain_end, Chain, Kept, USER_AGENT};
+#[allow(unused_imports)]
+pub use super::progress::{begin_request, has_sent};
+use super::progress::{Connection, Progress};
+use super::tcp::Dial;
 use super::tls::{self, Tls, BUFFER};
 use super::unpacked::{content_type, is_type, unpacked, unpacking};
 use crate::config::Bitrix24;
@@ -13,14 +17,11 @@ use crate::values::mask::Mask;
 use crate::values::parts::{Part, Parts};
 use crate::values::proxy::Proxy;
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use ureq::typestate::{WithBody, WithoutBody};
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
 /// For a file: the kernel is asked less often, and a TLS record leaves in one piece.
 const FILE_BUFFER: usize = 64 << 10;
@@ -28,22 +29,6 @@ const FILE_BUFFER: usize = 64 << 10;
 const HEAD: usize = 1 << 10;
 /// Of a field of a file's answer that is passed on, such as its name.
 const LONGEST_FIELD: usize = 4 << 10;
-
-const USER_AGENT: &str = concat!("b24proxy/", env!("CARGO_PKG_VERSION"));
-
-thread_local! {
-    /// Whether anything of this thread's current request was sent: a request is made by one thread from its beginning to
-    /// its end, whatever connection it finds.
-    static SENT: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this process has sent anything, ever.
-static HAS_SENT: AtomicBool = AtomicBool::new(false);
-
-/// Whether anything may have reached a portal or the OAuth server, for who must say it when all else is lost.
-pub fn has_sent() -> bool {
-    HAS_SENT.load(Ordering::SeqCst)
-}
 
 /// The clients for all requests. Each is made when it is first needed: building the roots costs time.
 pub struct Http {
@@ -53,8 +38,10 @@ pub struct Http {
     ca_file: Option<PathBuf>,
     /// Whether the OAuth server is one of Bitrix24's own, for which `ca_file` does not count.
     oauth_is_bitrix24s: bool,
-    with_ca_file: OnceLock<Result<Connections, Failure>>,
-    without: OnceLock<Result<Connections, Failure>>,
+    /// Whether connections and TLS sessions are kept for the next request.
+    keeps: bool,
+    with_ca_file: OnceLock<Connections>,
+    without: OnceLock<Connections>,
 }
 
 impl Http {
@@ -67,10 +54,16 @@ impl Http {
         }
     }
 
+    /// For a process that serves many requests.
+    pub fn keeping(bitrix24: &Bitrix24) -> Http {
+        Http { keeps: true, ..Http::new(bitrix24) }
+    }
+
     /// With built-in roots alone.
     pub fn without_configuration(connect_timeout: Duration) -> Http {
         let (with_ca_file, without) = (OnceLock::new(), OnceLock::new());
-        Http { connect_timeout, proxy: None, ca_file: None, oauth_is_bitrix24s: true, with_ca_file, without }
+        let (proxy, ca_file, oauth_is_bitrix24s, keeps) = (None, None, true, false);
+        Http { connect_timeout, proxy, ca_file, oauth_is_bitrix24s, keeps, with_ca_file, without }
     }
 
     /// For portals, and this program's own public address: built-in roots, and those of `ca_file`.
@@ -93,19 +86,29 @@ impl Http {
         self.made(&self.without, None)
     }
 
-    fn made<'c>(
-        &self,
-        once: &'c OnceLock<Result<Connections, Failure>>,
-        ca_file: Option<&Path>,
-    ) -> Result<&'c Connections, Failure> {
-        let new = || Connections::new(ca_file, self.proxy.clone(), self.connect_timeout);
-        once.get_or_init(new).as_ref().map_err(Failure::clone)
+    /// A failure is not kept: a host that was busy is not busy for ever.
+    fn made<'c>(&self, once: &'c OnceLock<Connections>, ca_file: Option<&Path>) -> Result<&'c Connections, Failure> {
+        if let Some(connections) = once.get() {
+            return Ok(connections);
+        }
+        let new = Connections::new(ca_file, self.proxy.clone(), self.connect_timeout, self.keeps)?;
+        Ok(once.get_or_init(|| new))
+    }
+
+    /// Closes what is idle, in a process that rests.
+    #[allow(dead_code)]
+    pub fn let_go(&self) {
+        for connections in [self.with_ca_file.get(), self.without.get()].into_iter().flatten() {
+            connections.kept.iter().for_each(Kept::let_go);
+        }
     }
 }
 
 /// For hosts whose certificates the same roots vouch for.
 pub struct Connections {
-    agent: ureq::Agent,
+    /// Makes a connection for each request.
+    fresh: ureq::Agent,
+    kept: Option<Kept>,
     connect_timeout: Duration,
 }
 
@@ -218,58 +221,77 @@ pub struct Post<'a> {
     pub hide: &'a Mask,
 }
 
+impl Post<'_> {
+    /// Of its body.
+    fn length(&self) -> u64 {
+        self.parts.iter().map(Part::length).sum()
+    }
+}
+
 impl Connections {
-    fn new(ca_file: Option<&Path>, proxy: Option<Proxy>, connect_timeout: Duration) -> Result<Connections, Failure> {
+    fn new(
+        ca_file: Option<&Path>,
+        proxy: Option<Proxy>,
+        connect_timeout: Duration,
+        keeps: bool,
+    ) -> Result<Connections, Failure> {
         let dial = Dial { proxy, user_agent: USER_AGENT };
-        let connector = ().chain(dial).chain(Tls { config: Arc::new(tls::config(ca_file)?) }).chain(Noting);
-        let config = ureq::Agent::config_builder()
-            .proxy(None)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .user_agent(USER_AGENT)
-            .accept_encoding("identity")
-            .max_idle_connections(0)
-            .input_buffer_size(BUFFER)
-            .build();
-        let agent = ureq::Agent::with_parts(config, connector, LookedUpLater);
-        Ok(Connections { agent, connect_timeout })
+        let chain = Chain { dial, tls: Tls { config: Arc::new(tls::config(ca_file, keeps)?) } };
+        Ok(Connections { fresh: chain.fresh(), kept: keeps.then(|| Kept::new(chain)), connect_timeout })
     }
 
+    /// By a new connection.
     pub fn post(&self, post: &Post) -> Result<Reply, Failure> {
-        let length: u64 = post.parts.iter().map(Part::length).sum();
-        self.send(post, Some(length))
+        self.post_fresh(post, Some(post.length()))
     }
 
     /// A post without a length, in chunked coding.
     pub fn post_chunked(&self, post: &Post) -> Result<Reply, Failure> {
-        self.send(post, None)
+        self.post_fresh(post, None)
     }
 
-    fn send(&self, post: &Post, length: Option<u64>) -> Result<Reply, Failure> {
-        SENT.set(false);
+    fn post_fresh(&self, post: &Post, length: Option<u64>) -> Result<Reply, Failure> {
+        let request = closing(posting(&self.fresh, post, length));
+        whole(self.sent(request, post, output_buffer(post, length))?, post)
+    }
+
+    /// By a kept connection, or a new one that is kept then, where this process keeps any.
+    pub fn post_kept(&self, post: &Post) -> Result<Reply, Failure> {
+        let Some(kept) = &self.kept else { return self.post(post) };
+        let length = Some(post.length());
+        // With another size than the client's own `ureq` neither takes nor keeps a connection: only where there is need.
+        let room = output_buffer(post, length).max(BUFFER);
+        let response = self.sent(posting(&kept.agent(), post, length), post, room)?;
+        if !has_plain_end(response.status(), response.headers()) {
+            kept.let_go();
+        }
+        whole(response, post)
+    }
+
+    /// The answer's head. `room`: for what is sent at once.
+    fn sent(
+        &self,
+        request: ureq::RequestBuilder<WithBody>,
+        post: &Post,
+        room: usize,
+    ) -> Result<ureq::http::Response<ureq::Body>, Failure> {
+        Progress::begin();
         let mut reader = Parts::of(post.parts);
-        let request = self.posting(post, length);
         let connect = self.connect_timeout.min(post.deadline.remaining());
-        let response = request
+        request
             .config()
             .timeout_global(Some(post.deadline.remaining()))
             .timeout_connect(Some(connect))
-            .output_buffer_size(output_buffer(post, length))
+            .output_buffer_size(room)
             .build()
             .send(ureq::SendBody::from_reader(&mut reader))
-            .map_err(|error| failure(&error))?;
-        let reply = read(response, post.max_response + 1)?;
-        if reply.body.len() as u64 > post.max_response {
-            return Err(Failure::TooLarge);
-        }
-        Ok(reply.without(post.hide))
+            .map_err(|error| failure(&error))
     }
 
     /// Asks for a file, which is read while it is passed on. `pause`: how long to wait for the first byte, and for each after
     /// a pause.
     pub fn open(&self, url: &str, headers: &[(&'static str, &str)], pause: Duration) -> Result<Download, Failure> {
-        SENT.set(false);
+        Progress::begin();
         let response = self.in_pieces(self.getting(url, headers), pause).call().map_err(|error| failure(&error))?;
         let (mut head, body) = response.into_parts();
         let length = body.content_length();
@@ -288,9 +310,9 @@ impl Connections {
         length: Option<u64>,
         pause: Duration,
     ) -> Result<Reply, Failure> {
-        SENT.set(false);
+        Progress::begin();
         let response = self
-            .in_pieces(self.posting(post, length), pause)
+            .in_pieces(closing(posting(&self.fresh, post, length)), pause)
             .config()
             .output_buffer_size(output_buffer(post, None).max(FILE_BUFFER))
             .build()
@@ -300,15 +322,7 @@ impl Connections {
     }
 
     fn getting(&self, url: &str, headers: &[(&'static str, &str)]) -> ureq::RequestBuilder<WithoutBody> {
-        with_headers(self.agent.get(url), headers)
-    }
-
-    fn posting(&self, post: &Post, length: Option<u64>) -> ureq::RequestBuilder<WithBody> {
-        let mut request = self.agent.post(post.url).header("Content-Type", post.content_type);
-        if let Some(length) = length {
-            request = request.header("Content-Length", length.to_string());
-        }
-        with_headers(request, post.headers)
+        closing(with_headers(self.fresh.get(url), headers))
     }
 
     /// A file's request: bounded in its pauses, not in total.
@@ -337,7 +351,7 @@ impl Connections {
 
     /// Looks at what an address answers without its body.
     pub fn head(&self, url: &str, deadline: Deadline) -> Result<Reply, Failure> {
-        self.look(with_headers(self.agent.head(url), &[]), deadline, 0)
+        self.look(closing(self.fresh.head(url)), deadline, 0)
     }
 
     fn look(
@@ -346,7 +360,7 @@ impl Connections {
         deadline: Deadline,
         max_response: u64,
     ) -> Result<Reply, Failure> {
-        SENT.set(false);
+        Progress::begin();
         let connect = self.connect_timeout.min(deadline.remaining());
         let response = request
             .config()
@@ -359,10 +373,30 @@ impl Connections {
     }
 }
 
+fn posting(agent: &ureq::Agent, post: &Post, length: Option<u64>) -> ureq::RequestBuilder<WithBody> {
+    let mut request = agent.post(post.url).header("Content-Type", post.content_type);
+    if let Some(length) = length {
+        request = request.header("Content-Length", length.to_string());
+    }
+    with_headers(request, post.headers)
+}
+
 /// For one connection, which is not kept.
+fn closing<B>(request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+    request.header("Connection", "close")
+}
+
 fn with_headers<B>(request: ureq::RequestBuilder<B>, headers: &[(&'static str, &str)]) -> ureq::RequestBuilder<B> {
-    let request = request.header("Connection", "close");
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+}
+
+/// The answer to a call.
+fn whole(response: ureq::http::Response<ureq::Body>, post: &Post) -> Result<Reply, Failure> {
+    let reply = read(response, post.max_response + 1)?;
+    if reply.body.len() as u64 > post.max_response {
+        return Err(Failure::TooLarge);
+    }
+    Ok(reply.without(post.hide))
 }
 
 /// The answer, at most so many bytes of it.
@@ -382,13 +416,13 @@ fn read(mut response: ureq::http::Response<ureq::Body>, most: u64) -> Result<Rep
 fn unread(error: &std::io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>()) {
         Some(inner) => failure(inner),
-        None => Failure::Lost { why: error.kind().to_string() },
+        None => Failure::Lost { why: error.kind().to_string(), stale: false },
     }
 }
 
 /// The texts are made here: `ureq` may show the address, which can hold a webhook's code.
 fn failure(error: &ureq::Error) -> Failure {
-    let sent = SENT.get();
+    let sent = Progress::now().sent.is_some();
     let not_sent = |why: String, obstacle| Failure::NotSent { why, obstacle };
     let why = match error {
         ureq::Error::Timeout(_) if sent => return Failure::Timeout(Executed::Unknown),
@@ -418,10 +452,18 @@ fn failure(error: &ureq::Error) -> Failure {
         _ => "the answer is not HTTP".into(),
     };
     if sent {
-        Failure::Lost { why }
+        Failure::Lost { why, stale: is_stale(error, Progress::now()) }
     } else {
         not_sent(why, Obstacle::Other)
     }
+}
+
+/// Whether a kept connection was closed before any byte of the answer came: perhaps before the request was there.
+fn is_stale(error: &ureq::Error, progress: Progress) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let closed = matches!(error, ureq::Error::Io(error)
+        if matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe));
+    closed && progress == Progress { sent: Some(Connection::Kept), heard: false }
 }
 
 fn closed(error: &std::io::Error) -> String {
@@ -457,48 +499,6 @@ impl Read for ForUpload<'_> {
     }
 }
 
-/// The last link of `ureq`'s chain: the note that something was sent.
-#[derive(Debug)]
-struct Noting;
-
-impl<In: Transport> Connector<In> for Noting {
-    type Out = Noted<In>;
-
-    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
-        Ok(chained.map(|transport| Noted { transport }))
-    }
-}
-
-/// Notes the moment from which the request may have reached the other side.
-#[derive(Debug)]
-struct Noted<T> {
-    transport: T,
-}
-
-impl<T: Transport> Transport for Noted<T> {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        self.transport.buffers()
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        SENT.set(true);
-        HAS_SENT.store(true, Ordering::SeqCst);
-        self.transport.transmit_output(amount, timeout)
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.transport.await_input(timeout)
-    }
-
-    fn is_open(&mut self) -> bool {
-        self.transport.is_open()
-    }
-
-    fn is_tls(&self) -> bool {
-        self.transport.is_tls()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -515,5 +515,18 @@ mod tests {
             assert!(http(own).portals().is_err(), "{own}");
         }
         assert!(http("https://oauth.example.org").oauth().is_err());
+    }
+
+    #[test]
+    fn what_could_not_be_made_once_is_tried_again() {
+        let path = std::env::temp_dir().join(format!("b24proxy-roots-{}", crate::values::secret::random_hex::<8>()));
+        let text = format!("[bitrix24]\nca_file = {path:?}\n");
+        let http = Http::keeping(&Config::parse(&text, Path::new("/nowhere/proxy.toml")).unwrap().bitrix24);
+        assert!(http.portals().is_err());
+        let own = rcgen::generate_simple_self_signed(vec!["acme.bitrix24.ru".to_owned()]).unwrap();
+        std::fs::write(&path, own.cert.pem()).unwrap();
+        assert!(http.portals().is_ok());
+        std::fs::remove_file(&path).unwrap();
+        assert!(http.portals().is_ok(), "made once");
     }
 }

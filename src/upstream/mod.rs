@@ -4,8 +4,14 @@
 mod dial;
 mod failure;
 pub mod http;
+mod kept;
 pub mod oauth;
+mod progress;
 mod tcp;
+#[cfg(test)]
+mod test_kept;
+#[cfg(test)]
+pub mod test_server;
 mod tls;
 mod trust;
 mod tunnel;

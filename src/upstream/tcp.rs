@@ -33,7 +33,7 @@ impl Resolver for LookedUpLater {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dial {
     pub proxy: Option<Proxy>,
     /// As a proxy hears it.
@@ -127,7 +127,8 @@ impl Transport for Tcp {
 
     fn is_open(&mut self) -> bool {
         // Whoever has something to say before he was asked has closed it, or speaks of something else.
-        self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        let is_read = self.buffers.input().is_empty();
+        is_read && self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 }
 

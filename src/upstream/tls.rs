@@ -17,8 +17,11 @@ use ureq::unversioned::transport::{
 /// A TLS record's size: more at once makes nothing faster, and `ureq` takes four of these.
 pub const BUFFER: usize = 16 << 10;
 
-/// TLS with the built-in roots, and the certificates of `ca_file`.
-pub fn config(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
+/// Sessions that a process which stays can resume: eight each of so many hosts as a process calls.
+const SESSIONS: usize = 64;
+
+/// TLS with the built-in roots, and the certificates of `ca_file`. `resumes`: whether its sessions are remembered.
+pub fn config(ca_file: Option<&Path>, resumes: bool) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let own = ca_file.map_or(Ok(Vec::new()), |path| added(&mut roots, path))?;
     let mut provider = rustls::crypto::ring::default_provider();
@@ -35,8 +38,11 @@ pub fn config(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Trust { webpki, own }))
         .with_no_client_auth();
-    // A process for each call makes one connection: there is nothing to resume.
-    config.resumption = Resumption::disabled();
+    config.resumption = match resumes {
+        true => Resumption::in_memory_sessions(SESSIONS),
+        // A process for each call makes one connection: there is nothing to resume.
+        false => Resumption::disabled(),
+    };
     Ok(config)
 }
 
@@ -65,6 +71,7 @@ fn added(roots: &mut RootCertStore, ca_file: &Path) -> Result<Vec<CertificateDer
 
 /// A link of `ureq`'s chain: TLS where the address says https. `ureq`'s own link takes either built-in roots or given ones;
 /// `ca_file` needs both.
+#[derive(Clone)]
 pub struct Tls {
     pub config: Arc<ClientConfig>,
 }
@@ -183,7 +190,9 @@ impl Transport for TlsTransport {
     }
 
     fn is_open(&mut self) -> bool {
-        self.stream.get_mut().socket.get_mut().is_open()
+        let StreamOwned { conn, sock } = &mut self.stream;
+        // It wants to read no more where a close has come that no FIN follows, and where something came unasked.
+        conn.wants_read() && sock.pending.is_empty() && sock.failed.is_none() && sock.socket.get_mut().is_open()
     }
 
     fn is_tls(&self) -> bool {

@@ -1,5 +1,8 @@
 //! REST method names, and the lists of those that a client may call.
 
+/// The first deletes the events that it answers, the second marks notifications as read.
+const CHANGE_WHAT_THEY_READ: [&str; 2] = ["event.offline.get", "im.notify.read.list"];
+
 /// `method` as a caller wrote it: letters, digits, `.`, `_`, `-`, at most 128 characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Method(String);
@@ -25,6 +28,13 @@ impl Method {
 
     pub fn is_batch(&self) -> bool {
         self.canonical() == "batch"
+    }
+
+    /// Whether its name says that it changes nothing. A batch may hold anything.
+    pub fn only_reads(&self) -> bool {
+        let name = self.canonical();
+        let last = name.rsplit_once('.').map_or("", |(_, last)| last);
+        matches!(last, "list" | "get" | "fields") && !CHANGE_WHAT_THEY_READ.contains(&name.as_str())
     }
 
     /// Whether the caller asks for the XML form of the answer.
@@ -87,7 +97,46 @@ mod tests {
         assert!(Pattern::parse("crm.deal.add.json").unwrap().matches("crm.deal.add"));
     }
 
+    #[test]
+    fn a_method_that_only_reads_says_so_at_the_end_of_its_name() {
+        let only_reads = |name: &str| Method::parse(name).unwrap().only_reads();
+        for name in ["crm.deal.list", "user.get", "crm.deal.fields", "CRM.Deal.List.JSON", "crm.deal.GET.xml"] {
+            assert!(only_reads(name), "{name}");
+        }
+        for name in [
+            "batch",
+            "batch.json",
+            "BATCH",
+            "list",
+            "get.json",
+            "crm.deal.add",
+            "crm.deal.list.add",
+            "crm.getlist",
+            "crm.deal.list.json.json",
+            "crm.deal.get_",
+            "crm.deal.list.",
+            "event.offline.get",
+            "Event.Offline.Get.xml",
+            "im.notify.read.list",
+        ] {
+            assert!(!only_reads(name), "{name}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn only_the_last_part_of_a_name_says_that_a_method_only_reads(
+            start in "[a-z.]{1,20}",
+            last in "(list|get|fields|add|update|delete|getlist|lists|)",
+            suffix in "(|\\.json|\\.XML)",
+        ) {
+            let name = format!("{start}.{last}{suffix}");
+            let says = matches!(last.as_str(), "list" | "get" | "fields");
+            for name in [name.clone(), name.to_ascii_uppercase()] {
+                prop_assert_eq!(Method::parse(&name).is_some_and(|method| method.only_reads()), says, "{}", name);
+            }
+        }
+
         #[test]
         fn every_parsed_method_is_safe_in_a_path(text in ".{0,140}") {
             if let Some(method) = Method::parse(&text) {

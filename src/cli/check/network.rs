@@ -169,7 +169,7 @@ pub fn not_reached(check: &str, host: &str, failure: &Failure) -> Line {
         Failure::NotSent { why, obstacle } if obstacle.cure().is_some() => {
             (format!("{host} is not reached: {why}"), obstacle.cure().unwrap_or_default())
         }
-        Failure::NotSent { why, .. } | Failure::Lost { why } => {
+        Failure::NotSent { why, .. } | Failure::Lost { why, .. } => {
             (format!("{host} cannot be reached ({why})"), "try again; if it stays so, ask the host about outgoing TLS")
         }
         Failure::TooLarge => (format!("{host} answers too much"), "check the name in proxy.toml"),
