@@ -1,7 +1,9 @@
 //! Where the program meets the process that it runs in: environment, standard streams, panic hook and exit are touched here
 //! alone (and by the command line's `cli::terminal`). Uses serve and what lies below it; does not know cli.
 
+mod answering;
 pub mod cgi;
+mod environment;
 pub mod refresher;
 
 use crate::call::refresh::process::COMMAND;

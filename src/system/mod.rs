@@ -4,5 +4,6 @@ pub mod clock;
 pub mod disk;
 pub mod log;
 pub mod process;
+pub mod ready;
 pub mod refusal;
 pub mod user;

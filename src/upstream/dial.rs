@@ -5,14 +5,15 @@
 
 use super::failure::{Failure, Obstacle};
 use crate::system::clock::Deadline;
+use crate::system::ready::timespec;
 use crate::system::refusal::{has_memory, refused, NO_MEMORY};
 use crate::values::error::Executed;
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::event::{poll, PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{connect, socket_with, sockopt::socket_error, AddressFamily, SocketFlags, SocketType};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{sync_channel, RecvTimeoutError};
 use std::time::Duration;
 
@@ -162,24 +163,6 @@ fn answered(attempts: &[OwnedFd], until: Deadline) -> Option<usize> {
             Ok(_) => return fds.iter().position(|fd| !fd.revents().is_empty()),
             Err(Errno::INTR) if !until.has_passed() => {}
             Err(_) => return None,
-        }
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
-}
-
-/// Whether the socket is ready before that time is over.
-pub fn is_ready(socket: impl AsFd, flags: PollFlags, within: Duration) -> bool {
-    let until = Deadline::after(within);
-    loop {
-        match poll(&mut [PollFd::new(&socket, flags)], Some(&timespec(until.remaining()))) {
-            Ok(0) => return false,
-            Err(Errno::INTR) if !until.has_passed() => {}
-            Err(Errno::INTR) => return false,
-            // Of a socket that is broken the next operation says more.
-            _ => return true,
         }
     }
 }

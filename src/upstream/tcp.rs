@@ -1,9 +1,10 @@
 //! The first link of `ureq`'s chain: a TCP connection, through the configured proxy where there is one. `ureq`'s own would block in each address.
 
-use super::dial::{is_ready, reach};
+use super::dial::reach;
 use super::failure::Failure;
 use super::tunnel::through;
 use crate::system::clock::Deadline;
+use crate::system::ready::is_ready;
 use crate::values::proxy::Proxy;
 use rustix::event::PollFlags;
 use std::io::{ErrorKind, Read, Write};

@@ -1,9 +1,10 @@
 //! A connection through the configured HTTP proxy, by CONNECT (RFC 9110, section 9.3.6), for https and plain http alike: the
 //! proxy sees a name and a port, and this host looks up no name but the proxy's.
 
-use super::dial::{is_ready, reach};
+use super::dial::reach;
 use super::failure::{Failure, Obstacle};
 use crate::system::clock::Deadline;
+use crate::system::ready::is_ready;
 use crate::values::proxy::Proxy;
 use rustix::event::PollFlags;
 use std::io::{ErrorKind, Read, Write};
