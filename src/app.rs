@@ -28,16 +28,22 @@ impl App {
     }
 
     /// For a process that serves many requests: connections to portals are kept between them.
-    #[allow(dead_code)]
     pub fn resident(config: Config) -> App {
-        let http = Http::keeping(&config.bitrix24);
-        App { http, ..App::new(config) }
+        let (http, store) = (Http::keeping(&config.bitrix24), Folder::new(&config.token_folder).keeping());
+        App { http, store: Box::new(store), ..App::new(config) }
     }
 
     /// With another log than the configured one.
     pub fn with_sink(config: Config, sink: Sink) -> App {
         let (store, http) = (Box::new(Folder::new(&config.token_folder)), Http::new(&config.bitrix24));
         App { config, store, http, sink: Arc::new(sink) }
+    }
+
+    /// The log is written to the file that stands at its path now.
+    pub fn follow_log(&mut self) {
+        if let Some(renewed) = self.sink.renewed() {
+            self.sink = Arc::new(renewed);
+        }
     }
 
     /// The log of a request, or of whatever else works under one id.

@@ -1,6 +1,6 @@
 //! b24proxy: one executable between 1C:Enterprise and Bitrix24.
 //!
-//! Started for a request, to refresh tokens, or on the command line: decided here, once. The way of a request is in
+//! Started for a request, to serve many (FastCGI), to refresh tokens, or on the command line: decided here, once. The way of a request is in
 //! [`serve`]: *variables → route → access → body → portal → token → call → answer*. A room names those below it alone:
 //!
 //! ```text
@@ -30,6 +30,10 @@ fn main() -> ExitCode {
     match edge::purpose() {
         Purpose::Request => edge::cgi::serve(),
         Purpose::Refresh { portal } => edge::refresher::run(&portal),
-        Purpose::CommandLine => cli::run(),
+        #[cfg(unix)]
+        Purpose::FastCgi => edge::fastcgi::run(),
+        #[cfg(unix)]
+        Purpose::Work { at_once } => edge::fastcgi::worker::run(at_once),
+        Purpose::CommandLine => cli::run(edge::listen),
     }
 }

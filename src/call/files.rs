@@ -6,6 +6,7 @@ use super::refusal;
 use super::relay::{bearer, error_of, Authorization, Patience, Relay, Renewals};
 use crate::app::Job;
 use crate::config::Portal;
+use crate::system::wait::stand_aside;
 use crate::upstream::http::{Download, Failure, Post, Reply};
 use crate::upstream::unpacked::mark;
 use crate::values::error::{Error, Executed, Result, Upstream};
@@ -84,6 +85,7 @@ pub struct Transfer<'a> {
 impl Transfer<'_> {
     /// Asks for a file. `conditions`: the caller's fields that concern it, such as `Range`.
     pub fn download(&self, conditions: &[(&'static str, &str)]) -> std::result::Result<Download, Failed> {
+        stand_aside().map_err(Error::host_busy)?;
         let mut relay = Relay::new(self.job, self.portal, self.patience);
         let http = self.job.app.http.portals().map_err(|failure| error_of(failure, 0))?;
         let mut authorization = relay.authorization()?;
@@ -120,6 +122,7 @@ impl Transfer<'_> {
         body: &mut dyn Read,
         length: Option<u64>,
     ) -> std::result::Result<Reply, Failed> {
+        stand_aside().map_err(Error::host_busy)?;
         let mut relay = Relay::new(self.job, self.portal, self.patience);
         let http = self.job.app.http.portals().map_err(|failure| error_of(failure, 0))?;
         let authorization = relay.authorization()?;

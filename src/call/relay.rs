@@ -11,8 +11,9 @@ use crate::app::Job;
 use crate::config::{Config, Portal, Way};
 use crate::store::records::{Installation, Tokens};
 use crate::system::clock::{unix_now, Deadline};
+use crate::system::wait;
 use crate::upstream::http::{Connections, Failure, Obstacle, Post, Reply};
-use crate::values::bucket::{Turn, PAUSE};
+use crate::values::bucket::{Told, Turn, PAUSE};
 use crate::values::error::{Error, Executed, Passing, Result, Upstream};
 use crate::values::foreign::Foreign;
 use crate::values::mask::Mask;
@@ -315,17 +316,27 @@ impl<'a> Relay<'a> {
             return Ok(match over_limit {
                 // It took no place and counts no more.
                 true => {
-                    std::thread::sleep(pace.gap().min(until.remaining()));
+                    wait::pause(pace.gap().min(until.remaining())).map_err(Error::host_busy)?;
                     false
                 }
                 false => pace.count().swallows_header,
             });
         }
-        let told = pace.turn(method, until.remaining(), over_limit);
+        // A place that is not waited for would be lost to the others.
+        let told = match wait::is_free() {
+            true => pace.turn(method, until.remaining(), over_limit),
+            false => match pace.turn(method, Duration::ZERO, over_limit) {
+                Told { turn: Turn::TooLate { .. }, .. } => {
+                    wait::stand_aside().map_err(Error::host_busy)?;
+                    pace.turn(method, until.remaining(), over_limit)
+                }
+                told => told,
+            },
+        };
         match told.turn {
             Turn::In(wait) => {
                 if !wait.is_zero() {
-                    std::thread::sleep(wait);
+                    wait::pause(wait).map_err(Error::host_busy)?;
                     self.trip.waited += wait;
                 }
                 Ok(told.swallows_header)

@@ -6,6 +6,7 @@ mod call;
 mod call_many;
 mod check;
 mod command;
+mod fastcgi;
 mod help;
 mod import;
 mod install_url;
@@ -19,10 +20,11 @@ mod version;
 use crate::values::spelling::nearest;
 use arguments::Arguments;
 use command::{Command, Failure, Outcome};
+pub use fastcgi::Listen;
 use std::process::ExitCode;
 use terminal::say;
 
-const COMMANDS: [&Command; 8] = [
+const COMMANDS: [&Command; 9] = [
     &check::COMMAND,
     &status::COMMAND,
     &call::COMMAND,
@@ -30,11 +32,13 @@ const COMMANDS: [&Command; 8] = [
     &refresh::COMMAND,
     &token::COMMAND,
     &import::COMMAND,
+    &fastcgi::COMMAND,
     &version::COMMAND,
 ];
 
-pub fn run() -> ExitCode {
-    let (why, status) = match dispatch(&terminal::words()) {
+/// `listen`: serves by FastCGI.
+pub fn run(listen: Listen) -> ExitCode {
+    let (why, status) = match dispatch(&terminal::words(), listen) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Told) => return ExitCode::FAILURE,
         Err(Failure::Wrong(why)) => (format!("{why:#}"), 1),
@@ -45,7 +49,7 @@ pub fn run() -> ExitCode {
     ExitCode::from(status)
 }
 
-fn dispatch(words: &[String]) -> Outcome {
+fn dispatch(words: &[String], listen: Listen) -> Outcome {
     let (name, rest) = match words.split_first() {
         None => return Err(Failure::Usage(format!("a command is missing\n\n{}", help::overview(&COMMANDS)))),
         Some((name, rest)) => (name.as_str(), rest),
@@ -55,6 +59,7 @@ fn dispatch(words: &[String]) -> Outcome {
         crate::call::refresh::process::COMMAND => {
             return Err(Failure::Usage("refresher is not for people; see refresh".into()));
         }
+        "worker" => return Err(Failure::Usage("worker is not for people; see fastcgi".into())),
         _ => {}
     }
     let name = if matches!(name, "--version" | "-V") { "version" } else { name };
@@ -67,7 +72,10 @@ fn dispatch(words: &[String]) -> Outcome {
     if command.on_files {
         owner::go_on_as_the_sites_user(words, (command.reads)(&arguments))?;
     }
-    let outcome = (command.run)(&arguments);
+    let outcome = match command.name {
+        fastcgi::NAME => fastcgi::serve(&arguments, listen),
+        _ => (command.run)(&arguments),
+    };
     if let (Err(Failure::Configuration(why)), true) = (&outcome, arguments.json()) {
         say(&serde_json::json!({ "error": why }).to_string());
     }

@@ -18,6 +18,17 @@ pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// Whether standard input is a socket at which connections arrive.
+#[cfg(unix)]
+pub fn input_is_a_listening_socket() -> bool {
+    rustix::net::sockopt::socket_acceptconn(std::io::stdin()).unwrap_or(false)
+}
+
+#[cfg(not(unix))]
+pub fn input_is_a_listening_socket() -> bool {
+    false
+}
+
 pub fn input() -> Stdin {
     std::io::stdin()
 }

@@ -78,7 +78,7 @@ impl Surroundings {
     }
 
     /// The places to look at, in order; absolute, because a refresh goes on in another folder.
-    fn places(&self) -> Vec<PathBuf> {
+    pub fn places(&self) -> Vec<PathBuf> {
         if let Some(named) = &self.named {
             return vec![std::path::absolute(named).unwrap_or_else(|_| named.clone())];
         }

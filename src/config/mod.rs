@@ -6,10 +6,12 @@
 mod advice;
 mod file;
 mod find;
+mod sources;
 
 use advice::{shown, SHORTEST_TOKEN};
 pub use file::Reuse;
 pub use find::{home_of, is_public, Surroundings};
+pub use sources::Sources;
 
 use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
@@ -142,7 +144,6 @@ pub struct Limits {
 /// Of the executable that serves many requests.
 #[derive(Debug)]
 pub struct FastCgi {
-    #[allow(dead_code)]
     pub workers: usize,
     pub reuse: Reuse,
 }

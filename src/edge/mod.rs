@@ -4,9 +4,12 @@
 mod answering;
 pub mod cgi;
 mod environment;
+#[cfg(unix)]
+pub mod fastcgi;
 pub mod refresher;
 
 use crate::call::refresh::process::COMMAND;
+use crate::values::listening::Listening;
 
 /// What this process was started for.
 pub enum Purpose {
@@ -16,20 +19,49 @@ pub enum Purpose {
     Refresh {
         portal: String,
     },
+    /// Requests at the listening socket that standard input is.
+    #[cfg(unix)]
+    FastCgi,
+    /// Requests that the manager of a resident program gives to this process. `at_once`: how many it serves at once.
+    #[cfg(unix)]
+    Work {
+        at_once: u32,
+    },
     CommandLine,
 }
 
 /// `GATEWAY_INTERFACE` alone tells a CGI request from the command line: Apache passes an ISINDEX-style query as arguments
-/// (RFC 3875, section 4.4), so with it arguments decide nothing.
+/// (RFC 3875, section 4.4), so with it arguments decide nothing. Nor do they with a listening socket as standard input, but for the
+/// command that says how many workers there are.
 pub fn purpose() -> Purpose {
     if std::env::var_os("GATEWAY_INTERFACE").is_some() {
         return Purpose::Request;
     }
     let mut words = std::env::args_os().skip(1);
-    match (words.next(), words.next(), words.next()) {
+    let (command, word, rest) = (words.next(), words.next(), words.next());
+    #[cfg(unix)]
+    if fastcgi::is_started_so() && command.as_ref().is_none_or(|command| command != fastcgi::COMMAND) {
+        return Purpose::FastCgi;
+    }
+    match (command, word, rest) {
         (Some(command), Some(portal), None) if command == COMMAND => {
             Purpose::Refresh { portal: portal.to_string_lossy().into_owned() }
         }
+        #[cfg(unix)]
+        (Some(command), Some(at_once), None) if command == fastcgi::worker::COMMAND => {
+            Purpose::Work { at_once: at_once.to_str().and_then(|text| text.parse().ok()).unwrap_or(1) }
+        }
         _ => Purpose::CommandLine,
     }
+}
+
+/// Serves at that socket until this process is told to end, for the command line. The error says why it cannot begin.
+#[cfg(unix)]
+pub fn listen(listening: &Listening) -> Result<(), String> {
+    fastcgi::serve(listening)
+}
+
+#[cfg(not(unix))]
+pub fn listen(_: &Listening) -> Result<(), String> {
+    Err("FastCGI is for Unix".into())
 }

@@ -24,6 +24,7 @@ use crate::store::records::{Installation, Tokens};
 use crate::store::{Lock, Replaced};
 use crate::system::clock::{unix_now, Deadline};
 use crate::system::log::Level;
+use crate::system::wait::pause;
 use crate::upstream::http::{Failure, Obstacle};
 use crate::upstream::oauth;
 use crate::values::error::Error;
@@ -131,7 +132,7 @@ impl Installer<'_> {
             .map_err(unreachable)?;
             match judge(&reply.answered()).0 {
                 Verdict::Error(upstream) if upstream.is_over_limit() && !wait_until.has_passed() => {
-                    std::thread::sleep(limits.gap().min(wait_until.remaining()));
+                    pause(limits.gap().min(wait_until.remaining())).map_err(|why| Problem::HostBusy(why.into()))?;
                 }
                 verdict => break (reply, verdict),
             }

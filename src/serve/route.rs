@@ -6,6 +6,7 @@ use crate::values::portal::Version;
 use crate::values::request::Variables;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -172,8 +173,10 @@ fn after_program<'p>(address: &'p str, program: &Path) -> Option<&'p str> {
     folder.and_then(|folder| after(format!("/{folder}/{name}"))).or_else(|| after(format!("/{name}")))
 }
 
+/// The same for as long as this process runs.
 fn running() -> Option<PathBuf> {
-    disk::own_path().ok()
+    static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PATH.get_or_init(|| disk::own_path().ok()).clone()
 }
 
 /// Percent-decoding as web servers do it for `PATH_INFO`. What is not UTF-8 is replaced, and then matches no route.

@@ -10,6 +10,7 @@ mod test_suite;
 
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
+use crate::system::wait::pause;
 use crate::values::bucket::{Bucket, Step, Told};
 use crate::values::portal::PortalName;
 use records::{Entry, Installation, Notes, Tokens};
@@ -45,7 +46,7 @@ pub trait Store: Send + Sync {
             if until.has_passed() {
                 return Ok(None);
             }
-            std::thread::sleep(POLL.min(until.remaining()));
+            pause(POLL.min(until.remaining()))?;
         }
     }
 

@@ -3,8 +3,8 @@
 
 use crate::system::refusal::refused;
 use crate::system::user::{self, typed};
-use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// Why something on the disk cannot be used, for the administrator's log.
@@ -27,8 +27,7 @@ pub fn open_or_create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     private(&mut options);
-    let file = open_itself(&mut options, path)?;
-    let metadata = file.metadata()?;
+    let (file, metadata) = open_itself(&mut options, path)?;
     match (is_anothers(&metadata), has_other_names(&metadata)) {
         (true, _) => Err(unfit("it belongs to another user")),
         (_, true) => Err(unfit("it has another name too, a hard link")),
@@ -38,16 +37,40 @@ pub fn open_or_create(path: &Path) -> std::io::Result<File> {
 
 /// A file that this program may have made, for reading.
 pub fn open_to_read(path: &Path) -> std::io::Result<File> {
+    open_to_look(path).map(|(file, _)| file)
+}
+
+/// The same, with what it is.
+pub fn open_to_look(path: &Path) -> std::io::Result<(File, Metadata)> {
     open_itself(OpenOptions::new().read(true), path)
+}
+
+/// What is in a file from here on, at most so many bytes; of a small one in one step.
+pub fn read_at_once(mut file: &File, most: usize) -> std::io::Result<Vec<u8>> {
+    const SMALL: usize = 4 << 10;
+    let mut bytes = vec![0; SMALL.min(most)];
+    let count = file.read(&mut bytes)?;
+    let is_all = count < bytes.len() || count == most;
+    bytes.truncate(count);
+    if !is_all {
+        file.take((most - count) as u64).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Opens the file that stands at `path` itself: not through a link, which leads where its maker likes, and not something
 /// that makes its reader wait, such as a pipe.
-fn open_itself(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+fn open_itself(options: &mut OpenOptions, path: &Path) -> std::io::Result<(File, Metadata)> {
     not_through_a_link(options);
     match options.open(path) {
-        Ok(file) if file.metadata()?.is_file() => Ok(file),
-        Ok(_) => Err(unfit("it is not a file")),
+        Ok(file) => {
+            let metadata = file.metadata()?;
+            if metadata.is_file() {
+                Ok((file, metadata))
+            } else {
+                Err(unfit("it is not a file"))
+            }
+        }
         Err(_) if is_link(path) => Err(unfit("it is a link")),
         Err(error) => Err(error),
     }
@@ -87,23 +110,23 @@ fn unfit(why: &str) -> std::io::Error {
 
 /// Whether a user other than this one and root can change it.
 #[cfg(unix)]
-pub fn is_anothers(metadata: &std::fs::Metadata) -> bool {
+pub fn is_anothers(metadata: &Metadata) -> bool {
     let owner = std::os::unix::fs::MetadataExt::uid(metadata);
     owner != 0 && user::own() != Some(owner)
 }
 
 #[cfg(not(unix))]
-pub fn is_anothers(_: &std::fs::Metadata) -> bool {
+pub fn is_anothers(_: &Metadata) -> bool {
     false
 }
 
 #[cfg(unix)]
-fn has_other_names(metadata: &std::fs::Metadata) -> bool {
+fn has_other_names(metadata: &Metadata) -> bool {
     std::os::unix::fs::MetadataExt::nlink(metadata) > 1
 }
 
 #[cfg(not(unix))]
-fn has_other_names(_: &std::fs::Metadata) -> bool {
+fn has_other_names(_: &Metadata) -> bool {
     false
 }
 
@@ -214,6 +237,53 @@ fn started_as() -> Option<PathBuf> {
 #[cfg(not(target_os = "linux"))]
 fn started_as() -> Option<PathBuf> {
     None
+}
+
+/// Which file stands at a path, and in which state: another one, or one that was written to or whose owner or mode was changed,
+/// has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Device and inode.
+    file: (u64, u64),
+    size: u64,
+    /// Seconds and nanoseconds since 1970, of the last change of any kind.
+    changed: (i64, i64),
+}
+
+impl Identity {
+    #[cfg(unix)]
+    pub fn of_metadata(metadata: &Metadata) -> Identity {
+        use std::os::unix::fs::MetadataExt;
+        let (file, changed) = ((metadata.dev(), metadata.ino()), (metadata.ctime(), metadata.ctime_nsec()));
+        Identity { file, size: metadata.len(), changed }
+    }
+
+    #[cfg(not(unix))]
+    pub fn of_metadata(metadata: &Metadata) -> Identity {
+        let since =
+            metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+        let changed = (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos().into());
+        Identity { file: (0, 0), size: metadata.len(), changed }
+    }
+
+    /// Of what stands there, through links; `None`: nothing that can be looked at.
+    pub fn of(path: &Path) -> Option<Identity> {
+        path.metadata().ok().as_ref().map(Identity::of_metadata)
+    }
+
+    /// Whether it is the same file, in whatever state.
+    pub fn is_same_file(&self, other: &Identity) -> bool {
+        self.file == other.file
+    }
+
+    /// Whether it had not been changed for so long at that moment, by this machine's clock.
+    pub fn is_older(&self, age: std::time::Duration, then: std::time::SystemTime) -> bool {
+        let since = then.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanoseconds) = self.changed;
+        let changed =
+            std::time::Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0));
+        since >= changed.saturating_add(age)
+    }
 }
 
 /// Whether a lock was refused because somebody else holds it.

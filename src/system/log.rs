@@ -2,12 +2,12 @@
 //! server's error log. Callers pass only values that may be seen; secrets are `Secret`s, which cannot be serialized into a
 //! line by accident because fields are plain strings and numbers.
 
-use super::disk::{is_anothers, not_through_a_link, not_waiting, private};
+use super::disk::{is_anothers, not_through_a_link, not_waiting, private, Identity};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -37,7 +37,9 @@ impl Level {
 /// Where lines go and which are written, for all requests.
 pub struct Sink {
     level: Level,
-    file: Option<File>,
+    /// The configured file.
+    path: Option<PathBuf>,
+    file: Option<(File, Option<Identity>)>,
     /// Why the configured file is not used.
     unopened: Option<String>,
 }
@@ -46,13 +48,26 @@ impl Sink {
     /// A file that cannot be opened is named by the log of each request, which then goes to the error stream.
     pub fn new(level: Level, path: Option<&Path>) -> Sink {
         let (file, unopened) = match path.map(|path| (path, open(path, true))) {
-            Some((_, Ok(file))) => (Some(file), None),
+            Some((_, Ok(file))) => {
+                let identity = file.metadata().ok().as_ref().map(Identity::of_metadata);
+                (Some((file, identity)), None)
+            }
             Some((path, Err(error))) => {
                 (None, Some(format!("the log file {} cannot be opened: {error}", path.display())))
             }
             None => (None, None),
         };
-        Sink { level, file, unopened }
+        Sink { level, path: path.map(Path::to_owned), file, unopened }
+    }
+
+    /// The same with the file that stands at the path now, where that is another one: it was rotated, or made since.
+    pub fn renewed(&self) -> Option<Sink> {
+        let path = self.path.as_deref()?;
+        let is_open = self.file.as_ref().and_then(|(_, open)| *open).zip(Identity::of(path));
+        match is_open {
+            Some((open, there)) if open.is_same_file(&there) => None,
+            _ => Some(Sink::new(self.level, Some(path))),
+        }
     }
 
     /// Before there is a configuration: the error stream, from `info` up.
@@ -104,7 +119,10 @@ impl Log {
         text.push('\n');
         // One write a line keeps lines of several processes and threads apart. What the file does not take, of a full disk
         // the reason itself, goes to the error stream; a log that cannot be written stops nobody.
-        let written = self.sink.file.as_ref().is_some_and(|mut file| file.write_all(text.as_bytes()).is_ok());
+        let written = self.sink.file.as_ref().is_some_and(|(file, _)| {
+            let mut file = file;
+            file.write_all(text.as_bytes()).is_ok()
+        });
         if !written {
             (self.errors)(text.as_bytes());
         }

@@ -7,3 +7,4 @@ pub mod process;
 pub mod ready;
 pub mod refusal;
 pub mod user;
+pub mod wait;

@@ -18,10 +18,12 @@ const NO_PROCESS: &str = "this user may start no more processes and threads (uli
 const NO_FILE: &str = "this process may open no more files (ulimit -n)";
 const NO_FILES: &str = "this machine opens no more files";
 pub const NO_MEMORY: &str = "this process gets no more memory (ulimit -v)";
+/// Not the host's, but of the same kind.
+pub const MANY_WAIT: &str = "as many requests as may wait or transfer files at once do so already";
 
 /// The same, where somebody has told it in words already.
 pub fn told_in(words: &str) -> Option<&'static str> {
-    [NO_PROCESS, NO_FILE, NO_FILES, NO_MEMORY].into_iter().find(|why| words.ends_with(why))
+    [NO_PROCESS, NO_FILE, NO_FILES, NO_MEMORY, MANY_WAIT].into_iter().find(|why| words.ends_with(why))
 }
 
 /// Whether so many bytes can be had now. Most of what is used later has no way to say that it was refused, and ends the

@@ -3,7 +3,6 @@
 
 pub use super::failure::{Failure, Obstacle};
 use super::kept::{has_plain_end, Chain, Kept, USER_AGENT};
-#[allow(unused_imports)]
 pub use super::progress::{begin_request, has_sent};
 use super::progress::{Connection, Progress};
 use super::tcp::Dial;
@@ -96,7 +95,6 @@ impl Http {
     }
 
     /// Closes what is idle, in a process that rests.
-    #[allow(dead_code)]
     pub fn let_go(&self) {
         for connections in [self.with_ca_file.get(), self.without.get()].into_iter().flatten() {
             connections.kept.iter().for_each(Kept::let_go);

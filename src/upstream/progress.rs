@@ -18,7 +18,6 @@ pub fn has_sent() -> bool {
 }
 
 /// Another request is served from here on, in a process that serves many: nothing was sent for it.
-#[allow(dead_code)]
 pub fn begin_request() {
     HAS_SENT.store(false, Ordering::SeqCst);
 }

@@ -42,6 +42,14 @@ impl Content {
         }
     }
 
+    /// Bytes that are in memory.
+    pub fn held(&self) -> u64 {
+        match self {
+            Content::Parts(_) => self.length().unwrap_or(0),
+            Content::Reader { .. } => 0,
+        }
+    }
+
     /// The parts in one piece; of a reader nothing.
     pub fn concat(&self) -> Vec<u8> {
         match self {

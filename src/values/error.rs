@@ -277,6 +277,11 @@ impl Error {
         }
     }
 
+    /// What the host, or this program in its place, does not let a request have.
+    pub fn host_busy(why: &str) -> Error {
+        Error::HostBusy(why.to_owned())
+    }
+
     /// Neither configuration nor storage is to be mended where the host refused to open a file of theirs.
     pub fn or_host_busy(self) -> Error {
         match self.detail().and_then(told_in) {

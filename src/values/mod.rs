@@ -11,6 +11,7 @@ pub mod form;
 pub mod grant;
 pub mod idn;
 pub mod json;
+pub mod listening;
 pub mod mask;
 pub mod method;
 pub mod multipart;

@@ -134,17 +134,22 @@ impl<'a> Body<'a> {
 
     /// What was read of the body so far, and the rest of it.
     fn rest_of(&mut self, mut bytes: Vec<u8>, limit: u64, deadline: Deadline) -> Result<Vec<u8>, BodyError> {
+        let mut filled = bytes.len();
         while !self.ended {
-            let so_far = bytes.len() as u64;
+            let so_far = filled as u64;
             let wanted = match self.length {
                 Length::Bytes(length) => length - so_far,
                 _ => limit + 1 - so_far,
             };
-            let before = bytes.len();
-            bytes.resize(before + usize::try_from(wanted.min(64 << 10)).unwrap_or(0), 0);
-            let count = self.read_some(&mut bytes[before..], deadline)?;
-            bytes.truncate(before + count);
-            let total = bytes.len() as u64;
+            let room = filled + usize::try_from(wanted.min(64 << 10)).unwrap_or(0);
+            // What comes in small pieces must not cost as much as large ones.
+            if bytes.len() == filled {
+                bytes.resize(room, 0);
+            }
+            let end = bytes.len().min(room);
+            let count = self.read_some(&mut bytes[filled..end], deadline)?;
+            filled += count;
+            let total = filled as u64;
             match self.length {
                 Length::Bytes(length) if count == 0 && total < length => return Err(BodyError::Truncated),
                 Length::Bytes(length) => self.ended |= total == length,
@@ -152,6 +157,7 @@ impl<'a> Body<'a> {
                 _ => {}
             }
         }
+        bytes.truncate(filled);
         Ok(bytes)
     }
 
@@ -216,6 +222,11 @@ impl<'a> Body<'a> {
             _ => {}
         }
         Ok(count)
+    }
+
+    /// Bytes that were read.
+    pub fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     /// Whether nothing more will come.

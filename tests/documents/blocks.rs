@@ -80,14 +80,15 @@ fn every_block_of_the_documents_is_run() {
 /// in `inside.sh`.
 fn typed_at_an_installation() -> Vec<String> {
     let script = crate::repository().join("tests/install/readme.sh");
-    let block = |server: &str, number: usize| {
+    let block = |section: &str, number: usize| {
         let mut command = Command::new("sh");
-        command.arg(&script).arg(format!("{server} on your own server")).arg(number.to_string());
+        command.arg(&script).arg(section).arg(number.to_string());
         let output = command.output().expect("readme.sh runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
     };
-    (1..=2).map(|number| block("Apache", number)).chain((1..=3).map(|number| block("nginx", number))).collect()
+    let sections = [("Apache on your own server", 2), ("nginx on your own server", 3), ("Resident", 2)];
+    sections.iter().flat_map(|(section, count)| (1..=*count).map(|number| block(section, number))).collect()
 }
 
 /// `tests/install` writes the same line into the site's file, and fails where README.md does not have it.

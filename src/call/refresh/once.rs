@@ -29,6 +29,7 @@ use crate::store::records::{Installation, LastRefresh, Notes, Tokens};
 use crate::store::{Lock, POLL};
 use crate::system::clock::{unix_now, unix_now_ms, Deadline};
 use crate::system::log::Level;
+use crate::system::wait::pause;
 use crate::values::error::{Error, Result};
 use crate::values::grant::Refusal;
 use std::time::Duration;
@@ -111,7 +112,7 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
         if deadline.has_passed() {
             return Err(Error::RefreshPending { retry_after: 5 });
         }
-        std::thread::sleep(POLL.min(deadline.remaining()));
+        pause(POLL.min(deadline.remaining())).map_err(Error::host_busy)?;
     }
 }
 

@@ -27,7 +27,12 @@ pub fn check(site: &Site) -> Vec<Line> {
     let token = token.unwrap_or_else(|| Secret::new("no-token-of-anybody"));
     let room = site.config.map_or(LARGE, |config| LARGE.min(usize::try_from(config.limits.max_body).unwrap_or(LARGE)));
     for (check, what, cure, body) in [
-        ("large body", "a body of 1 MiB", "LimitRequestBody (Apache), client_max_body_size 17m (nginx); ", call(room)),
+        (
+            "large body",
+            "a body of 1 MiB",
+            "LimitRequestBody, FcgidMaxRequestLen (Apache), client_max_body_size 17m (nginx); ",
+            call(room),
+        ),
         ("byte-order mark", "a body that begins with a byte-order mark", "", format!("{MARK}{}", call(0))),
     ] {
         let seen = site.post_json(body.as_bytes(), token.expose()).ok();

@@ -2,12 +2,15 @@
 
 use crate::store::records::{Installation, Tokens};
 use crate::store::{Quota, QUOTA};
-use crate::system::disk::{explain, open_to_read, Reason};
+use crate::system::disk::{explain, open_to_look, read_at_once, Identity, Reason};
 use crate::system::user::typed;
 use crate::values::portal::PortalName;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 /// Space taken for the next pair. Pairs are below 2 KiB; the OAuth server's answer is bounded well below this.
 pub const RESERVED: usize = 64 << 10;
@@ -17,7 +20,14 @@ pub const RESERVED: usize = 64 << 10;
 pub struct Folder {
     pub path: PathBuf,
     pub quota: Quota,
+    /// Pairs that were read, where the process stays, and of which file.
+    kept: Option<Kept>,
 }
+
+type Kept = Arc<Mutex<HashMap<PortalName, (Identity, Tokens)>>>;
+
+/// A file that was changed less than this before it was read may have been changed again since, with the same time.
+const YOUNG: Duration = Duration::from_secs(2);
 
 impl Folder {
     pub fn new(path: &Path) -> Folder {
@@ -25,7 +35,12 @@ impl Folder {
     }
 
     pub fn with_quota(path: &Path, quota: Quota) -> Folder {
-        Folder { path: path.to_owned(), quota }
+        Folder { path: path.to_owned(), quota, kept: None }
+    }
+
+    /// For a process that stays: a pair is read again where its file is another one.
+    pub fn keeping(self) -> Folder {
+        Folder { kept: Some(Kept::default()), ..self }
     }
 
     /// The file of a portal's pair.
@@ -69,26 +84,54 @@ impl Folder {
         }
     }
 
+    /// What is stored for a portal, as far as can be told without opening it. Nobody may write by this: a file system of the
+    /// network says for a while what was.
+    pub fn pair_at_a_glance(&self, portal: &PortalName) -> Result<Installation, Reason> {
+        let Some(mut kept) = self.kept.as_ref().and_then(|kept| kept.lock().ok()) else { return self.pair(portal) };
+        let there = self.tokens(portal).symlink_metadata().ok().as_ref().map(Identity::of_metadata);
+        match kept.get(portal) {
+            Some((known, tokens)) if Some(*known) == there => {
+                return Ok(Installation::Installed(Box::new(tokens.clone())));
+            }
+            _ => {}
+        }
+        let (found, identity) = self.read_pair(portal)?;
+        let identity = identity.filter(|identity| identity.is_older(YOUNG, SystemTime::now()));
+        match (&found, identity) {
+            (Installation::Installed(tokens), Some(identity)) => {
+                kept.insert(portal.clone(), (identity, tokens.as_ref().clone()));
+            }
+            _ => drop(kept.remove(portal)),
+        }
+        Ok(found)
+    }
+
     /// What is stored for a portal.
     pub fn pair(&self, portal: &PortalName) -> Result<Installation, Reason> {
+        self.read_pair(portal).map(|(found, _)| found)
+    }
+
+    /// And of which file.
+    fn read_pair(&self, portal: &PortalName) -> Result<(Installation, Option<Identity>), Reason> {
         let path = self.tokens(portal);
-        let file = match open_to_read(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Installation::NotInstalled),
+        let (file, metadata) = match open_to_look(&path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Installation::NotInstalled, None)),
             Err(error) => return Err(explain(&error, "read", &path)),
         };
-        self.refuse_readable_by_others(&file, &path)?;
-        let mut bytes = Vec::with_capacity(4096);
+        self.refuse_readable_by_others(&metadata, &path)?;
         // A token file is small; whatever is larger is not one.
-        (&file).take(RESERVED as u64 + 1).read_to_end(&mut bytes).map_err(|e| explain(&e, "read", &path))?;
-        Ok(match parse(&bytes) {
+        let bytes = read_at_once(&file, RESERVED + 1).map_err(|e| explain(&e, "read", &path))?;
+        let found = match parse(&bytes) {
             Ok(tokens) => Installation::Installed(Box::new(tokens)),
             Err(why) => Installation::Broken(format!(
                 "the token file {} is damaged ({why}). It is left as it is: restore it from a copy, or move it away and \
                  install the application again",
                 path.display()
             )),
-        })
+        };
+        // Of one that only its folder keeps from others, the folder is looked at each time.
+        Ok((found, (!is_open(&metadata)).then(|| Identity::of_metadata(&metadata))))
     }
 
     /// Whether this pair (its fingerprint), or with `None` no pair, is what is stored.
@@ -103,12 +146,9 @@ impl Folder {
 
     /// A token file is as secret as the configuration, unless its folder keeps everybody out.
     #[cfg(unix)]
-    fn refuse_readable_by_others(&self, file: &File, path: &Path) -> Result<(), Reason> {
+    fn refuse_readable_by_others(&self, metadata: &Metadata, path: &Path) -> Result<(), Reason> {
         use std::os::unix::fs::MetadataExt;
-        let open = |metadata: std::io::Result<std::fs::Metadata>, bits: u32| {
-            metadata.is_ok_and(|metadata| metadata.mode() & bits != 0)
-        };
-        if open(file.metadata(), 0o066) && open(self.path.metadata(), 0o077) {
+        if is_open(metadata) && self.path.metadata().is_ok_and(|folder| folder.mode() & 0o077 != 0) {
             return Err(format!(
                 "{path} can be read or written by others than its owner: chmod 700 {} && chmod 600 {path}",
                 typed(&self.path),
@@ -119,9 +159,20 @@ impl Folder {
     }
 
     #[cfg(not(unix))]
-    fn refuse_readable_by_others(&self, _: &File, _: &Path) -> Result<(), Reason> {
+    fn refuse_readable_by_others(&self, _: &Metadata, _: &Path) -> Result<(), Reason> {
         Ok(())
     }
+}
+
+/// Whether others may read or write it, where its folder lets them in.
+#[cfg(unix)]
+fn is_open(metadata: &Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::mode(metadata) & 0o066 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open(_: &Metadata) -> bool {
+    false
 }
 
 /// Reads a file of tokens.

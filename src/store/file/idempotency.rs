@@ -8,6 +8,7 @@ use crate::store::records::Entry;
 use crate::store::{Appended, Claim, Journal, Quota, KEY_LIFETIME, POLL};
 use crate::system::clock::{unix_now, Deadline};
 use crate::system::disk::{explain, is_contended, open_or_create_in_folder, open_to_read, same_file, Reason};
+use crate::system::wait::pause;
 use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
 use fs2::FileExt;
@@ -86,7 +87,7 @@ impl Keys {
             if until.has_passed() {
                 return Ok(None);
             }
-            std::thread::sleep(POLL.min(until.remaining()));
+            pause(POLL.min(until.remaining()))?;
         }
     }
 

@@ -1,19 +1,20 @@
 //! A small record in a file that its user has locked: read whole, written whole.
 
+use crate::system::disk::read_at_once;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 
 /// Nothing that is kept so is larger.
-const MOST: u64 = 64 << 10;
+const MOST: usize = 64 << 10;
 /// Records are padded to a multiple of this, so that a file seldom changes its length.
 const STEP: usize = 128;
 
 /// What the file says; `None` where it is empty or damaged.
 pub fn read<T: DeserializeOwned>(mut file: &File) -> Option<T> {
-    let mut bytes = Vec::with_capacity(1024);
-    file.seek(SeekFrom::Start(0)).and_then(|_| file.take(MOST).read_to_end(&mut bytes)).ok()?;
+    file.seek(SeekFrom::Start(0)).ok()?;
+    let bytes = read_at_once(file, MOST).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 

@@ -46,7 +46,7 @@ impl Store for Folder {
     }
 
     fn read(&self, portal: &PortalName) -> Result<Installation, Reason> {
-        self.pair(portal)
+        self.pair_at_a_glance(portal)
     }
 
     fn notes(&self, portal: &PortalName) -> Notes {
@@ -227,6 +227,30 @@ mod tests {
         std::fs::write(&path, whole).unwrap();
         drop(store.try_lock(&portal()).unwrap());
         assert_eq!((stored(&store).as_str(), next.exists()), ("two", false));
+    }
+
+    #[test]
+    fn a_process_that_stays_sees_each_other_pair_at_once() {
+        let (_place, store, _) = with_one_stored();
+        let store = store.keeping();
+        let path = store.tokens(&portal());
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        for _ in 0..3 {
+            assert_eq!(stored(&store), "one");
+        }
+        // By rename, in place within its size, and taken away.
+        let lock = store.try_lock(&portal()).unwrap().unwrap();
+        let _ = lock.reserve().unwrap().replace(Some(&tokens("one").fingerprint()), &tokens("two")).unwrap();
+        assert_eq!(stored(&store), "two");
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        assert_eq!(stored(&store), "two");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("two", "six")).unwrap();
+        assert_eq!(stored(&store), "six");
+        std::fs::write(&path, text.replace("two", "ten")).unwrap();
+        assert_eq!(stored(&store), "ten");
+        std::fs::remove_file(path).unwrap();
+        assert!(matches!(store.read(&portal()), Ok(Installation::NotInstalled)));
     }
 
     #[test]

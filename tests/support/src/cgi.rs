@@ -3,12 +3,15 @@
 //! The environment holds the variables of the request and `PATH`, nothing else.
 //! The answer is read as strictly as the RFC is written: what a web server would
 //! perhaps forgive, or turn into a 500, fails the test with a message.
+//!
+//! With `B24PROXY_TEST_STARTED=fastcgi` the same requests go to a resident process of
+//! the sandbox, which is started for the first of them; their answers are read alike.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::processes;
+use crate::resident::{self, Exchange};
 use crate::Sandbox;
 
 /// How long a request may take before it is killed and the test fails.
@@ -39,6 +43,7 @@ pub struct Cgi<'a> {
     body: Vec<u8>,
     content_length: Option<Option<usize>>,
     measure_memory: bool,
+    as_cgi: bool,
     timeout: Duration,
 }
 
@@ -54,6 +59,7 @@ impl<'a> Cgi<'a> {
             body: Vec::new(),
             content_length: None,
             measure_memory: false,
+            as_cgi: false,
             timeout: TIMEOUT,
         }
     }
@@ -122,7 +128,15 @@ impl<'a> Cgi<'a> {
         self
     }
 
-    /// Fills [`Answer::max_rss`], by GNU time (Debian package `time`).
+    /// In a process of its own, however the tests are run: for what only such a process has (a number, signals, limits, an
+    /// environment, arguments).
+    pub fn as_cgi(mut self) -> Self {
+        self.as_cgi = true;
+        self
+    }
+
+    /// Fills [`Answer::max_rss`], by GNU time (Debian package `time`); in a process of its own, for a resident one has
+    /// memory of other requests, and ends when it likes.
     pub fn measure_memory(mut self) -> Self {
         self.measure_memory = true;
         self
@@ -140,16 +154,33 @@ impl<'a> Cgi<'a> {
             self.content_length = Some(Some(body.len()));
         }
         let mut running = self.spawn();
-        let mut stdin = running.stdin.take().expect("standard input is a pipe");
         // What the program does not want to read is no error, so the thread may
         // end with a broken pipe; it also ends when the program is killed.
-        thread::spawn(move || stdin.write_all(&body));
+        match &mut running.way {
+            Way::Process(process) => {
+                let mut stdin = process.stdin.take().expect("standard input is a pipe");
+                thread::spawn(move || stdin.write_all(&body));
+            }
+            Way::Resident(exchange) => {
+                let mut stdin = exchange.take_body().expect("the body has not ended");
+                thread::spawn(move || stdin.write(&body).map(|()| stdin.end()));
+            }
+        }
         running.wait()
     }
 
     /// Starts the program and leaves its standard input open; `body` is not sent,
     /// but counts for `CONTENT_LENGTH`.
     pub fn spawn(self) -> Running {
+        let (started, timeout, head) = (Instant::now(), self.timeout, self.method == "HEAD");
+        let way = match resident::is_wanted() && !self.as_cgi && !self.measure_memory {
+            true => Way::Resident(Exchange::begin(self.sandbox, self.environment(), timeout)),
+            false => Way::Process(self.start()),
+        };
+        Running { way, head, started, deadline: started + timeout }
+    }
+
+    fn start(&self) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let run = self.sandbox.path().join("run");
@@ -178,19 +209,10 @@ impl<'a> Cgi<'a> {
             .stdout(Stdio::piped())
             // A file, so that a detached child that keeps it open holds up nothing.
             .stderr(fs::File::create(&stderr).expect("the sandbox can be written"));
-        let started = Instant::now();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
         let output = read_in_background(child.stdout.take().expect("a pipe"));
-        Running {
-            stdin: child.stdin.take(),
-            child,
-            output,
-            stderr,
-            memory: self.measure_memory.then_some(memory),
-            head: self.method == "HEAD",
-            started,
-            deadline: started + self.timeout,
-        }
+        let memory = self.measure_memory.then_some(memory);
+        Process { stdin: child.stdin.take(), child, output, stderr, memory }
     }
 
     /// All variables of the request.
@@ -244,34 +266,59 @@ impl<'a> Cgi<'a> {
     }
 }
 
-/// A request under way. Dropped unfinished, its process group is killed.
+/// A request under way. Dropped unfinished, its process group is killed, or its connection closed.
 pub struct Running {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    output: mpsc::Receiver<io::Result<Vec<u8>>>,
-    stderr: PathBuf,
-    memory: Option<PathBuf>,
+    way: Way,
     head: bool,
     started: Instant,
     deadline: Instant,
 }
 
+enum Way {
+    Process(Process),
+    Resident(Exchange),
+}
+
+/// A process for one request.
+struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    output: mpsc::Receiver<io::Result<Vec<u8>>>,
+    stderr: PathBuf,
+    memory: Option<PathBuf>,
+}
+
 impl Running {
     /// The process, and the process group that it leads.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        match &self.way {
+            Way::Process(process) => process.child.id(),
+            Way::Resident(_) => panic!("a request to a resident process has none of its own: say as_cgi()"),
+        }
     }
 
     /// Sends a part of the body.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let stdin = self.stdin.as_mut().expect("the body has not ended");
-        stdin.write_all(bytes)?;
-        stdin.flush()
+        match &mut self.way {
+            Way::Process(process) => {
+                let stdin = process.stdin.as_mut().expect("the body has not ended");
+                stdin.write_all(bytes)?;
+                stdin.flush()
+            }
+            Way::Resident(exchange) => exchange.body().write(bytes),
+        }
     }
 
     /// Ends the body.
     pub fn end_body(&mut self) {
-        self.stdin = None;
+        match &mut self.way {
+            Way::Process(process) => process.stdin = None,
+            Way::Resident(exchange) => {
+                if let Some(body) = exchange.take_body() {
+                    body.end();
+                }
+            }
+        }
     }
 
     /// Sends a signal ("TERM", "KILL", "STOP", …) to the process.
@@ -285,12 +332,18 @@ impl Running {
     }
 
     pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        match &mut self.way {
+            Way::Process(process) => matches!(process.child.try_wait(), Ok(None)),
+            Way::Resident(exchange) => !exchange.has_ended(),
+        }
     }
 
     /// What was written to the error log up to now.
     pub fn stderr(&self) -> String {
-        read_lossy(&self.stderr)
+        match &self.way {
+            Way::Process(process) => read_lossy(&process.stderr),
+            Way::Resident(exchange) => exchange.stderr(),
+        }
     }
 
     /// Peak memory up to now, in KiB.
@@ -301,7 +354,10 @@ impl Running {
     /// Waits for the answer, without ending the body.
     pub fn wait(self) -> Answer {
         let head = self.head;
+        let is_resident = matches!(self.way, Way::Resident(_));
         let ended = self.wait_for_end();
+        let is_cut = is_resident && ended.exit.signal().is_some();
+        assert!(!is_cut, "the connection ended before the request\n--- stderr\n{}", ended.stderr);
         let (status, headers, body) = match parse(&ended.stdout, head) {
             Ok(parsed) => parsed,
             Err(problem) => panic!(
@@ -325,38 +381,50 @@ impl Running {
     /// Waits for the end of a program that perhaps gives no answer, because a
     /// signal ends it.
     pub fn wait_for_end(mut self) -> Ended {
-        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        let stdout = match self.output.recv_timeout(left(self.deadline)) {
-            Ok(output) => output.expect("standard output can be read"),
-            Err(_) => self.give_up("its standard output is still open"),
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let ended = match &mut self.way {
+            Way::Process(process) => process.wait(self.deadline),
+            Way::Resident(exchange) => exchange.wait(left).ok_or("the request has not ended"),
         };
-        let exit = loop {
-            match self.child.try_wait().expect("the program is our child") {
-                Some(exit) => break exit,
-                None if left(self.deadline).is_zero() => self.give_up("it is still running"),
-                None => thread::sleep(Duration::from_millis(1)),
-            }
+        let (stdout, exit) = ended.unwrap_or_else(|what| self.give_up(what));
+        let max_rss = match &self.way {
+            Way::Process(process) => process.measured(),
+            Way::Resident(_) => None,
         };
-        let memory = self.memory.as_ref().map(|file| read_lossy(file));
-        Ended {
-            stdout,
-            stderr: self.stderr(),
-            exit,
-            elapsed: self.started.elapsed(),
-            max_rss: memory.and_then(|text| text.lines().last()?.trim().parse().ok()),
-        }
+        Ended { stdout, stderr: self.stderr(), exit, elapsed: self.started.elapsed(), max_rss }
     }
 
-    fn give_up(&mut self, what: &str) -> ! {
-        self.signal_group("KILL");
+    fn give_up(&self, what: &str) -> ! {
         panic!("no end after {:?}: {what}\n--- stderr\n{}", self.deadline - self.started, self.stderr())
     }
 }
 
-impl Drop for Running {
+impl Process {
+    /// Standard output and how the process ended, or what has not.
+    fn wait(&mut self, deadline: Instant) -> Result<(Vec<u8>, ExitStatus), &'static str> {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let stdout = self.output.recv_timeout(left()).map_err(|_| "its standard output is still open")?;
+        let stdout = stdout.expect("standard output can be read");
+        loop {
+            match self.child.try_wait().expect("the program is our child") {
+                Some(exit) => return Ok((stdout, exit)),
+                None if left().is_zero() => return Err("it is still running"),
+                None => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// What GNU time has written.
+    fn measured(&self) -> Option<u64> {
+        let text = read_lossy(self.memory.as_ref()?);
+        text.lines().last()?.trim().parse().ok()
+    }
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
-        if self.is_running() {
-            self.signal_group("KILL");
+        if matches!(self.child.try_wait(), Ok(None)) {
+            processes::signal_group(self.child.id(), "KILL");
             let _ = self.child.wait();
         }
     }

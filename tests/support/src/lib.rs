@@ -1,7 +1,7 @@
 //! What the tests run `b24proxy` with: a home of its own for each test
-//! ([`Sandbox`]), the executable as a CGI process ([`cgi`]), the real web servers
-//! with the configuration that `deploy/` ships ([`webserver`]) and a client that
-//! talks to them byte by byte ([`http`]).
+//! ([`Sandbox`]), the executable as a CGI process ([`cgi`]) or resident, over
+//! FastCGI ([`fastcgi`]), the real web servers with the configuration that `deploy/`
+//! ships ([`webserver`]) and a client that talks to them byte by byte ([`http`]).
 //!
 //! A test that cannot go on panics with a message for the person who reads it;
 //! nothing here returns an error that a test would only unwrap.
@@ -23,14 +23,16 @@ pub mod browser;
 pub mod cgi;
 pub mod example;
 mod executable;
+pub mod fastcgi;
 pub mod http;
 mod processes;
 mod random;
+mod resident;
 mod sandbox;
 pub mod webserver;
 
 pub use executable::executable;
-pub use processes::{peak_memory, Group, PATH};
+pub use processes::{peak_memory, signal, with_descendants, Group, PATH};
 pub use random::{number, Random};
 pub use sandbox::Sandbox;
 

@@ -46,8 +46,13 @@ pub struct Group {
 }
 
 impl Group {
-    pub fn start(mut command: Command) -> io::Result<Group> {
-        let mut child = command.process_group(0).stdin(Stdio::null()).spawn()?;
+    pub fn start(command: Command) -> io::Result<Group> {
+        Group::start_at(command, Stdio::null())
+    }
+
+    /// With this as standard input.
+    pub(crate) fn start_at(mut command: Command, input: Stdio) -> io::Result<Group> {
+        let mut child = command.process_group(0).stdin(input).spawn()?;
         let guard = unprivileged("/bin/sh")
             .args(["-c", "read -r _; kill -s KILL -- \"-$1\"", "guard"])
             .arg(child.id().to_string())
@@ -70,7 +75,7 @@ impl Group {
         self.child.id()
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
@@ -104,7 +109,7 @@ impl Drop for Group {
 }
 
 /// Sends a signal ("TERM", "KILL", …) to one process.
-pub(crate) fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     kill(name, &pid.to_string());
 }
 
@@ -131,6 +136,28 @@ fn group_lives(group: u32) -> bool {
         let alive = !matches!(fields.next(), None | Some("" | "Z" | "X"));
         alive && fields.nth(1) == Some(&group)
     })
+}
+
+/// A process and all that were started by it and its children, unless they have left it.
+pub fn with_descendants(pid: u32) -> Vec<u32> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // pid (name) state parent …; the name may contain anything.
+        let parent = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(1)?.parse::<u32>().ok());
+        if let (Some(pid), Some(parent)) =
+            (entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()), parent)
+        {
+            parents.push((pid, parent));
+        }
+    }
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found
 }
 
 /// Ends every process that was started from this folder, works in it or was

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::executable::{executable, install};
 use crate::processes;
+use crate::resident::Residents;
 
 /// A temporary folder for one test:
 ///
@@ -24,6 +25,7 @@ use crate::processes;
 pub struct Sandbox {
     path: PathBuf,
     keep: bool,
+    pub(crate) residents: Residents,
 }
 
 impl Sandbox {
@@ -54,7 +56,7 @@ impl Sandbox {
     pub fn at(folder: &Path, program: &Path) -> Sandbox {
         fs::create_dir_all(folder).unwrap_or_else(|error| panic!("cannot make {}: {error}", folder.display()));
         let path = fs::canonicalize(folder).expect("the folder was just made");
-        let sandbox = Sandbox { path, keep: true };
+        let sandbox = Sandbox { path, keep: true, residents: Residents::default() };
         sandbox.make_folders();
         install(program, &sandbox.executable());
         sandbox
@@ -64,7 +66,7 @@ impl Sandbox {
         let folder =
             tempfile::Builder::new().prefix("b24-").tempdir_in(temp_dir()).expect("a temporary folder can be made");
         let path = fs::canonicalize(folder.keep()).expect("the folder was just made");
-        let sandbox = Sandbox { path, keep: false };
+        let sandbox = Sandbox { path, keep: false, residents: Residents::default() };
         sandbox.make_folders();
         sandbox
     }
@@ -159,9 +161,9 @@ impl Sandbox {
     }
 
     /// Processes that still live in this sandbox, such as a detached child of a
-    /// request that has ended.
+    /// request that has ended; those of a resident program apart.
     pub fn processes(&self) -> Vec<u32> {
-        processes::all_in(&self.path)
+        processes::all_in(&self.path).into_iter().filter(|pid| !self.residents.has(*pid)).collect()
     }
 
     /// Puts a program where it can be started: a hard link where possible.
@@ -181,7 +183,11 @@ impl Default for Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprint!("{}", self.residents.log());
+        }
         processes::kill_all_in(&self.path);
+        self.residents.stop();
         if !self.keep {
             let _ = fs::remove_dir_all(&self.path);
         }

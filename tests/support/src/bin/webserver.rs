@@ -1,7 +1,7 @@
 //! A web server of the tests, for people and scripts:
 //!
 //! ```text
-//! webserver apache|apache-cgi|apache-htaccess|nginx|lighttpd --dir DIR --executable FILE [--port N]
+//! webserver apache|apache-cgi|apache-htaccess|nginx|lighttpd|…-resident --dir DIR --executable FILE [--port N]
 //! ```
 //!
 //! lays DIR out as a [`Sandbox`], starts the server, prints one line of JSON and
@@ -17,7 +17,8 @@ use support::Sandbox;
 fn main() -> ExitCode {
     let Some(arguments) = Arguments::read(std::env::args().skip(1)) else {
         eprintln!(
-            "usage: webserver apache|apache-cgi|apache-htaccess|nginx|lighttpd \
+            "usage: webserver apache|apache-cgi|apache-htaccess|nginx|lighttpd|\
+             apache-resident|nginx-resident|lighttpd-resident \
              --dir DIR --executable FILE [--port N]"
         );
         return ExitCode::from(2);
@@ -53,6 +54,9 @@ impl Arguments {
             "apache-htaccess" => Kind::ApacheHtaccess,
             "nginx" => Kind::Nginx,
             "lighttpd" => Kind::Lighttpd,
+            "apache-resident" => Kind::ApacheFcgid,
+            "nginx-resident" => Kind::NginxResident,
+            "lighttpd-resident" => Kind::LighttpdResident,
             _ => return None,
         };
         let (mut dir, mut executable, mut port) = (None, None, None);

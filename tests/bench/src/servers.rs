@@ -1,0 +1,97 @@
+//! What the web servers' configuration has beside the shipped files.
+
+use crate::Bench;
+use std::path::Path;
+use support::webserver::Kind;
+
+impl Bench {
+    /// What the others need beside this program's shipped configuration.
+    pub fn directives(&self, kind: Kind) -> String {
+        let folder = self.folder();
+        if kind != Kind::Nginx {
+            let fcgid = self.sandbox.path().join("fcgid").display().to_string();
+            return format!(
+                r#"
+LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
+LoadModule proxy_fcgi_module /usr/lib/apache2/modules/mod_proxy_fcgi.so
+ScriptAlias "/bench/" "{folder}/"
+Alias "/fpm/" "{folder}/"
+<Directory "{folder}">
+    Require all granted
+    CGIPassAuth On
+    SetEnv REDIRECT_STATUS 200
+</Directory>
+<Location "/fpm/">
+    SetHandler "proxy:unix:{folder}/fpm.socket|fcgi://localhost"
+</Location>
+LoadModule fcgid_module /usr/lib/apache2/modules/mod_fcgid.so
+FcgidIPCDir "{{folder}}"
+FcgidProcessTableFile "{{folder}}/fcgid_shm"
+# As many processes as are needed within seconds: after ten it starts one a second.
+FcgidSpawnScoreUpLimit 100
+Alias "/fcgid/" "{fcgid}/"
+<Directory "{fcgid}">
+    Require all granted
+    Options +ExecCGI
+    CGIPassAuth On
+    SetHandler fcgid-script
+</Directory>
+"#
+            );
+        }
+        let parameters = "
+            fastcgi_param GATEWAY_INTERFACE CGI/1.1;
+            fastcgi_param SERVER_PROTOCOL $server_protocol;
+            fastcgi_param SERVER_NAME $server_name;
+            fastcgi_param SERVER_PORT $server_port;
+            fastcgi_param REMOTE_ADDR $remote_addr;
+            fastcgi_param DOCUMENT_ROOT $document_root;
+            fastcgi_param SCRIPT_NAME $fastcgi_script_name;
+            fastcgi_param REQUEST_METHOD $request_method;
+            fastcgi_param REQUEST_URI $request_uri;
+            fastcgi_param QUERY_STRING $query_string;
+            fastcgi_param CONTENT_TYPE $content_type;
+            fastcgi_param CONTENT_LENGTH $content_length;
+            fastcgi_param REDIRECT_STATUS 200;
+            access_log off;";
+        let place = |path: &str, socket: &str, script: &str| {
+            format!(
+                "location {path} {{ fastcgi_pass unix:{socket};
+                 fastcgi_param SCRIPT_FILENAME {script}; {parameters} }}\n"
+            )
+        };
+        let fcgiwrap = format!("{}$fastcgi_script_name", self.sandbox.path().display());
+        let mut text = place("/bench/", "{folder}/b24proxy.socket", &fcgiwrap);
+        for script in ["proxy.php", "proxy-stream.php"] {
+            let program = format!("{folder}/{script}");
+            text += &place(&format!("= /fpm/{script}"), &format!("{folder}/fpm.socket"), &program);
+        }
+        text += &self.shipped("resident", &format!("unix:{folder}/resident.socket;"));
+        text += &self.shipped("kept", "kept;\nfastcgi_keep_conn on;");
+        text += &self.shipped("four", &format!("unix:{folder}/four.socket;"));
+        text
+    }
+
+    /// What nginx's configuration has beside `server { }`.
+    pub fn beside(&self) -> String {
+        format!("upstream kept {{ server unix:{}/resident.socket; keepalive 16; }}", self.folder())
+    }
+
+    fn folder(&self) -> String {
+        self.sandbox.path().join("bench").display().to_string()
+    }
+
+    /// The configuration that is shipped for nginx, for another path and another place.
+    fn shipped(&self, name: &str, place: &str) -> String {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nginx/b24proxy.conf");
+        let text = std::fs::read_to_string(file).expect("deploy/nginx/b24proxy.conf");
+        let log = format!("error_log {}/nginx.log alert;", self.folder());
+        [
+            ("fastcgi_pass unix:/run/b24proxy.socket;", &format!("fastcgi_pass {place}")),
+            ("error_log /var/log/nginx/error.log alert;", &log),
+            ("/cgi-bin/b24proxy", &format!("/{name}/b24proxy")),
+        ]
+        .into_iter()
+        .fold(text, |text, (theirs, ours)| text.replace(theirs, ours))
+    }
+}
