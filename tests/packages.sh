@@ -30,12 +30,14 @@ mmdebstrap              mmdebstrap              install all
 debian-archive-keyring  /usr/share/keyrings/debian-archive-keyring.gpg  install all
 iproute2                ip                      install all
 libapache2-mod-security2  /usr/lib/apache2/modules/mod_security2.so  quick long all
+libapache2-mod-fcgid    /usr/lib/apache2/modules/mod_fcgid.so  quick long all
 nginx-light             /usr/sbin/nginx         bench quick long all
 lighttpd                /usr/sbin/lighttpd      quick long all
 fcgiwrap                /usr/sbin/fcgiwrap      bench quick long all
 php-cgi                 php-cgi                 bench all
 php-fpm                 /usr/sbin/php-fpm*      bench
 php-curl                /usr/lib/php/*/curl.so  bench
+libapache2-mod-fcgid    /usr/lib/apache2/modules/mod_fcgid.so  bench
 openssl                 openssl                 quick all
 time                    /usr/bin/time           quick all
 systemd                 systemd-analyze         quick all

@@ -70,6 +70,8 @@ whole() {
     release
     step sh tests/install/run.sh
     step cargo test --workspace --locked
+    # Once more, with a resident process in place of one for each request.
+    step env B24PROXY_TEST_STARTED=fastcgi cargo test --workspace --locked --test contract
 }
 
 long() {
@@ -78,6 +80,11 @@ long() {
     # On the debug build, whose arithmetic is checked.
     step env -u B24PROXY_TEST_BINARY B24PROXY_FUZZ_REQUESTS=50000 \
         cargo test --workspace --locked --test fuzz -- --nocapture
+    # And by FastCGI, whose workers stay: streams of records, calls, reloads of the portal's web server.
+    step env -u B24PROXY_TEST_BINARY B24PROXY_TEST_STARTED=fastcgi B24PROXY_FUZZ_REQUESTS=20000 \
+        cargo test --workspace --locked --test fuzz -- --nocapture
+    step env B24PROXY_RESIDENT_REQUESTS=100000 B24PROXY_RESIDENT_STREAMS=30000 B24PROXY_RESIDENT_RELOADS=24 \
+        cargo test --workspace --locked --test resident -- --nocapture
     step env B24PROXY_FULL=1 cargo test --workspace --locked --test faults
 }
 

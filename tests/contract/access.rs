@@ -640,7 +640,7 @@ fn a_body_of_max_body_is_read_and_one_byte_more_is_413_however_it_comes() {
 #[test]
 fn an_announced_length_takes_no_memory() {
     let proxy = Proxy::installed().reconfigured("[limits]", "[limits]\nmax_body = \"1000 GiB\"");
-    let mut running = proxy.request("").content_length(Some(900 << 30)).spawn();
+    let mut running = proxy.request("").content_length(Some(900 << 30)).as_cgi().spawn();
     running.write(b"{\"method\":").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(50));
     let peak = running.max_rss().unwrap();

@@ -276,7 +276,8 @@ fn calls_of_a_batch_whose_answer_was_lost_are_unknown_and_next_points_behind_the
 fn a_connection_that_fails_later_fails_the_rest_and_executes_nothing_of_it() {
     let proxy = Proxy::installed();
     proxy.simulator.inject(Fault::forever(Target::Connection, Action::CloseBefore).after(1));
-    let data = proxy.many_ok(&adds(60));
+    // A resident process goes on with the connection that it has.
+    let data = data(&proxy.many(&adds(60), json!({})).as_cgi().run());
     assert_eq!((data["results"].as_array().unwrap().len(), &data["errors"]), (60, &json!(10)));
     assert_eq!(error_codes(&data["results"]), ["BITRIX24_UNREACHABLE"; 10]);
     assert_eq!(data.get("next"), None);
@@ -366,7 +367,7 @@ fn a_key_whose_kept_results_fill_an_answer_executes_no_more() {
 
 /// Kills a request while the portal lets it wait for an answer.
 pub fn killed_while_it_hangs(proxy: &Proxy, request: Cgi, body: Value) {
-    let mut running = request.spawn();
+    let mut running = request.as_cgi().spawn();
     running.write(body.to_string().as_bytes()).unwrap();
     running.end_body();
     assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
@@ -422,7 +423,7 @@ fn whichever_write_of_a_journal_fails_no_call_is_executed_twice_and_every_answer
         let request = || proxy.many(&calls, json!({})).header("Idempotency-Key", &key);
         let strace = format!("exec strace -qq -o {} -e inject=write:error=ENOSPC:when={nth}", trace.display());
         proxy.run_behind(&format!("{strace} {{}}"));
-        let mut running = request().spawn();
+        let mut running = request().as_cgi().spawn();
         running.write(json!({ "domain": proxy.portal().name(), "calls": calls }).to_string().as_bytes()).unwrap();
         running.end_body();
         // The last writes are those of the answer itself.

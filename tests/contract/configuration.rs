@@ -91,7 +91,7 @@ fn it_is_searched_beside_the_executable_then_in_b24proxy_of_each_folder_above_ne
 fn b24proxy_config_names_the_file_and_then_no_other_is_looked_at() {
     let proxy = Proxy::installed();
     proxy.sandbox.write("other.toml", 0o600, REFUSED.as_bytes());
-    let named = |path: PathBuf| proxy.request(PROFILE).env("B24PROXY_CONFIG", path).run();
+    let named = |path: PathBuf| proxy.request(PROFILE).env("B24PROXY_CONFIG", path).as_cgi().run();
     let message = refusal_of(&named(proxy.sandbox.path().join("other.toml")));
     assert!(message.contains("/other.toml: line 1"), "{message}");
 
@@ -352,7 +352,7 @@ fn a_configuration_below_the_document_root_is_refused_with_the_move_that_mends_i
     let inside = proxy.sandbox.path().join("htdocs/proxy.toml");
     proxy.sandbox.write("htdocs/proxy.toml", 0o600, proxy.config().as_bytes());
     std::fs::remove_file(proxy.sandbox.config()).unwrap();
-    let message = refusal_of(&proxy.request(PROFILE).env("B24PROXY_CONFIG", &inside).run());
+    let message = refusal_of(&proxy.request(PROFILE).env("B24PROXY_CONFIG", &inside).as_cgi().run());
     assert!(message.contains("document root"), "{message}");
     run_the_proposed_command(&proxy.sandbox, &message);
     assert!(!inside.exists());

@@ -57,7 +57,7 @@ fn named() -> Proxy {
 }
 
 fn call(proxy: &Proxy, addresses: &str) -> Answer {
-    let meant = |request: Cgi<'_>| request.env("LD_PRELOAD", lookup(proxy)).env("ADDRESSES", addresses).run();
+    let meant = |request: Cgi<'_>| request.env("LD_PRELOAD", lookup(proxy)).env("ADDRESSES", addresses).as_cgi().run();
     let params = json!({"domain": proxy.portal().name(), "method": "crm.deal.add", "params": {}});
     meant(proxy.request(params.to_string()))
 }

@@ -1,4 +1,5 @@
-//! Contract section 3, `host_busy`: what a shared host refuses to an account, by `prlimit` around the executable.
+//! Contract section 3, `host_busy`: what a shared host refuses to an account, by `prlimit` around the executable, which a
+//! resident process would meet when it is started.
 
 use crate::fixture::*;
 use serde_json::{json, Value};
@@ -25,7 +26,7 @@ fn unlimited(proxy: &Proxy) {
 
 fn add_with_key(proxy: &Proxy, key: &str) -> Answer {
     let body = json!({"domain": proxy.portal().name(), "method": "crm.deal.add", "params": {"fields": {}}});
-    proxy.request(body.to_string()).header("Idempotency-Key", key).run()
+    proxy.request(body.to_string()).header("Idempotency-Key", key).as_cgi().run()
 }
 
 /// How a request ends whose program perhaps does not even start.
@@ -54,7 +55,7 @@ fn a_host_that_refuses_a_thread_is_503_not_executed_and_the_key_is_free() {
     let proxy = named();
     limit(&proxy, "--nproc=1");
     assert_host_busy(&add_with_key(&proxy, "one"), "threads");
-    let webhook = proxy.get(&format!("/rest/1/{TOKEN}/crm.deal.add")).run();
+    let webhook = proxy.get(&format!("/rest/1/{TOKEN}/crm.deal.add")).as_cgi().run();
     assert_eq!((webhook.status, &webhook.json()["error"]), (503, &json!("HOST_BUSY")), "{}", webhook.text());
     assert_eq!(proxy.simulator.ledger().all_connections(), 0);
     unlimited(&proxy);
@@ -93,7 +94,7 @@ fn a_refresher_that_is_refused_memory_spends_nothing_and_leaves_no_failure_to_sh
         let proxy = Proxy::not_installed();
         proxy.store_expired_pair(&proxy.portal().issue_pair(1));
         limit(&proxy, &format!("--as={}", half_mib << 19));
-        let request = proxy.request(PROFILE).content_length(Some(PROFILE.len())).spawn();
+        let request = proxy.request(PROFILE).content_length(Some(PROFILE.len())).as_cgi().spawn();
         let text = String::from_utf8_lossy(&ended(request, PROFILE).stdout).into_owned();
         let is_refreshers = text.contains("\"host_busy\"") && proxy.simulator.ledger().refreshes() == 0;
         busy += usize::from(is_refreshers);
@@ -116,7 +117,7 @@ fn with_few_descriptors_or_little_memory_nothing_is_half_done() {
         let body = json!({"domain": proxy.portal().name(), "method": "crm.deal.add", "params": {"fields": {}}});
         let body = body.to_string();
         let request = proxy.request(body.clone()).header("Idempotency-Key", "one").content_length(Some(body.len()));
-        let ended = ended(request.spawn(), &body);
+        let ended = ended(request.as_cgi().spawn(), &body);
         let text = String::from_utf8_lossy(&ended.stdout).into_owned();
         assert!(
             !ended.stderr.contains("panicked") && !ended.stderr.contains("report it"),

@@ -220,7 +220,7 @@ fn a_call_whose_process_was_killed_under_way_is_never_executed_again() {
         let key = format!("key {i}");
         let body = json!({"method": ADD, "params": {"fields": {"TITLE": "one"}}}).to_string();
         let request = || proxy.request(body.clone()).header(HEADER, &key);
-        let mut caller = request().content_length(Some(body.len())).spawn();
+        let mut caller = request().content_length(Some(body.len())).as_cgi().spawn();
         caller.write(body.as_bytes()).expect("the body is read");
         caller.end_body();
         assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(5)));
@@ -236,7 +236,7 @@ fn a_call_whose_process_was_killed_under_way_is_never_executed_again() {
 #[test]
 fn a_caller_killed_before_anything_was_sent_leaves_its_key_free() {
     let proxy = installed();
-    let mut caller = deal(&proxy, "one", "k").content_length(Some(1000)).spawn();
+    let mut caller = deal(&proxy, "one", "k").content_length(Some(1000)).as_cgi().spawn();
     caller.write(b"{").expect("the body is read");
     caller.signal("KILL");
     caller.wait_for_end();

@@ -239,7 +239,7 @@ fn a_refresh_outlives_the_request_that_began_it() {
         proxy.store_expired_pair(&pair);
         proxy.simulator.clear_ledger();
         proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
-        let mut request = proxy.request(r#"{"method":"crm.deal.add"}"#).content_length(None).spawn();
+        let mut request = proxy.request(r#"{"method":"crm.deal.add"}"#).content_length(None).as_cgi().spawn();
         request.write(br#"{"method":"crm.deal.add"}"#).unwrap();
         request.end_body();
         assert!(proxy.simulator.wait_hanging(1, LONG), "the OAuth server is asked");
@@ -609,7 +609,8 @@ fn while_a_refresh_goes_on(lines: &str, during: impl FnOnce(&Proxy, u32)) {
     proxy.run_behind(&lines.replace("HERE", &proxy.sandbox.path().display().to_string()));
     proxy.simulator.inject(Fault::once(Target::Token, Action::HangAfter));
     std::thread::scope(|scope| {
-        let answer = scope.spawn(|| add(&proxy));
+        // What the lines leave open, a resident process would keep.
+        let answer = scope.spawn(|| proxy.request(r#"{"method":"crm.deal.add"}"#).as_cgi().run());
         eventually("the refresher runs", || !refreshers(&proxy).is_empty());
         assert_failure(&answer.join().unwrap(), 503, "refresh_pending");
     });
@@ -657,7 +658,7 @@ fn neither_a_request_nor_its_refresher_leaves_a_core_dump() {
     });
     let proxy = Proxy::installed();
     proxy.run_behind("ulimit -c unlimited 2>/dev/null");
-    let running = proxy.bare_request("x").content_length(Some(2)).bearer(TOKEN).spawn();
+    let running = proxy.bare_request("x").content_length(Some(2)).bearer(TOKEN).as_cgi().spawn();
     let pid = running.pid();
     let program = proxy.sandbox.executable().with_extension("real");
     eventually("it runs", || std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program));

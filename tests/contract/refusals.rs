@@ -480,7 +480,8 @@ fn whichever_write_fails_no_pending_call_is_executed_twice() {
         let strace = format!("exec strace -qq -o {} -e inject=write:error=ENOSPC:when={nth}", trace.display());
         proxy.run_behind(&format!("{strace} {{}}"));
         let body = json!({ "calls": calls }).to_string();
-        let mut running = proxy.request("").content_length(Some(body.len())).header("Idempotency-Key", "k").spawn();
+        let mut running =
+            proxy.request("").content_length(Some(body.len())).header("Idempotency-Key", "k").as_cgi().spawn();
         running.write(body.as_bytes()).unwrap();
         running.end_body();
         running.wait_for_end();

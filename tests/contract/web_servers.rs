@@ -8,7 +8,7 @@ use std::io::Read;
 use std::time::Duration;
 use support::http::{chunk, Answer, Connection, Request};
 use support::webserver::{Kind, Setup, WebServer, ALL};
-use support::{cgi::Cgi, eventually};
+use support::{cgi::Cgi, eventually, with_descendants};
 
 pub const PROGRAM: &str = "/cgi-bin/b24proxy";
 const PRODUCT: &str = r#"{"method":"catalog.product.add","params":{"fields":{"iblockId":15,"name":"Стол"}}}"#;
@@ -16,6 +16,11 @@ const PRODUCT: &str = r#"{"method":"catalog.product.add","params":{"fields":{"ib
 /// Each server with a proxy of its own.
 fn under_each(test: impl Fn(&Proxy, &WebServer)) {
     under_each_of(&ALL, Proxy::installed, test);
+}
+
+/// Those that let large bodies through.
+pub fn for_large_bodies() -> Vec<Kind> {
+    ALL.into_iter().filter(|kind| kind.takes_large_bodies()).collect()
 }
 
 pub fn under_each_of(kinds: &[Kind], proxy: impl Fn() -> Proxy, test: impl Fn(&Proxy, &WebServer)) {
@@ -46,18 +51,43 @@ pub fn assert_failure(answer: &Answer, status: u16, code: &str) {
     assert_eq!(answer.header("Content-Type"), Some("application/json; charset=utf-8"));
 }
 
-/// Processes of the executable itself, refreshers included.
+/// Processes of the executable that serve requests or refresh a pair, or wait to do so: not those that have others do it.
 pub fn programs(proxy: &Proxy) -> Vec<u32> {
-    let is_one = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("b24proxy"));
-    proxy.sandbox.processes().into_iter().filter(is_one).collect()
+    let is_one = |pid: &u32| {
+        let is_program = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("b24proxy"));
+        is_program && !with_descendants(*pid).into_iter().any(is_worker)
+    };
+    let found = proxy.sandbox.processes().into_iter();
+    found.filter(|pid| is_worker(*pid) || is_one(pid)).collect()
+}
+
+/// Of a program that stays.
+fn is_worker(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(1) == Some(b"worker")
+}
+
+/// No request goes on, and no refresh: of a program that stays there are no more processes than wait for the next requests.
+pub fn assert_idle(proxy: &Proxy, server: &WebServer) {
+    // mod_fcgid starts programs of one worker as it likes.
+    let most = match server.kind() {
+        kind if kind.is_mod_fcgid() => usize::MAX,
+        kind if kind.is_resident() => 8,
+        _ => 0,
+    };
+    eventually("no process is left", || {
+        let programs = programs(proxy);
+        programs.len() <= most && programs.into_iter().all(is_worker)
+    });
 }
 
 /// Nothing in the log that an administrator would have to look into.
 #[track_caller]
 pub fn assert_quiet(server: &WebServer) {
     let log = server.error_log();
-    for noise in ["panick", "internal error", "Broken pipe", "\"level\":\"error\"", "Premature end", "malformed header"]
-    {
+    // mod_fcgid warns of every client that has gone.
+    let own = if server.kind().is_mod_fcgid() { "panick" } else { "Broken pipe" };
+    for noise in ["panick", "internal error", own, "\"level\":\"error\"", "Premature end", "malformed header"] {
         assert!(!log.contains(noise), "{noise}: {log}");
     }
 }
@@ -109,7 +139,7 @@ fn a_byte_order_mark_a_missing_content_type_and_a_chunked_body_are_accepted() {
 
 #[test]
 fn a_body_of_3_mb_arrives_whole_with_and_without_a_length() {
-    under_each(|_, server| {
+    under_each_of(&for_large_bodies(), Proxy::installed, |_, server| {
         let body = echo(3 << 20);
         let text = "я".repeat((3 << 20) / 2);
         let answer = call(server, body.as_str()).send();
@@ -126,7 +156,7 @@ fn a_body_of_3_mb_arrives_whole_with_and_without_a_length() {
 #[test]
 fn a_refused_big_body_is_answered_with_the_programs_own_answer() {
     let small = || Proxy::installed().reconfigured("max_wait = 5", "max_wait = 5\nmax_body = \"1 MiB\"");
-    under_each_of(&ALL, small, |proxy, server| {
+    under_each_of(&for_large_bodies(), small, |proxy, server| {
         let big = vec![b' '; 3 << 20];
         assert_failure(&call(server, big.clone()).send(), 413, "body_too_large");
         assert_failure(&chunked(server, &[&big]).send(), 413, "body_too_large");
@@ -146,7 +176,7 @@ fn a_refused_big_body_is_answered_with_the_programs_own_answer() {
 
 #[test]
 fn a_body_above_the_default_max_body_is_413_and_not_the_servers_own_page() {
-    under_each(|_, server| {
+    under_each_of(&for_large_bodies(), Proxy::installed, |_, server| {
         let big = vec![b' '; (16 << 20) + 1];
         assert_failure(&call(server, big).send(), 413, "body_too_large");
     });
@@ -268,7 +298,7 @@ fn an_nginx_that_does_not_split_the_path_is_answered_at_each_route() {
 fn unsplit(proxy: &Proxy) -> String {
     let program = proxy.sandbox.executable();
     format!(
-        "location /tools/ {{ fastcgi_pass unix:{{folder}}/fcgiwrap.socket; include /etc/nginx/fastcgi_params; fastcgi_param \
+        "location /tools/ {{ fastcgi_pass unix:{{folder}}/b24proxy.socket; include /etc/nginx/fastcgi_params; fastcgi_param \
          GATEWAY_INTERFACE CGI/1.1; fastcgi_param SCRIPT_FILENAME {}; }}",
         program.display()
     )
@@ -315,7 +345,7 @@ fn a_client_that_goes_away_in_its_body_leaves_no_noise_and_no_process() {
             connection.send(&part).unwrap();
             std::thread::sleep(Duration::from_millis(150));
         }
-        eventually("no process is left", || programs(proxy).is_empty());
+        assert_idle(proxy, server);
         assert_eq!(call(server, r#"{"method":"profile"}"#).send().status, 200, "the next caller is served");
         assert_quiet(server);
         let ledger = proxy.simulator.ledger();
@@ -337,7 +367,7 @@ fn a_client_that_goes_away_in_its_answer_leaves_no_noise_and_no_process() {
             assert!(arrived || bytes_read == 0);
             let _ = stream.read_exact(&mut vec![0; bytes_read]);
         }
-        eventually("no process is left", || programs(proxy).is_empty());
+        assert_idle(proxy, server);
         assert_quiet(server);
         proxy.simulator.clear_faults();
         assert_eq!(call(server, r#"{"method":"profile"}"#).send().status, 200, "the next caller is served");
@@ -408,7 +438,7 @@ fn the_answer_does_not_wait_for_a_refresher_that_hangs() {
         assert!(answer.header("Retry-After").is_some());
         assert!(answer.elapsed < Duration::from_secs(4), "{:?}", answer.elapsed);
         proxy.simulator.release();
-        eventually("no process is left", || programs(proxy).is_empty());
+        assert_idle(proxy, server);
         assert_eq!(call(server, PRODUCT).send().status, 200);
         assert_eq!(proxy.simulator.ledger().refreshes(), 1);
     });
@@ -433,7 +463,7 @@ fn a_refresh_outlives_the_client_that_goes_away() {
         eventually("the new pair is on disk", || proxy.stored()["refresh_token"] != spent);
         assert_eq!(call(server, r#"{"method":"profile"}"#).send().status, 200);
         assert_eq!(proxy.simulator.ledger().refreshes(), 1);
-        eventually("no process is left", || programs(proxy).is_empty());
+        assert_idle(proxy, server);
         assert_quiet(server);
     });
 }
@@ -485,24 +515,85 @@ fn what_else_lies_beside_the_program_is_handed_out_as_before() {
     }
 }
 
+#[test]
+fn a_resident_program_stays_behind_its_request_and_no_other_does() {
+    under_each(|proxy, server| {
+        assert_eq!(call(server, r#"{"method":"profile"}"#).send().status, 200);
+        let kind = server.kind();
+        eventually("what is left is a worker, or nothing", || programs(proxy).into_iter().all(is_worker));
+        assert_eq!(programs(proxy).is_empty(), !kind.is_resident(), "{kind:?}");
+    });
+}
+
+#[test]
+fn connections_to_a_resident_program_are_kept_where_the_shipped_file_says_so() {
+    for (kind, keeps) in [(Kind::NginxResident, false), (Kind::NginxKept, true), (Kind::ApacheProxyFcgi, true)] {
+        let proxy = Proxy::installed();
+        let server = WebServer::start(&proxy.sandbox, kind);
+        let program = *server.process_groups().last().expect("the service");
+        let sockets = || {
+            let open = std::fs::read_dir(format!("/proc/{program}/fd")).unwrap().flatten();
+            let names = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+            names.filter(|name| name.to_string_lossy().starts_with("socket:")).count()
+        };
+        eventually("its first worker is there", || with_descendants(program).into_iter().any(is_worker));
+        let before = sockets();
+        for _ in 0..3 {
+            assert_eq!(call(&server, r#"{"method":"profile"}"#).send().status, 200);
+        }
+        eventually("it holds what is kept, and nothing else", || sockets() == before + usize::from(keeps));
+    }
+}
+
 /// The units that an administrator of nginx copies: systemd reads them without a word, and nothing in them is misspelt.
 #[test]
 fn the_units_are_what_systemd_understands() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nginx/");
-    let output = std::process::Command::new("systemd-analyze")
-        .args(["verify", "--man=no", &format!("{folder}b24proxy.service"), &format!("{folder}b24proxy.socket")])
-        .output()
-        .expect("systemd-analyze starts (package systemd)");
-    let said = String::from_utf8_lossy(&output.stderr);
-    // It reads the machine's own units too.
-    let about_ours: Vec<&str> = said.lines().filter(|line| line.contains("b24proxy")).collect();
-    assert!(about_ours.is_empty(), "{about_ours:#?}");
-    assert!(output.status.success() || !said.is_empty(), "systemd-analyze verify: {}", output.status);
+    for service in SERVICES {
+        let socket = deployed("nginx/b24proxy.socket");
+        let output = std::process::Command::new("systemd-analyze")
+            .args(["verify", "--man=no", &deployed(service), &socket])
+            .output()
+            .expect("systemd-analyze starts (package systemd)");
+        let said = String::from_utf8_lossy(&output.stderr);
+        // It reads the machine's own units too, and the program is not installed here.
+        let is_ours =
+            |line: &&str| line.contains("b24proxy") && !line.contains("/usr/lib/cgi-bin/b24proxy is not exec");
+        let about_ours: Vec<&str> = said.lines().filter(is_ours).collect();
+        assert!(about_ours.is_empty(), "{about_ours:#?}");
+        assert!(output.status.success() || !said.is_empty(), "systemd-analyze verify: {}", output.status);
+    }
+}
+
+/// fcgiwrap's and the program's own.
+const SERVICES: [&str; 2] = ["nginx/b24proxy.service", "systemd/b24proxy.service"];
+
+fn deployed(file: &str) -> String {
+    format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_program_as_a_service_is_kept_from_what_fcgiwrap_is_kept_from() {
+    let [fcgiwrap, own] = SERVICES.map(|file| std::fs::read_to_string(deployed(file)).unwrap());
+    let settings = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("Exec"));
+        lines.map(str::to_owned).filter(|line| line.contains('=') && !line.starts_with("Description")).collect()
+    };
+    let own = settings(&own);
+    let missing: Vec<_> = settings(&fcgiwrap).into_iter().filter(|line| !own.contains(line)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for line in ["StandardInput=socket", "StandardError=journal", "Restart=on-failure"] {
+        assert!(own.iter().any(|own| own == line), "{line}");
+    }
 }
 
 #[test]
 fn the_service_leaves_no_core_dump_and_can_change_little_on_the_host() {
-    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nginx/b24proxy.service");
+    for unit in SERVICES.map(deployed) {
+        assert_can_change_little(&unit);
+    }
+}
+
+fn assert_can_change_little(unit: &str) {
     let text = std::fs::read_to_string(unit).unwrap();
     for line in ["LimitCORE=0", "OOMPolicy=continue", "KillMode=process", "NoNewPrivileges=yes"] {
         assert!(text.lines().any(|l| l == line), "{line}");

@@ -29,7 +29,7 @@ inside() {
 
 # A block of README.md, in the project's folder.
 type_block() {
-    sh "$here/readme.sh" "$section" "$1" >"$root/tmp/block.sh"
+    sh "$here/readme.sh" "${2:-$section}" "$1" >"$root/tmp/block.sh"
     inside sh -c 'cd /root/b24proxy && exec sh -eu /tmp/block.sh' >"$root/tmp/step.log" 2>&1 </dev/null ||
         fail "README.md's commands failed: $(cat "$root/tmp/block.sh")"
     while read -r line; do
@@ -112,7 +112,7 @@ Apache)
 </VirtualHost>
 END
     inside a2enmod -q ssl >/dev/null
-    service=apache2 last=2
+    service=apache2 last=2 resident=1
     ;;
 nginx)
     cat >"$root/etc/nginx/sites-available/default" <<END
@@ -129,7 +129,7 @@ server {
     root /var/www/html;
 }
 END
-    service=nginx last=3
+    service=nginx last=3 resident=2
     ;;
 esac
 restart $service
@@ -272,3 +272,10 @@ done
 grep -q -F '"GET /rest/1/***"' "$root$log" || fail "$log does not have the call"
 leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "the token is in $leaking"
 ok "no token in a log, and GET /rest/1/*** in $log"
+
+# Resident, as README.md says.
+type_block $resident Resident
+all_is_well "resident"
+grep -l -z -x worker "$root"/proc/[0-9]*/cmdline >/dev/null 2>&1 || fail "no process of the program stays"
+leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "resident: the token is in $leaking"
+ok "the program stays, and no token is in a log"
