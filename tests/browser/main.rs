@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 use support::browser::Browser;
+use support::eventually;
 use support::webserver::{Kind, WebServer};
 
 /// A proxy behind Apache, a portal that asks before it agrees, and a browser.
@@ -337,9 +338,8 @@ fn a_page_of_another_site_cannot_use_the_credentials_that_the_browser_remembers(
         status = stage.url("/status"),
         root = stage.url(""),
     ));
-    let log = stage.server.access_log();
-    let refused = log.lines().filter(|line| line.contains("\" 403 ")).count();
-    assert_eq!(refused, 2, "with credentials (not 401), and refused:\n{log}");
+    // With credentials (not 401), and refused. A request is logged when its answer has been sent.
+    eventually("both are refused", || stage.server.access_log().matches("\" 403 ").count() == 2);
     assert_eq!(stage.proxy.simulator.ledger().calls("crm.deal.add"), 0);
     assert_eq!(stage.proxy.stored_bytes(), before);
 }

@@ -24,6 +24,8 @@ pub const COMMAND: &str = "worker";
 
 /// How long a web server may take from its connection to its request. Then it is idle.
 const AT_ONCE: Duration = Duration::from_millis(1);
+/// Pause after the host refused what a connection takes.
+const AFTER_FAILURE: Duration = Duration::from_millis(10);
 /// How long the head of a request may take. A web server has all of it before it sends any.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long the rest of a body may take that was not wanted.
@@ -136,11 +138,13 @@ impl Worker {
                         self.serve_waiting(waiting);
                     }
                 }
-                Some(Of::Listener) => {
-                    if let Ok(Some(connection)) = self.listener.accept() {
-                        self.serve(connection, Instant::now(), AT_ONCE);
-                    }
-                }
+                Some(Of::Listener) => match self.listener.accept() {
+                    Ok(Some(connection)) => self.serve(connection, Instant::now(), AT_ONCE),
+                    // Another was faster.
+                    Ok(None) => {}
+                    // The host refuses a descriptor, for now.
+                    Err(_) => std::thread::sleep(AFTER_FAILURE),
+                },
             }
         }
     }
