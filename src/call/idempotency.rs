@@ -114,6 +114,11 @@ pub fn free_begun_key() {
     }
 }
 
+/// Another request begins in a process that serves many: whatever became of a key before is no longer its.
+pub fn begin_request() {
+    BEGUN.take();
+}
+
 /// A key that is open here. Dropped once the call was begun, whatever the reason, its outcome is unknown.
 pub struct Held {
     journal: Box<dyn Journal>,

@@ -16,14 +16,19 @@ The web server starts one process for each request. As a FastCGI server the
 program stays instead, and keeps its connections to portals: calls are many
 times as fast. The web server must know the address.
 
-  --listen unix:/run/b24proxy.sock   a socket that its group may use, too
-  --listen 127.0.0.1:9000            for this machine; for others those in
-                                     the variable FCGI_WEB_SERVER_ADDRS
-  --workers N                        requests that are served at once; 8, or
-                                     [fastcgi] workers in proxy.toml
+  --listen unix:/srv/b24/b24proxy.sock   in a folder of proxy.toml's owner, as
+                                         whom it runs; for its group, too
+  --listen 127.0.0.1:9000                for everybody on this machine, who may
+                                         name any caller's address: better not
+                                         (FCGI_WEB_SERVER_ADDRS: other machines)
+  --workers N                            requests that are served at once; 8, or
+                                         [fastcgi] workers in proxy.toml
 
 Started with a listening socket as standard input (mod_fcgid, spawn-fcgi,
 lighttpd, systemd) it needs no --listen, and has one worker.
+
+What it logs of a request goes to the web server, which may keep it to itself
+(the nginx file that is shipped does): set [log] file in proxy.toml.
 
 It notices when proxy.toml, the log or the executable changes. TERM, INT, HUP
 and USR1 end it when the requests under way have ended.",

@@ -227,15 +227,16 @@ pub fn own_path() -> std::io::Result<PathBuf> {
     std::env::current_exe().or_else(|error| started_as().ok_or(error))
 }
 
+/// By which path the kernel was asked to start this program, where that is known and leads to a file.
 #[cfg(target_os = "linux")]
-fn started_as() -> Option<PathBuf> {
+pub fn started_as() -> Option<PathBuf> {
     use std::os::unix::ffi::OsStrExt;
     let name = std::ffi::OsStr::from_bytes(rustix::param::linux_execfn().to_bytes());
     std::path::absolute(name).ok().filter(|path| path.is_file())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn started_as() -> Option<PathBuf> {
+pub fn started_as() -> Option<PathBuf> {
     None
 }
 
@@ -282,7 +283,9 @@ impl Identity {
         let (seconds, nanoseconds) = self.changed;
         let changed =
             std::time::Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0));
-        since >= changed.saturating_add(age)
+        // By another machine's clock, or before this one was set back: that tells nothing of its age.
+        let is_ahead = changed > since.saturating_add(age);
+        is_ahead || since >= changed.saturating_add(age)
     }
 }
 

@@ -1,11 +1,11 @@
 //! What changes under a program that stays, and what must not change in it.
 
-use crate::served::{proxy, Served};
+use crate::served::{parameters, proxy, Answered, Served};
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
-use support::eventually;
+use support::{eventually, with_descendants};
 
 #[test]
 fn a_changed_configuration_is_noticed_at_once_and_a_broken_one_told_until_it_is_mended() {
@@ -114,6 +114,71 @@ fn another_executable_is_followed_by_the_same_process_and_a_broken_one_is_not() 
     assert_eq!(std::fs::metadata(&served.socket).unwrap().mode() & 0o777, 0o660);
     served.end("TERM");
     eventually("its socket goes with it", || !served.socket.exists());
+}
+
+#[test]
+fn updates_lose_no_request_and_leave_no_process_behind_also_where_a_link_leads_to_the_next_one() {
+    let proxy = proxy();
+    let (program, whole) = (proxy.sandbox.executable(), std::fs::read(proxy.sandbox.executable()).unwrap());
+    let put = |name: &str| {
+        proxy.sandbox.write(&format!("cgi-bin/{name}"), 0o755, &whole);
+        let (link, to) = (proxy.sandbox.path().join("cgi-bin/link"), proxy.sandbox.path().join("cgi-bin").join(name));
+        std::os::unix::fs::symlink(&to, &link).unwrap();
+        std::fs::rename(link, &program).unwrap();
+        std::fs::metadata(to).unwrap().ino()
+    };
+    put("one");
+    let served = Served::by(&proxy, 2);
+    let runs = |pid: u32| std::fs::metadata(format!("/proc/{pid}/exe")).map_or(0, |metadata| metadata.ino());
+    let request = || parameters(&proxy.get("/health"), b"");
+    for next in ["two", "three"] {
+        let next = put(next);
+        let is_followed = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                // Each on a connection that is kept, and made anew where the program has closed it while nothing was asked.
+                scope.spawn(|| {
+                    let mut connection = served.connect();
+                    while !is_followed.load(std::sync::atomic::Ordering::SeqCst) {
+                        connection.expect(1);
+                        let sent = connection.send(&support::fastcgi::request(1, true, request(), b""));
+                        match sent.map(|()| connection.reply(1)) {
+                            Ok(Ok(reply)) => assert_eq!(Answered::of(reply, Duration::ZERO).status, 200),
+                            // Closed before anything was answered, at the very moment.
+                            _ => connection = served.connect(),
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                });
+            }
+            eventually("it is followed", || runs(served.manager()) == next);
+            std::thread::sleep(Duration::from_millis(500));
+            is_followed.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        assert_eq!(served.health().status, 200);
+    }
+    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    eventually("nobody who has ended is left", || {
+        with_descendants(served.manager()).into_iter().all(|pid| !stat(pid).contains(") Z "))
+    });
+}
+
+#[test]
+fn where_descriptors_were_short_it_goes_on_when_they_are_not() {
+    let proxy = proxy();
+    proxy.run_behind("ulimit -n 64");
+    let served = Served::by(&proxy, 2);
+    served.health();
+    let held: Vec<_> = (0..200).filter_map(|_| support::fastcgi::Connection::open(&served.socket).ok()).collect();
+    std::thread::sleep(Duration::from_millis(1500));
+    served.workers().iter().for_each(|pid| support::signal(*pid, "KILL"));
+    std::thread::sleep(Duration::from_millis(1500));
+    drop(held);
+    eventually("it serves again", || {
+        served.try_ask(&proxy.get("/health"), b"").is_ok_and(|answered| answered.status == 200)
+    });
+    served.end("TERM");
+    eventually("it ends", || !served.socket.exists());
 }
 
 #[test]

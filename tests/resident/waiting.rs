@@ -1,7 +1,7 @@
 //! Requests that wait, or pass a file on, take no worker from others.
 
 use crate::fixture::TOKEN;
-use crate::served::{proxy, Served};
+use crate::served::{call_of, parameters, proxy, Answered, Served};
 use serde_json::json;
 use simulator::{Action, Fault, Target};
 use std::time::{Duration, Instant};
@@ -116,4 +116,34 @@ fn a_file_on_its_way_takes_no_worker_from_others() {
         assert_eq!((download.status, download.body.len()), (200, 300_000));
     });
     eventually("the one beside it has ended", || served.workers().len() == 1);
+}
+
+#[test]
+fn whoever_sends_slowly_or_reads_no_answer_takes_no_worker_from_others() {
+    let proxy = proxy();
+    let served = Served::by(&proxy, 2);
+    // Strangers whose bodies do not come, half a record, and half a call of a client.
+    let stranger = parameters(&proxy.bare_request("").path("/file").content_length(Some(1000)), b"");
+    let (variables, body) = call_of(&proxy, "sim.echo", json!({"text": "x".repeat(2 << 20)}));
+    let mut slow: Vec<_> = (0..9).map(|_| served.connect()).collect();
+    for (number, connection) in slow.iter_mut().enumerate() {
+        match number % 3 {
+            0 => connection.begin(1, false, stranger.clone()).and_then(|()| connection.body(1, b"x")).unwrap(),
+            1 => connection.send(&support::fastcgi::begin(1, false)[..5]).unwrap(),
+            _ => {
+                connection.begin(1, false, variables.clone()).unwrap();
+                connection.body(1, &body[..1000]).unwrap();
+            }
+        }
+    }
+    // An answer of two megabytes that nobody reads.
+    let mut unread = served.connect();
+    unread.expect(1);
+    unread.send(&support::fastcgi::request(1, false, variables, &body)).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    for _ in 0..5 {
+        assert!(served.health().elapsed < Duration::from_millis(500));
+    }
+    let answered = Answered::of(unread.reply(1).unwrap(), Duration::ZERO);
+    assert_eq!(answered.status, 200, "{}", answered.stderr);
 }

@@ -8,6 +8,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::time::{clock_gettime, ClockId};
+use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -31,8 +32,8 @@ pub enum Task {
 pub enum Report {
     /// It serves, from its start on or again in its place. The `workers` of its configuration; 0 where there is none.
     Ready(u64),
-    /// The web server may send more on this connection.
-    Parked(OwnedFd),
+    /// The web server may send more on this connection; `None`: it was lost, as this process may have no more descriptors.
+    Parked(Option<OwnedFd>),
     /// May it wait, or transfer a file?
     Aside,
 }
@@ -61,10 +62,13 @@ pub fn queue() -> std::io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Whether there was room for it.
-pub fn offer(queue: impl AsFd, waiting: &Waiting) -> bool {
+/// Whether there was room for it; the failure is the host's, which lets only so many descriptors be on their way.
+pub fn offer(queue: impl AsFd, waiting: &Waiting) -> std::io::Result<bool> {
     let since = u64::try_from(waiting.since.as_millis()).unwrap_or(u64::MAX);
-    send(queue, b'w', since, Some(waiting.connection.as_fd())).is_ok()
+    match send(queue, b'w', since, Some(waiting.connection.as_fd())) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        sent => sent.map(|()| true),
+    }
 }
 
 /// What has waited longest, if anything does.
@@ -96,7 +100,7 @@ pub fn task(channel: impl AsFd) -> Option<Task> {
 pub fn report(channel: impl AsFd, report: &Report) -> std::io::Result<()> {
     match report {
         Report::Ready(workers) => send(channel, b'r', *workers, None),
-        Report::Parked(connection) => send(channel, b'p', 0, Some(connection.as_fd())),
+        Report::Parked(connection) => send(channel, b'p', 0, connection.as_ref().map(AsFd::as_fd)),
         Report::Aside => send(channel, b'a', 0, None),
     }
 }
@@ -105,7 +109,7 @@ pub fn report(channel: impl AsFd, report: &Report) -> std::io::Result<()> {
 pub fn reported(channel: impl AsFd) -> Option<Report> {
     match receive(channel)? {
         (b'r', workers, None) => Some(Report::Ready(workers)),
-        (b'p', _, Some(connection)) => Some(Report::Parked(connection)),
+        (b'p', _, connection) => Some(Report::Parked(connection)),
         (b'a', _, None) => Some(Report::Aside),
         _ => None,
     }
@@ -169,11 +173,11 @@ mod tests {
         server.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"abc");
         assert!(matches!(task(&worker), Some(Task::StandAside(true))));
-        report(&worker, &Report::Parked(server.into())).unwrap();
+        report(&worker, &Report::Parked(Some(server.into()))).unwrap();
         report(&worker, &Report::Ready(3)).unwrap();
         report(&worker, &Report::Aside).unwrap();
         drop(worker);
-        assert!(matches!(reported(&manager), Some(Report::Parked(_))));
+        assert!(matches!(reported(&manager), Some(Report::Parked(Some(_)))));
         assert!(matches!(reported(&manager), Some(Report::Ready(3))));
         assert!(matches!(reported(&manager), Some(Report::Aside)));
         assert!(reported(&manager).is_none(), "its end");
@@ -186,14 +190,14 @@ mod tests {
         assert!(taken(&from).is_none());
         for since in [1, 2] {
             let (connection, _) = UnixStream::pair().unwrap();
-            assert!(offer(&to, &Waiting { connection: connection.into(), since: Duration::from_secs(since) }));
+            assert!(offer(&to, &Waiting { connection: connection.into(), since: Duration::from_secs(since) }).unwrap());
         }
         assert_eq!(taken(&from).unwrap().since, Duration::from_secs(1));
         assert_eq!(taken(&from).unwrap().since, Duration::from_secs(2));
         assert!(taken(&from).is_none());
         let (connection, _) = UnixStream::pair().unwrap();
         let waiting = Waiting { connection: connection.into(), since: now() };
-        assert!((0..10_000).any(|_| !offer(&to, &waiting)), "it is full one day");
+        assert!((0..10_000).any(|_| !offer(&to, &waiting).unwrap_or(false)), "it is full one day");
         assert!(now() > Duration::ZERO);
     }
 }

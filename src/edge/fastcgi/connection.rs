@@ -4,6 +4,7 @@ use super::record::{pairs, push, values, Begin, Ended, Header, Kind, HEADER, MOS
 use super::wire::Wire;
 use crate::system::clock::Deadline;
 use crate::system::ready::is_ready;
+use crate::system::wait::stand_aside;
 use crate::values::request::{Source, Variables};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -14,6 +15,8 @@ use std::time::Duration;
 const MOST_PARAMETERS: usize = 2 << 20;
 /// Room for a usual request, its body included.
 const BUFFER: usize = 16 << 10;
+/// What comes so soon was on its way.
+const SOON: Duration = Duration::from_millis(5);
 /// How long the rest of a record may take that speaks of no request that is served.
 const MEANWHILE: Duration = Duration::from_secs(10);
 
@@ -183,8 +186,8 @@ impl Connection {
     }
 
     fn header(&mut self, until: Deadline) -> Result<Header, Unusable> {
-        while self.end - self.start < HEADER {
-            self.more(until)?;
+        if !self.waited_for_header(until)? {
+            return Err(Unusable);
         }
         let bytes = self.buffer[self.start..].first_chunk().expect("they are there");
         let header = Header::of(*bytes).ok_or(Unusable)?;
@@ -218,16 +221,17 @@ impl Connection {
         Ok(Some(count))
     }
 
-    /// More bytes into the buffer.
-    fn more(&mut self, until: Deadline) -> Result<(), Unusable> {
+    /// More bytes into the buffer. Whether some came in time.
+    fn more(&mut self, until: Deadline) -> Result<bool, Unusable> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         match received(&self.wire, &mut self.buffer[self.end..], until)? {
-            Some(0) | None => Err(Unusable),
+            Some(0) => Err(Unusable),
             Some(count) => {
                 self.end += count;
-                Ok(())
+                Ok(true)
             }
+            None => Ok(false),
         }
     }
 
@@ -248,7 +252,7 @@ impl Connection {
                     None => return Ok(None),
                 }
             }
-            if self.end - self.start < HEADER && !self.waited_for_header(until)? {
+            if !self.waited_for_header(until)? {
                 return Ok(None);
             }
             let record = self.header(until)?;
@@ -284,10 +288,9 @@ impl Connection {
     /// Whether a whole head of a record came in time.
     fn waited_for_header(&mut self, until: Deadline) -> Result<bool, Unusable> {
         while self.end - self.start < HEADER {
-            if !is_ready(self.wire.socket(), PollFlags::IN, until.remaining()) {
+            if !self.more(until)? {
                 return Ok(false);
             }
-            self.more(until)?;
         }
         Ok(true)
     }
@@ -308,6 +311,9 @@ fn received(wire: &Wire, into: &mut [u8], until: Deadline) -> Result<Option<usiz
         match rustix::io::read(wire.socket(), &mut into[..most]) {
             Ok(count) => return Ok(Some(count)),
             Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if is_ready(wire.socket(), PollFlags::IN, until.remaining().min(SOON)) => {}
+            // Whoever sends slowly, or nothing, must not keep others from being served.
+            Err(Errno::AGAIN) if stand_aside().is_err() => return Ok(None),
             Err(Errno::AGAIN) if is_ready(wire.socket(), PollFlags::IN, until.remaining()) => {}
             Err(Errno::AGAIN) => return Ok(None),
             Err(_) => return Err(Unusable),

@@ -1,5 +1,6 @@
 //! The socket at which web servers find this program, and who may speak to it.
 
+use crate::system::clock::Deadline;
 use crate::system::user;
 use crate::values::listening::Address;
 use rustix::fs::{flock, lstat, stat, FlockOperation, Mode};
@@ -14,9 +15,13 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// As many requests may wait to be taken; the kernel lets fewer where it was told so.
 const BACKLOG: i32 = 511;
+
+/// How long others may take who begin at the same folder. Whoever keeps its lock for longer keeps nobody from beginning.
+const TAKING_TURNS: Duration = Duration::from_secs(2);
 
 pub struct Listener {
     socket: OwnedFd,
@@ -98,7 +103,12 @@ impl Listener {
         };
         let address = SocketAddrUnix::new(path).map_err(|error| failed("listen at", error))?;
         let folder = path.parent().and_then(|folder| File::open(folder).ok());
-        let _lock = folder.as_ref().map(|folder| flock(folder, FlockOperation::LockExclusive));
+        if let Some(folder) = &folder {
+            let until = Deadline::after(TAKING_TURNS);
+            while flock(folder, FlockOperation::NonBlockingLockExclusive).is_err() && !until.has_passed() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
         let socket = stream(AddressFamily::UNIX).map_err(|error| failed("listen at", error))?;
         let made = |socket: &OwnedFd| {
             let before = umask(Mode::from_raw_mode(0o117));

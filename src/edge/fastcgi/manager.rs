@@ -1,7 +1,7 @@
 //! The manager: how many workers there are, what becomes of connections that are idle, and when all of it ends. Requests do not
 //! pass through it.
 
-use super::channel::{now, offer, pair, queue, reported, tell, Report, Task, Waiting};
+use super::channel::{now, offer, pair, queue, reported, taken, tell, Report, Task, Waiting};
 use super::listener::Listener;
 use super::successor::Successor;
 use super::{signals, worker};
@@ -11,7 +11,7 @@ use crate::system::ready::timespec;
 use crate::values::listening::Listening;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::net::{shutdown, Shutdown};
-use rustix::process::{wait, WaitOptions};
+use rustix::process::{getrlimit, wait, Resource, WaitOptions};
 use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const WORKERS: u32 = 8;
 /// So many requests may wait or pass a file on beside those that the workers serve.
 const MOST_ASIDE: usize = 64;
-/// So many connections are held.
+/// So many connections are held, and no more than a quarter of the descriptors that this process may have.
 const MOST_HELD: usize = 512;
 /// How often is looked after what nothing tells: requests that no worker takes, another executable.
 const LOOK: Duration = Duration::from_secs(1);
@@ -42,14 +42,16 @@ pub struct Manager {
     /// That, or what the configuration says.
     is_known: bool,
     workers: Vec<Worker>,
-    /// So many processes of workers have ended and are not forgotten yet.
-    ended: usize,
     /// From which all workers take what has waited.
     queue: (OwnedFd, OwnedFd),
     /// Connections on which nothing more has come yet; the longest idle ones first.
     idle: VecDeque<OwnedFd>,
     /// Those for which there was no room in the queue.
     waiting: VecDeque<Waiting>,
+    /// So many of both.
+    most_held: usize,
+    /// There is no room in the queue.
+    is_full: bool,
     told_to_end: UnixStream,
     /// Since when it is told to end.
     ending: Option<Instant>,
@@ -97,10 +99,11 @@ impl Manager {
             is_fixed,
             is_known: is_fixed,
             workers: Vec::new(),
-            ended: 0,
             queue,
             idle: VecDeque::new(),
             waiting: VecDeque::new(),
+            most_held: most_held(),
+            is_full: false,
             told_to_end,
             ending: None,
             is_over: false,
@@ -120,16 +123,34 @@ impl Manager {
             }
             // From the last, so that the places of those before it stay.
             happened.workers.iter().rev().for_each(|at| self.hear(*at));
-            for at in happened.idle.iter().rev() {
-                self.waiting.extend(self.idle.remove(*at).map(|connection| Waiting { connection, since: now() }));
-            }
+            self.take_up(&happened.idle);
             self.look();
-            while self.waiting.front().is_some_and(|waiting| offer(&self.queue.0, waiting)) {
-                self.waiting.pop_front();
-            }
+            self.offer();
             self.bury();
             if self.has_ended() {
                 return Ok(());
+            }
+        }
+    }
+
+    /// On these connections something has come.
+    fn take_up(&mut self, idle: &[usize]) {
+        for at in idle.iter().rev() {
+            self.waiting.extend(self.idle.remove(*at).map(|connection| Waiting { connection, since: now() }));
+        }
+    }
+
+    /// To all workers. Where the host lets no more descriptors be on their way, at the next look.
+    fn offer(&mut self) {
+        self.is_full = false;
+        while let Some(waiting) = self.waiting.front() {
+            match offer(&self.queue.0, waiting) {
+                Ok(true) => drop(self.waiting.pop_front()),
+                Ok(false) => {
+                    self.is_full = true;
+                    return;
+                }
+                Err(_) => return,
             }
         }
     }
@@ -140,7 +161,7 @@ impl Manager {
         let mut fds = Vec::with_capacity(2 + workers + idle);
         fds.extend(self.workers.iter().map(|worker| PollFd::new(&worker.channel, PollFlags::IN)));
         fds.extend(self.idle.iter().map(|connection| PollFd::new(connection, PollFlags::IN)));
-        fds.extend((!self.waiting.is_empty()).then(|| PollFd::new(&self.queue.0, PollFlags::OUT)));
+        fds.extend(self.is_full.then(|| PollFd::new(&self.queue.0, PollFlags::OUT)));
         fds.extend(self.ending.is_none().then(|| PollFd::new(&self.told_to_end, PollFlags::IN)));
         if poll(&mut fds, Some(&timespec(self.pause()))).is_err() {
             return Happened::default();
@@ -181,8 +202,8 @@ impl Manager {
                 }
             }
             Some(Report::Parked(connection)) => {
-                self.idle.push_back(connection);
-                while self.idle.len() + self.waiting.len() > MOST_HELD && self.idle.pop_front().is_some() {}
+                self.idle.extend(connection);
+                while self.idle.len() + self.waiting.len() > self.most_held && self.idle.pop_front().is_some() {}
             }
             Some(Report::Aside) => {
                 let may = worker.state == State::Leaving || aside < MOST_ASIDE;
@@ -197,7 +218,6 @@ impl Manager {
                     self.not_before = Instant::now() + AFTER_FAILURE;
                 }
                 self.workers.remove(at);
-                self.ended += 1;
             }
         }
     }
@@ -216,14 +236,14 @@ impl Manager {
             return;
         }
         self.looked = Instant::now();
-        if self.ending.is_none() && self.waiting.is_empty() && self.successor.is_there() {
-            let why = self.successor.take_over(self.listener.socket());
-            complain(&format!("the new executable cannot be followed: {why}"));
+        if self.ending.is_none() {
+            self.follow_successor();
         }
         // What all workers are too busy for has waited for a look, more or less. At a socket that stays, others come to whoever
         // takes it over.
         let since = now().saturating_sub(LOOK / 2);
-        while self.waiting.len() < MOST_HELD && (self.ending.is_none() || self.listener.is_own()) {
+        while self.idle.len() + self.waiting.len() < self.most_held && (self.ending.is_none() || self.listener.is_own())
+        {
             match self.listener.accept() {
                 Ok(Some(connection)) => self.waiting.push_back(Waiting { connection, since }),
                 _ => break,
@@ -232,6 +252,26 @@ impl Manager {
         if is_last {
             self.idle.clear();
             self.is_over = true;
+        }
+    }
+
+    /// Another executable in the place of this one goes on in this process. Workers serve what has come to them, and what has
+    /// come to connections that are held is theirs before.
+    fn follow_successor(&mut self) {
+        match self.successor.is_there() {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(why) => return complain(&format!("the new executable is not followed: {why}")),
+        }
+        let mut fds: Vec<_> = self.idle.iter().map(|connection| PollFd::new(connection, PollFlags::IN)).collect();
+        let _ = poll(&mut fds, Some(&timespec(Duration::ZERO)));
+        let come: Vec<usize> = (0..fds.len()).filter(|at| !fds[*at].revents().is_empty()).collect();
+        self.take_up(&come);
+        self.offer();
+        // What finds no room now is followed by a look when it has.
+        if self.waiting.is_empty() {
+            let why = self.successor.take_over(self.listener.socket());
+            complain(&format!("the new executable cannot be followed: {why}"));
         }
     }
 
@@ -276,21 +316,31 @@ impl Manager {
             Err(error) => {
                 self.not_before = Instant::now() + AFTER_FAILURE;
                 complain(&format!("a worker cannot be started: {error}"));
+                // Descriptors that are held, or on their way to nobody, may be what is short.
+                if self.workers.is_empty() {
+                    self.idle.clear();
+                    self.waiting.clear();
+                    while taken(&self.queue.1).is_some() {}
+                }
             }
         }
     }
 
-    /// Processes that have ended are forgotten by the kernel too: soon after they have closed their channel.
-    fn bury(&mut self) {
-        while self.ended > 0 && matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {
-            self.ended -= 1;
-        }
+    /// Processes that have ended are forgotten by the kernel too, also those of the executable before this one.
+    fn bury(&self) {
+        while !self.successor.is_tried() && matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
     }
 
     /// Told to, and nothing is left.
     fn has_ended(&self) -> bool {
         self.is_over && self.workers.is_empty() && self.waiting.is_empty()
     }
+}
+
+/// As many connections as may be held.
+fn most_held() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
+    descriptors.map_or(MOST_HELD, |most| MOST_HELD.min(most / 4))
 }
 
 /// To the standard error that this process was given: it serves no request.

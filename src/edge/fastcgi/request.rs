@@ -5,10 +5,11 @@ use super::current::Current;
 use super::record::Ended;
 use super::resident::Resident;
 use super::wire::{Output, Wire};
+use crate::call::idempotency;
 use crate::edge::answering::{head_of, parted, pass_on, UNFINISHED};
 use crate::serve;
 use crate::system::log::{ErrorStream, Log};
-use crate::upstream::http::begin_request;
+use crate::upstream::http;
 use crate::values::answer::{Answer, Content};
 use crate::values::request::{Body, Request};
 use std::io::{Read, Write};
@@ -25,7 +26,8 @@ pub fn serve(
 ) -> u64 {
     let Begun { id, variables, .. } = begun;
     let wire = connection.wire.clone();
-    begin_request();
+    http::begin_request();
+    idempotency::begin_request();
     let has_journal = resident.has_journal;
     let loaded = resident.app(variables.os("DOCUMENT_ROOT"));
     let log = Arc::new(Resident::log(&loaded, error_stream(wire.clone(), id, has_journal)));

@@ -1,41 +1,69 @@
 //! Another executable in the place of the one that runs: an update, which nobody should have to restart anything for.
 
-use crate::system::disk::{own_executable, own_path, Identity};
+use crate::system::disk::{own_executable, own_path, started_as, Identity};
 use rustix::stdio::dup2_stdin;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// What was written a moment ago may still be written to.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How long it may take to tell its version.
-const TRIAL: Duration = Duration::from_secs(2);
+/// How long it may take to show that it works.
+const TRIAL: Duration = Duration::from_secs(5);
 
 pub struct Successor {
     /// Where this program lies; `None`: that is not known.
     path: Option<PathBuf>,
     running: Option<Identity>,
-    /// One that does not work.
-    refused: Option<Identity>,
+    /// One that was tried.
+    tried: Option<Identity>,
+    trial: Option<(Child, Instant)>,
 }
 
 impl Successor {
     pub fn look_out() -> Successor {
         let running = own_executable().ok().and_then(|path| Identity::of(&path));
-        Successor { path: own_path().ok(), running, refused: None }
+        let is_running = |path: &PathBuf| running.zip(Identity::of(path)).is_some_and(|(a, b)| a.is_same_file(&b));
+        // As it was started, perhaps by a link, which may lead elsewhere one day.
+        let path = started_as().filter(is_running).or_else(|| own_path().ok());
+        Successor { path, running, tried: None, trial: None }
     }
 
-    /// Whether there is one that works.
-    pub fn is_there(&mut self) -> bool {
-        let (Some(path), Some(running)) = (&self.path, &self.running) else { return false };
-        let Some(there) = Identity::of(path) else { return false };
-        if there.is_same_file(running) || self.refused == Some(there) || !there.is_older(SETTLED, SystemTime::now()) {
-            return false;
+    /// Whether there is one that works; to be asked now and then, for it is tried meanwhile. The failure is told once.
+    pub fn is_there(&mut self) -> Result<bool, String> {
+        if let Some((mut child, since)) = self.trial.take() {
+            match child.try_wait() {
+                Ok(None) if since.elapsed() < TRIAL => self.trial = Some((child, since)),
+                Ok(Some(status)) if status.success() => return Ok(true),
+                Ok(Some(status)) => return Err(format!("\"help fastcgi\" ended with {status}")),
+                _ => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err("\"help fastcgi\" did not end".into());
+                }
+            }
+            return Ok(false);
         }
-        self.refused = Some(there);
-        works(path)
+        let (Some(path), Some(running)) = (&self.path, &self.running) else { return Ok(false) };
+        let Some(there) = Identity::of(path) else { return Ok(false) };
+        if there.is_same_file(running) || self.tried == Some(there) || !there.is_older(SETTLED, SystemTime::now()) {
+            return Ok(false);
+        }
+        self.tried = Some(there);
+        // Half an upload ends otherwise, and so does a version that cannot stay.
+        let mut command = Command::new(path);
+        command.args(["help", "fastcgi"]).env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().map_err(|error| error.to_string())?;
+        self.trial = Some((child, Instant::now()));
+        Ok(false)
+    }
+
+    /// Whether a process runs that is waited for here.
+    pub fn is_tried(&self) -> bool {
+        self.trial.is_some()
     }
 
     /// Goes on as it, with this socket as standard input. The error says why that failed.
@@ -45,24 +73,5 @@ impl Successor {
             return error.to_string();
         }
         Command::new(path).args(std::env::args_os().skip(1)).exec().to_string()
-    }
-}
-
-/// Half an upload ends otherwise.
-fn works(path: &PathBuf) -> bool {
-    let mut command = Command::new(path);
-    command.arg("version").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut child) = command.spawn() else { return false };
-    let begun = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success(),
-            Ok(None) if begun.elapsed() < TRIAL => std::thread::sleep(Duration::from_millis(5)),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return false;
-            }
-        }
     }
 }

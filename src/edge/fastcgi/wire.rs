@@ -3,6 +3,7 @@
 use super::record::{header, padding_of, push, push_end, Ended, Kind, HEADER, MOST_CONTENT};
 use crate::system::clock::Deadline;
 use crate::system::ready::is_ready;
+use crate::system::wait::stand_aside;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{shutdown, Shutdown};
@@ -83,7 +84,14 @@ impl Wire {
             match rustix::io::writev(&self.socket, records) {
                 Ok(count) => IoSlice::advance_slices(&mut records, count),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if is_ready(&self.socket, PollFlags::OUT, PATIENCE) => {}
+                Err(Errno::AGAIN) => {
+                    // An answer that is read slowly: others are served meanwhile, as long as there may be more workers.
+                    let _ = stand_aside();
+                    if !is_ready(&self.socket, PollFlags::OUT, PATIENCE) {
+                        *is_broken = true;
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                }
                 Err(error) => {
                     *is_broken = true;
                     return Err(error.into());
@@ -102,7 +110,7 @@ impl Wire {
     /// Says that nothing follows, and takes what is still coming for a while: a socket that is closed with something unread
     /// takes back what was written to it.
     pub fn close_gently(&self) {
-        let until = Deadline::after(LINGER);
+        let until = Deadline::after(if stand_aside().is_ok() { LINGER } else { Duration::ZERO });
         let _ = shutdown(&self.socket, Shutdown::Write);
         let mut nowhere = [0; 16 << 10];
         while is_ready(&self.socket, PollFlags::IN, until.remaining()) && !until.has_passed() {

@@ -11,7 +11,9 @@ use super::wire::Wire;
 use super::{request, signals};
 use crate::edge::environment;
 use crate::system::clock::Deadline;
+use crate::system::ready::is_ready;
 use crate::system::wait;
+use rustix::event::PollFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -104,10 +106,8 @@ impl Worker {
         loop {
             self.report();
             if self.is_leaving {
-                self.park();
-                // Whoever has waited is served; who comes now is another's.
-                match taken(&self.queue) {
-                    Some(waiting) => self.serve_waiting(waiting),
+                match self.last() {
+                    Some((connection, arrived)) => self.serve(connection, arrived, Duration::ZERO),
                     None => return,
                 }
                 continue;
@@ -134,8 +134,8 @@ impl Worker {
                     }
                 }
                 Some(Of::Queue) => {
-                    if let Some(waiting) = taken(&self.queue) {
-                        self.serve_waiting(waiting);
+                    if let Some((connection, arrived)) = taken(&self.queue).map(arrived) {
+                        self.serve(connection, arrived, Duration::ZERO);
                     }
                 }
                 Some(Of::Listener) => match self.listener.accept() {
@@ -159,9 +159,16 @@ impl Worker {
         }
     }
 
-    fn serve_waiting(&mut self, Waiting { connection, since }: Waiting) {
-        let here = Instant::now();
-        self.serve(connection, here.checked_sub(now().saturating_sub(since)).unwrap_or(here), Duration::ZERO);
+    /// What is served before this worker ends: what has come already. Who comes now is another's.
+    fn last(&mut self) -> Option<(OwnedFd, Instant)> {
+        let kept = self.unkept();
+        if let Some(connection) = kept {
+            if is_ready(&connection, PollFlags::IN, Duration::ZERO) {
+                return Some((connection, Instant::now()));
+            }
+            let _ = report(&*self.channel, &Report::Parked(Some(connection)));
+        }
+        taken(&self.queue).map(arrived)
     }
 
     /// Serves what comes on this connection within that time; it is kept where it stays.
@@ -208,7 +215,7 @@ impl Worker {
     /// The manager looks after the connection that is kept.
     fn park(&mut self) {
         if let Some(connection) = self.unkept() {
-            let _ = report(&*self.channel, &Report::Parked(connection));
+            let _ = report(&*self.channel, &Report::Parked(Some(connection)));
         }
     }
 }
@@ -224,4 +231,10 @@ fn stand_aside_by(channel: Arc<OwnedFd>) {
         ASIDE.store(may, Ordering::SeqCst);
         may
     }));
+}
+
+/// A connection, and when the request on it has come.
+fn arrived(Waiting { connection, since }: Waiting) -> (OwnedFd, Instant) {
+    let here = Instant::now();
+    (connection, here.checked_sub(now().saturating_sub(since)).unwrap_or(here))
 }

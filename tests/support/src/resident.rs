@@ -98,7 +98,11 @@ impl Residents {
     /// Whether it is a process of theirs that stays: what a request has started is none.
     pub(crate) fn has(&self, pid: u32) -> bool {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.starts_with(b"b24proxy\0worker\0") || self.all().iter().any(|one| one.group.id() == pid)
+        let is_worker = line.starts_with(b"b24proxy\0worker\0");
+        self.all()
+            .iter()
+            .map(|one| one.group.id())
+            .any(|manager| manager == pid || (is_worker && processes::with_descendants(manager).contains(&pid)))
     }
 
     pub(crate) fn stop(&self) {
