@@ -58,8 +58,7 @@ quick() {
     style
     # All packages, as everywhere here: with other ones cargo builds their dependencies with other features, anew.
     step cargo test --workspace --locked --lib --bins
-    # Most of these tests wait. The footprint is that of a release, which takes a minute to build.
-    threads=$((3 * $(getconf _NPROCESSORS_ONLN)))
+    # The footprint is that of a release, which takes a minute to build.
     step cargo test --workspace --locked --test contract -- --skip footprint:: --test-threads "$threads"
 }
 
@@ -70,8 +69,11 @@ whole() {
     release
     step sh tests/install/run.sh
     step cargo test --workspace --locked
-    # Once more, with a resident process in place of one for each request.
-    step env B24PROXY_TEST_STARTED=fastcgi cargo test --workspace --locked --test contract
+    # Once more, with a resident process in place of one for each request; without what starts servers or single processes of
+    # its own in either case.
+    step env B24PROXY_TEST_STARTED=fastcgi cargo test --workspace --locked --test contract -- \
+        --skip web_servers:: --skip files_under_servers:: --skip server_logs:: --skip root:: --skip footprint:: \
+        --skip memory:: --skip host_limits:: --test-threads "$threads"
 }
 
 long() {
@@ -87,6 +89,9 @@ long() {
         cargo test --workspace --locked --test resident -- --nocapture
     step env B24PROXY_FULL=1 cargo test --workspace --locked --test faults
 }
+
+# Most tests of the contract wait.
+threads=$((3 * $(getconf _NPROCESSORS_ONLN)))
 
 command -v cargo >/dev/null 2>&1 || PATH="$HOME/.cargo/bin:$PATH"
 sh tests/packages.sh "$mode"
