@@ -3,12 +3,10 @@
 use super::arguments::{Arguments, Flag};
 use super::command::{nothing, Command, Failure, Outcome};
 use super::terminal;
-use crate::values::listening::{workers, Address, Listening};
-
-pub const NAME: &str = "fastcgi";
+use crate::values::listening::{self, workers, Address, Listening};
 
 pub const COMMAND: Command = Command {
-    name: NAME,
+    name: listening::COMMAND,
     usage: "[--listen ADDRESS] [--workers N]",
     summary: "serve requests by FastCGI until told to end",
     help: "\

@@ -17,6 +17,7 @@ mod terminal;
 mod token;
 mod version;
 
+use crate::values::listening;
 use crate::values::spelling::nearest;
 use arguments::Arguments;
 use command::{Command, Failure, Outcome};
@@ -59,7 +60,7 @@ fn dispatch(words: &[String], listen: Listen) -> Outcome {
         crate::call::refresh::process::COMMAND => {
             return Err(Failure::Usage("refresher is not for people; see refresh".into()));
         }
-        "worker" => return Err(Failure::Usage("worker is not for people; see fastcgi".into())),
+        listening::WORKER => return Err(Failure::Usage("worker is not for people; see fastcgi".into())),
         _ => {}
     }
     let name = if matches!(name, "--version" | "-V") { "version" } else { name };
@@ -73,7 +74,7 @@ fn dispatch(words: &[String], listen: Listen) -> Outcome {
         owner::go_on_as_the_sites_user(words, (command.reads)(&arguments))?;
     }
     let outcome = match command.name {
-        fastcgi::NAME => fastcgi::serve(&arguments, listen),
+        listening::COMMAND => fastcgi::serve(&arguments, listen),
         _ => (command.run)(&arguments),
     };
     if let (Err(Failure::Configuration(why)), true) = (&outcome, arguments.json()) {

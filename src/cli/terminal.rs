@@ -21,7 +21,7 @@ pub fn variable(name: &str) -> Option<OsString> {
 /// Whether standard input is a socket at which connections arrive.
 #[cfg(unix)]
 pub fn input_is_a_listening_socket() -> bool {
-    rustix::net::sockopt::socket_acceptconn(std::io::stdin()).unwrap_or(false)
+    crate::system::process::is_listening(std::io::stdin())
 }
 
 #[cfg(not(unix))]

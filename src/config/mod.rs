@@ -16,6 +16,7 @@ pub use sources::Sources;
 use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
 use crate::values::connector;
+use crate::values::listening::MOST_WORKERS;
 use crate::values::method::{Method, Pattern};
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
 use crate::values::proxy::Proxy;
@@ -29,9 +30,6 @@ use std::time::Duration;
 
 /// What `proxy.toml.example` prints as credentials. Whoever leaves one in place has not finished.
 const SAMPLES: [&str; 2] = ["…", "local.xxxxxxxxxxxxxx.xxxxxxxx"];
-
-/// Processes that serve calls; each holds connections and some memory.
-const MOST_WORKERS: usize = 256;
 
 #[derive(Debug)]
 pub struct Config {
@@ -144,7 +142,7 @@ pub struct Limits {
 /// Of the executable that serves many requests.
 #[derive(Debug)]
 pub struct FastCgi {
-    pub workers: usize,
+    pub workers: u32,
     pub reuse: Reuse,
 }
 
@@ -410,8 +408,8 @@ fn seconds(value: u64, key: &str) -> Result<Duration, String> {
     }
 }
 
-fn workers(value: u64) -> Result<usize, String> {
-    let workers = usize::try_from(value).ok().filter(|workers| (1..=MOST_WORKERS).contains(workers));
+fn workers(value: u64) -> Result<u32, String> {
+    let workers = u32::try_from(value).ok().filter(|workers| (1..=MOST_WORKERS).contains(workers));
     workers.ok_or_else(|| format!("[fastcgi] workers = {value} must be a number from 1 to {MOST_WORKERS}"))
 }
 

@@ -1,12 +1,9 @@
 //! What a configuration was made from, to be told from what is there now.
 
 use super::find::Surroundings;
-use crate::system::disk::Identity;
+use crate::system::disk::{Identity, YOUNG};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
-
-/// A file that was changed less than this before it was read may have been changed again since, with the same time.
-const YOUNG: Duration = Duration::from_secs(2);
+use std::time::SystemTime;
 
 /// Files, and which they were before they were read; `None`: there was none.
 pub struct Sources {

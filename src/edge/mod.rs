@@ -9,7 +9,7 @@ pub mod fastcgi;
 pub mod refresher;
 
 use crate::call::refresh::process::COMMAND;
-use crate::values::listening::Listening;
+use crate::values::listening::{self, Listening};
 
 /// What this process was started for.
 pub enum Purpose {
@@ -40,7 +40,7 @@ pub fn purpose() -> Purpose {
     let mut words = std::env::args_os().skip(1);
     let (command, word, rest) = (words.next(), words.next(), words.next());
     #[cfg(unix)]
-    if fastcgi::is_started_so() && command.as_ref().is_none_or(|command| command != fastcgi::COMMAND) {
+    if fastcgi::is_started_so() && command.as_ref().is_none_or(|command| command != listening::COMMAND) {
         return Purpose::FastCgi;
     }
     match (command, word, rest) {
@@ -48,7 +48,7 @@ pub fn purpose() -> Purpose {
             Purpose::Refresh { portal: portal.to_string_lossy().into_owned() }
         }
         #[cfg(unix)]
-        (Some(command), Some(at_once), None) if command == fastcgi::worker::COMMAND => {
+        (Some(command), Some(at_once), None) if command == listening::WORKER => {
             Purpose::Work { at_once: at_once.to_str().and_then(|text| text.parse().ok()).unwrap_or(1) }
         }
         _ => Purpose::CommandLine,

@@ -240,6 +240,9 @@ pub fn started_as() -> Option<PathBuf> {
     None
 }
 
+/// A file that was changed less than this ago may be changed again with the same time, or is still being written.
+pub const YOUNG: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Which file stands at a path, and in which state: another one, or one that was written to or whose owner or mode was changed,
 /// has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

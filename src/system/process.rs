@@ -1,4 +1,4 @@
-//! What this process keeps from others: its memory, and what it inherited.
+//! What this process was given, and what it keeps from others: its memory, and what it inherited.
 
 /// No core dump holds the tokens: neither a file, nor what a program that the kernel starts for it would read.
 #[cfg(unix)]
@@ -22,3 +22,9 @@ pub fn bequeath_nothing() {
 
 #[cfg(not(unix))]
 pub fn bequeath_nothing() {}
+
+/// Whether this is a socket at which connections arrive.
+#[cfg(unix)]
+pub fn is_listening(fd: impl std::os::fd::AsFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false)
+}

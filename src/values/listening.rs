@@ -3,6 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+/// The command that serves many requests.
+pub const COMMAND: &str = "fastcgi";
+/// The hidden one by which each of its workers is started; behind it stands how many requests are served at once.
+pub const WORKER: &str = "worker";
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
     /// `None`: standard input is a listening socket.

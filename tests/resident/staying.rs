@@ -1,6 +1,6 @@
 //! What changes under a program that stays, and what must not change in it.
 
-use crate::served::{parameters, proxy, Answered, Served};
+use crate::served::{call_of, parameters, proxy, Answered, Served};
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -169,11 +169,22 @@ fn where_descriptors_were_short_it_goes_on_when_they_are_not() {
     proxy.run_behind("ulimit -n 64");
     let served = Served::by(&proxy, 2);
     served.health();
-    let held: Vec<_> = (0..200).filter_map(|_| support::fastcgi::Connection::open(&served.socket).ok()).collect();
-    std::thread::sleep(Duration::from_millis(1500));
+    // Two calls that the portal does not answer, and two hundred that wait for a worker.
+    proxy
+        .simulator
+        .inject(simulator::Fault::forever(simulator::Target::Method("sim.echo".into()), simulator::Action::Hang));
+    let (variables, body) = call_of(&proxy, "sim.echo", json!({}));
+    let request = support::fastcgi::request(1, false, variables, &body);
+    let open = || support::fastcgi::Connection::open(&served.socket);
+    let held: Vec<_> =
+        (0..202).filter_map(|_| open().and_then(|mut held| held.send(&request).map(|()| held)).ok()).collect();
+    // Looked after by the manager.
+    std::thread::sleep(Duration::from_millis(3500));
     served.workers().iter().for_each(|pid| support::signal(*pid, "KILL"));
     std::thread::sleep(Duration::from_millis(1500));
     drop(held);
+    proxy.simulator.clear_faults();
+    proxy.simulator.release();
     eventually("it serves again", || {
         served.try_ask(&proxy.get("/health"), b"").is_ok_and(|answered| answered.status == 200)
     });

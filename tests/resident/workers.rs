@@ -97,21 +97,28 @@ fn time_in_which_a_request_waits_for_a_worker_counts_in_its_time() {
     proxy.simulator.release();
 }
 
+/// Acts while the portal has executed a call and not answered it, which is then answered as if nothing had been.
+fn while_a_call_is_under_way(served: &Served, act: impl FnOnce()) {
+    let simulator = &served.proxy.simulator;
+    simulator.inject(Fault::once(Target::Method("sim.echo".into()), Action::HangAfter));
+    std::thread::scope(|scope| {
+        let under_way = scope.spawn(|| served.call("sim.echo", json!({})));
+        assert!(simulator.wait_hanging(1, Duration::from_secs(10)));
+        act();
+        simulator.release();
+        under_way.join().unwrap().assert_success();
+    });
+}
+
 #[test]
 fn term_int_hup_and_usr1_let_the_requests_under_way_finish() {
     for name in ["TERM", "INT", "HUP", "USR1"] {
         let proxy = proxy();
         let mut served = Served::by(&proxy, 2);
-        proxy.simulator.inject(Fault::once(Target::Method("sim.echo".into()), Action::HangAfter));
-        std::thread::scope(|scope| {
-            let (served, proxy) = (&served, &proxy);
-            let under_way = scope.spawn(|| served.call("sim.echo", json!({})));
-            assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
+        while_a_call_is_under_way(&served, || {
             served.end(name);
             eventually("nobody finds it any more", || !served.socket.exists());
             std::thread::sleep(Duration::from_millis(500));
-            proxy.simulator.release();
-            under_way.join().unwrap().assert_success();
         });
         eventually(name, || served.group.has_ended());
         assert_eq!(served.log(), "", "{name}");
@@ -122,16 +129,10 @@ fn term_int_hup_and_usr1_let_the_requests_under_way_finish() {
 fn whoever_is_told_to_end_together_with_its_workers_finishes_as_well() {
     let proxy = proxy();
     let mut served = Served::by(&proxy, 2);
-    proxy.simulator.inject(Fault::once(Target::Method("sim.echo".into()), Action::HangAfter));
-    std::thread::scope(|scope| {
-        let (served, proxy) = (&served, &proxy);
-        let under_way = scope.spawn(|| served.call("sim.echo", json!({})));
-        assert!(proxy.simulator.wait_hanging(1, Duration::from_secs(10)));
+    while_a_call_is_under_way(&served, || {
         // As systemd does by default, and a terminal.
         served.workers().iter().chain([&served.manager()]).for_each(|pid| signal(*pid, "TERM"));
         std::thread::sleep(Duration::from_millis(500));
-        proxy.simulator.release();
-        under_way.join().unwrap().assert_success();
     });
     eventually("it ends", || served.group.has_ended());
 }

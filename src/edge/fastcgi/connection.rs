@@ -60,10 +60,9 @@ impl Connection {
         Connection { wire, at_once, buffer: vec![0; BUFFER], start: 0, end: 0, stdin: ended }
     }
 
-    /// The next request, where one begins to come within that time (`None`: where something has); its parameters come by then,
-    /// or the connection is unusable.
-    pub fn next(&mut self, within: Option<Duration>, until: Deadline) -> Result<Option<Begun>, Unusable> {
-        let mut within = within.unwrap_or(Duration::ZERO);
+    /// The next request, where one begins to come within that time; its parameters come by then, or the connection is
+    /// unusable.
+    pub fn next(&mut self, mut within: Duration, until: Deadline) -> Result<Option<Begun>, Unusable> {
         let mut begun: Option<(u16, Begin)> = None;
         let mut parameters = Vec::new();
         loop {

@@ -5,7 +5,7 @@ use crate::system::user;
 use crate::values::listening::Address;
 use rustix::fs::{flock, lstat, stat, FlockOperation, Mode};
 use rustix::io::{ioctl_fionbio, Errno};
-use rustix::net::sockopt::{set_socket_reuseaddr, set_tcp_nodelay, socket_acceptconn};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_tcp_nodelay};
 use rustix::net::{
     accept_with, bind, connect, getpeername, getsockname, listen, socket_with, AddressFamily, SocketAddrUnix,
     SocketFlags, SocketType,
@@ -45,11 +45,6 @@ enum Admitted {
 struct Own {
     path: PathBuf,
     device_and_inode: (u64, u64),
-}
-
-/// Whether this is a socket at which connections arrive.
-pub fn is_listening(fd: impl AsFd) -> bool {
-    socket_acceptconn(fd).unwrap_or(false)
 }
 
 impl Listener {

@@ -3,12 +3,12 @@
 
 use super::channel::{now, offer, pair, queue, reported, taken, tell, Report, Task, Waiting};
 use super::listener::Listener;
+use super::signals;
 use super::successor::Successor;
-use super::{signals, worker};
 use crate::system::disk::own_executable;
 use crate::system::process::bequeath_nothing;
 use crate::system::ready::timespec;
-use crate::values::listening::Listening;
+use crate::values::listening::{Listening, WORKER};
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::net::{shutdown, Shutdown};
 use rustix::process::{getrlimit, wait, Resource, WaitOptions};
@@ -304,7 +304,7 @@ impl Manager {
             tell(&ours, &Task::Queue(self.queue.1.try_clone()?))?;
             let mut command = Command::new(own_executable()?);
             // Not what it is found by, which says nothing in a list of processes.
-            command.arg0("b24proxy").arg(worker::COMMAND).arg(self.wanted.to_string()).env_clear();
+            command.arg0("b24proxy").arg(WORKER).arg(self.wanted.to_string()).env_clear();
             for name in ["B24PROXY_CONFIG", "FCGI_WEB_SERVER_ADDRS", "JOURNAL_STREAM"] {
                 command.envs(std::env::var_os(name).map(|value| (name, value)));
             }

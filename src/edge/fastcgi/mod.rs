@@ -28,18 +28,16 @@ mod successor;
 mod wire;
 pub mod worker;
 
+use crate::system::process::is_listening;
 use crate::values::listening::Listening;
 use listener::Listener;
 use manager::Manager;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// The command that says where to listen, and how many workers there are.
-pub const COMMAND: &str = "fastcgi";
-
 /// Whether standard input is a listening socket, as FastCGI programs are started (section 2.2 of the specification).
 pub fn is_started_so() -> bool {
-    listener::is_listening(std::io::stdin())
+    is_listening(std::io::stdin())
 }
 
 /// Serves at the listening socket that standard input is, until it is told to end.

@@ -53,7 +53,7 @@ impl Resident {
 
     /// The configured number of workers; 0 where that is not known.
     pub fn workers(&self) -> u32 {
-        self.kept.as_ref().map_or(0, |(app, _)| u32::try_from(app.config.fastcgi.workers).unwrap_or(0))
+        self.kept.as_ref().map_or(0, |(app, _)| app.config.fastcgi.workers)
     }
 
     /// The log of a request.

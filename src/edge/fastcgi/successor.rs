@@ -1,6 +1,6 @@
 //! Another executable in the place of the one that runs: an update, which nobody should have to restart anything for.
 
-use crate::system::disk::{own_executable, own_path, started_as, Identity};
+use crate::system::disk::{own_executable, own_path, started_as, Identity, YOUNG};
 use rustix::stdio::dup2_stdin;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -8,8 +8,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// What was written a moment ago may still be written to.
-const SETTLED: Duration = Duration::from_secs(2);
 /// How long it may take to show that it works.
 const TRIAL: Duration = Duration::from_secs(5);
 
@@ -48,7 +46,7 @@ impl Successor {
         }
         let (Some(path), Some(running)) = (&self.path, &self.running) else { return Ok(false) };
         let Some(there) = Identity::of(path) else { return Ok(false) };
-        if there.is_same_file(running) || self.tried == Some(there) || !there.is_older(SETTLED, SystemTime::now()) {
+        if there.is_same_file(running) || self.tried == Some(there) || !there.is_older(YOUNG, SystemTime::now()) {
             return Ok(false);
         }
         self.tried = Some(there);

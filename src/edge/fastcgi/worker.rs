@@ -21,9 +21,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The hidden command that it is started by; behind it stands how many requests are served at once.
-pub const COMMAND: &str = "worker";
-
 /// How long a web server may take from its connection to its request. Then it is idle.
 const AT_ONCE: Duration = Duration::from_millis(1);
 /// Pause after the host refused what a connection takes.
@@ -172,13 +169,12 @@ impl Worker {
     }
 
     /// Serves what comes on this connection within that time; it is kept where it stays.
-    fn serve(&mut self, socket: OwnedFd, mut arrived: Instant, within: Duration) {
+    fn serve(&mut self, socket: OwnedFd, mut arrived: Instant, mut within: Duration) {
         // Whatever else comes must not wait for this.
         self.park();
         let wire = Arc::new(Wire::new(socket));
         let mut connection = Connection::new(wire.clone(), self.at_once);
-        let mut within = Some(within);
-        while let Ok(next) = connection.next(within.take(), Deadline::after(HEAD)) {
+        while let Ok(next) = connection.next(std::mem::take(&mut within), Deadline::after(HEAD)) {
             let Some(begun) = next else {
                 drop(connection);
                 self.keep(wire);

@@ -2,7 +2,7 @@
 
 use crate::store::records::{Installation, Tokens};
 use crate::store::{Quota, QUOTA};
-use crate::system::disk::{explain, open_to_look, read_at_once, Identity, Reason};
+use crate::system::disk::{explain, open_to_look, read_at_once, Identity, Reason, YOUNG};
 use crate::system::user::typed;
 use crate::values::portal::PortalName;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::fs::{File, Metadata};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Space taken for the next pair. Pairs are below 2 KiB; the OAuth server's answer is bounded well below this.
 pub const RESERVED: usize = 64 << 10;
@@ -25,9 +25,6 @@ pub struct Folder {
 }
 
 type Kept = Arc<Mutex<HashMap<PortalName, (Identity, Tokens)>>>;
-
-/// A file that was changed less than this before it was read may have been changed again since, with the same time.
-const YOUNG: Duration = Duration::from_secs(2);
 
 impl Folder {
     pub fn new(path: &Path) -> Folder {
