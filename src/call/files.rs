@@ -101,7 +101,9 @@ impl Transfer<'_> {
             };
             let tokens = authorization.tokens().cloned();
             match (refused(&upstream, tokens.is_none()), tokens) {
-                (Some(code), Some(tokens)) if way.bearer.is_some() && renewals.are_over(&tokens) => {
+                (Some(code), Some(tokens))
+                    if way.bearer.is_some() && renewals.are_over(&tokens, relay.job.app.store.now()) =>
+                {
                     return Err(relay.refused_again(code).into())
                 }
                 (Some(code), Some(tokens)) if way.bearer.is_some() => {

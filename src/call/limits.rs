@@ -2,7 +2,6 @@
 
 use crate::app::App;
 use crate::config::Portal;
-use crate::system::clock::unix_now_ms;
 use crate::values::bucket::{Bucket, Known, Step, Told, Turn, PAUSE};
 use std::time::Duration;
 
@@ -28,7 +27,12 @@ impl<'a> Pace<'a> {
     /// just told is heeded.
     fn step(&self, step: Step) -> Told {
         let told = self.app.store.bucket(&self.portal.name, self.bucket(), step);
-        told.unwrap_or_else(|| Known::default().step(self.bucket(), step, unix_now_ms()))
+        told.unwrap_or_else(|| Known::default().step(self.bucket(), step, self.app.store.now_ms()))
+    }
+
+    /// Unix seconds, by the clock of what is kept.
+    pub fn now(&self) -> i64 {
+        self.app.store.now()
     }
 
     /// Takes a place for a call of this method (its canonical name). `refused`: Bitrix24 has just answered this call with

@@ -10,7 +10,7 @@ use super::secrets;
 use crate::app::Job;
 use crate::config::{Config, Portal, Way};
 use crate::store::records::{Installation, Tokens};
-use crate::system::clock::{unix_now, Deadline};
+use crate::system::clock::Deadline;
 use crate::system::wait;
 use crate::upstream::http::{Connections, Failure, Obstacle, Post, Reply};
 use crate::values::bucket::{Told, Turn, PAUSE};
@@ -87,8 +87,8 @@ pub(super) struct Renewals(pub u8);
 
 impl Renewals {
     /// Those that came were refused too. The first may have been another's, or an interrupted writer's, and old.
-    pub fn are_over(&self, tokens: &Tokens) -> bool {
-        self.0 > 1 || (self.0 > 0 && once::is_quiet(tokens, unix_now()))
+    pub fn are_over(&self, tokens: &Tokens, now: i64) -> bool {
+        self.0 > 1 || (self.0 > 0 && once::is_quiet(tokens, now))
     }
 }
 
@@ -180,7 +180,9 @@ impl<'a> Relay<'a> {
                     swallowed = true;
                     self.trip.repeated.push(NO_AUTH);
                 }
-                (Some(code), Some(tokens)) if renewals.are_over(tokens) => return Err(self.refused_again(code).into()),
+                (Some(code), Some(tokens)) if renewals.are_over(tokens, self.job.app.store.now()) => {
+                    return Err(self.refused_again(code).into())
+                }
                 (Some(code), Some(tokens)) if self.renews_refused || code == EXPIRED => {
                     renewals.0 += 1;
                     if code != EXPIRED {
@@ -279,7 +281,7 @@ impl<'a> Relay<'a> {
             }
             Installation::Broken(why) => return Err(Error::Storage(why)),
         };
-        if once::is_due(&tokens, unix_now()) {
+        if once::is_due(&tokens, app.store.now()) {
             // Tokens of an address that may not be used are not worth a refresh.
             self.check_address(&tokens)?;
             return self.refresh(&tokens, Why::Due);
@@ -357,7 +359,7 @@ impl<'a> Relay<'a> {
     fn note_operating(&self, call: &Call, verdict: &Verdict, operating: Option<Operating>) {
         if *verdict == Verdict::Success && !call.method.is_batch() {
             let used_up = operating.filter(|time| time.operating >= OPERATING_LIMIT);
-            if let Some(time) = used_up.filter(|time| time.operating_reset_at > unix_now()) {
+            if let Some(time) = used_up.filter(|time| time.operating_reset_at > self.job.app.store.now()) {
                 Pace::of(self.job.app, self.portal).block(&call.method.canonical(), Some(time.operating_reset_at));
             }
         }
@@ -381,7 +383,7 @@ impl<'a> Relay<'a> {
                 Some(header.unwrap_or(PAUSE))
             }
             Passing::OperatingTime => {
-                let header = header.and_then(|seconds| unix_now().checked_add_unsigned(seconds));
+                let header = header.and_then(|seconds| self.job.app.store.now().checked_add_unsigned(seconds));
                 let until = operating.map(|time| time.operating_reset_at).or(header);
                 Some(pace.block(&call.method.canonical(), until))
             }

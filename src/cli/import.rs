@@ -213,7 +213,7 @@ impl Import<'_> {
                 tokens.member_id = before.member_id.clone();
             }
         }
-        let tried = match tokens.expires_at > unix_now() {
+        let tried = match tokens.expires_at > self.setup.app.store.now() {
             true => Some(self.try_access_token(&tokens)?),
             false => None,
         };

@@ -7,7 +7,7 @@ use crate::app::Job;
 use crate::call::refresh::once::{refreshed, Why};
 use crate::config::Portal;
 use crate::store::records::{Installation, Tokens};
-use crate::system::clock::{unix_now, Deadline};
+use crate::system::clock::Deadline;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ fn refresh(job: Job, portal: &Portal, days: u32) -> Report {
         Ok(Installation::NotInstalled) => return report(Ending::NotInstalled, None),
         Ok(Installation::Broken(why)) | Err(why) => return failed(why),
     };
-    if !is_old(renewed_at(&tokens), days, unix_now()) {
+    if !is_old(renewed_at(&tokens), days, job.app.store.now()) {
         return report(Ending::Fresh, renewed_at(&tokens));
     }
     match refreshed(job, portal, &tokens, Why::Due, Deadline::after(PATIENCE)) {

@@ -3,7 +3,6 @@
 use super::{Installed, Installer, Problem};
 use crate::config::{Config, Portal};
 use crate::install::state;
-use crate::system::clock::unix_now;
 use crate::values::answer::Answer;
 use crate::values::form;
 use crate::values::grant::Grant;
@@ -51,7 +50,7 @@ impl Installer<'_> {
         };
         let (portal, application) = self.portal(domain)?;
         let cookie = random_hex::<16>();
-        let state = state::issue(application, portal.name.as_str(), &cookie, unix_now());
+        let state = state::issue(application, portal.name.as_str(), &cookie, self.job.app.store.now());
         let query = serde_urlencoded::to_string([("client_id", application.client_id.as_str()), ("state", &state)])
             .expect("pairs of texts serialize");
         let address = format!("{}://{}/oauth/authorize/?{query}", self.scheme(portal).as_str(), portal.name);
@@ -83,7 +82,7 @@ impl Installer<'_> {
         let Some(portal) = self.portal_of_state(state) else { return false };
         let Some(application) = portal.application() else { return false };
         let cookie = cookies.and_then(state::cookie_value).unwrap_or("");
-        state::verify(application, portal.name.as_str(), cookie, state, unix_now())
+        state::verify(application, portal.name.as_str(), cookie, state, self.job.app.store.now())
     }
 
     fn portal_of_state(&self, state: &str) -> Option<&Portal> {

@@ -22,7 +22,7 @@ use crate::call::secrets;
 use crate::config::{Application, Portal};
 use crate::store::records::{Installation, Tokens};
 use crate::store::{Lock, Replaced};
-use crate::system::clock::{unix_now, Deadline};
+use crate::system::clock::Deadline;
 use crate::system::log::Level;
 use crate::system::wait::pause;
 use crate::upstream::http::{Failure, Obstacle};
@@ -163,7 +163,7 @@ impl Installer<'_> {
     /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.
     fn confirmed(&self, portal: &Portal, application: &Application, grant: &Grant) -> Result<Issued, Problem> {
         let lock = self.lock(portal, self.job.end.at_most(self.job.app.config.limits.max_wait))?;
-        let now = unix_now();
+        let now = self.job.app.store.now();
         let mut notes = lock.notes();
         notes.attempts.retain(|at| (0..60).contains(&now.saturating_sub(*at)));
         if notes.attempts.len() >= ATTEMPTS_A_MINUTE {
@@ -179,7 +179,8 @@ impl Installer<'_> {
         lock.write_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
         let (server, hide) = (&self.job.app.config.bitrix24.oauth_server, secrets::of_portal(self.job.app, portal));
-        oauth::request(&self.job.app.http, server, application, grant, self.job.end, hide).map_err(|refusal| {
+        let clock = || self.job.app.store.now();
+        oauth::request(&self.job.app.http, server, application, grant, self.job.end, clock, hide).map_err(|refusal| {
             match refusal {
                 Refusal::InvalidGrant { .. } => match grant {
                     Grant::AuthorizationCode(_) => Problem::CodeSpent,
@@ -240,7 +241,7 @@ impl Installer<'_> {
             user_id: if issued.user_id == 0 { user.id } else { issued.user_id },
             application_token: if application_token.is_empty() { kept } else { application_token },
             client_id: application.client_id.clone(),
-            installed_at: unix_now(),
+            installed_at: self.job.app.store.now(),
             refreshed_at: 0,
             renamed_from: String::new(),
         };

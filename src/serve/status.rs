@@ -5,7 +5,6 @@ use crate::config::Client;
 use crate::config::{Portal, Way};
 use crate::serve::page::{Language, Page, Place};
 use crate::store::records::Installation;
-use crate::system::clock::unix_now;
 use crate::values::answer::Answer;
 use serde::Serialize;
 use std::time::{Duration, UNIX_EPOCH};
@@ -124,7 +123,7 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
                 installed_at: tokens.installed_at,
                 refreshed_at: tokens.refreshed_at,
                 expires_at: tokens.expires_at,
-                expires_in: tokens.expires_at.saturating_sub(unix_now()),
+                expires_in: tokens.expires_at.saturating_sub(store.now()),
             });
             Condition::Installed
         }

@@ -26,6 +26,15 @@ pub trait Store: Send + Sync {
     /// waiting; asked at every run before anything else.
     fn guarded(&self) -> Result<(), Reason>;
 
+    /// Milliseconds since 1970, by the clock by which everything here is written and judged: those of several nodes need not
+    /// agree.
+    fn now_ms(&self) -> i64;
+
+    /// The same in seconds.
+    fn now(&self) -> i64 {
+        self.now_ms().div_euclid(1000)
+    }
+
     /// What is stored, without a lock: always a whole pair, of one moment.
     fn read(&self, portal: &PortalName) -> Result<Installation, Reason>;
 
@@ -46,9 +55,12 @@ pub trait Store: Send + Sync {
             if until.has_passed() {
                 return Ok(None);
             }
-            pause(POLL.min(until.remaining()))?;
+            pause(self.poll().min(until.remaining()))?;
         }
     }
+
+    /// How often whoever waits for another looks again.
+    fn poll(&self) -> Duration;
 
     /// The lock that another process took and [passed on](Lock::pass_on).
     fn adopt_lock(&self, portal: &PortalName, passed_on: File) -> Result<Box<dyn Lock>, Reason>;

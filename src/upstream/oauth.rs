@@ -3,7 +3,7 @@
 
 use super::http::{Failure, Http, Obstacle, Post};
 use crate::config::{Application, OauthServer};
-use crate::system::clock::{unix_now, Deadline};
+use crate::system::clock::Deadline;
 use crate::values::grant::{read_answer, Grant, Issued, Refusal};
 use crate::values::mask::Mask;
 use crate::values::secret::Secret;
@@ -12,7 +12,8 @@ use crate::values::secret::Secret;
 /// reserves for one.
 const MAX_ANSWER: u64 = 32 << 10;
 
-/// Asks for a pair. One request; the caller knows what it means if the answer is lost. `hide`: what nothing that is said beside
+/// Asks for a pair. One request; the caller knows what it means if the answer is lost. `now`: Unix seconds, by the
+/// clock of what is kept. `hide`: what nothing that is said beside
 /// the pair may repeat; what is sent from here is added.
 pub fn request(
     http: &Http,
@@ -20,6 +21,7 @@ pub fn request(
     application: &Application,
     grant: &Grant,
     deadline: Deadline,
+    now: impl Fn() -> i64,
     mut hide: Mask,
 ) -> Result<Issued, Refusal> {
     let (grant_type, name, value) = match grant {
@@ -49,7 +51,7 @@ pub fn request(
         .map_err(unavailable)?;
     hide.add(&application.client_secret);
     hide.add(&Secret::new(value));
-    read_answer(&reply.answered(), unix_now(), hide)
+    read_answer(&reply.answered(), now(), hide)
 }
 
 fn unavailable(failure: Failure) -> Refusal {

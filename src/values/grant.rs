@@ -21,7 +21,7 @@ pub enum Grant<'a> {
 pub struct Issued {
     pub access_token: Secret,
     pub refresh_token: Secret,
-    /// Unix seconds, by this machine's clock: time of receipt + `expires_in`.
+    /// Unix seconds, by the clock of what is kept: time of receipt + `expires_in`.
     pub expires_at: i64,
     pub client_endpoint: String,
     pub server_endpoint: String,

@@ -12,7 +12,6 @@ use crate::call::limits::Pace;
 use crate::call::outcome::Failed;
 use crate::call::payload::Parameters;
 use crate::call::results::Piece;
-use crate::system::clock::unix_now;
 use crate::system::log::Log;
 use crate::upstream::http::Reply;
 use crate::values::bucket::{HORIZON, PAUSE};
@@ -218,7 +217,7 @@ struct Walls(HashMap<String, i64>);
 impl Walls {
     /// For how many seconds the method is not to be called.
     fn rest(&self, method: &str, pace: &Pace) -> Option<u64> {
-        let near = self.0.get(method).and_then(|until| u64::try_from(until.saturating_sub(unix_now())).ok());
+        let near = self.0.get(method).and_then(|until| u64::try_from(until.saturating_sub(pace.now())).ok());
         near.filter(|seconds| *seconds > 0).map(|seconds| seconds.min(HORIZON)).or_else(|| pace.rest(method))
     }
 
@@ -241,7 +240,7 @@ impl Walls {
                 Wall::Near(until) => {
                     self.0.insert(method.clone(), until);
                 }
-                Wall::Reached(until) if until > unix_now() => {
+                Wall::Reached(until) if until > pace.now() => {
                     pace.block(&method, Some(until));
                 }
                 Wall::Reached(_) => {}

@@ -26,8 +26,8 @@ use super::spend::log_renaming;
 use crate::app::Job;
 use crate::config::Portal;
 use crate::store::records::{Installation, LastRefresh, Notes, Tokens};
-use crate::store::{Lock, POLL};
-use crate::system::clock::{unix_now, unix_now_ms, Deadline};
+use crate::store::Lock;
+use crate::system::clock::Deadline;
 use crate::system::log::Level;
 use crate::system::wait::pause;
 use crate::values::error::{Error, Result};
@@ -60,8 +60,8 @@ pub fn is_due(tokens: &Tokens, now: i64) -> bool {
 }
 
 /// Whether these are other tokens than those, and can be used.
-fn is_news(tokens: &Tokens, stale: &Tokens) -> bool {
-    tokens.access_token != stale.access_token && !is_due(tokens, unix_now())
+fn is_news(tokens: &Tokens, stale: &Tokens, now: i64) -> bool {
+    tokens.access_token != stale.access_token && !is_due(tokens, now)
 }
 
 /// Whether they were refreshed less than five minutes ago.
@@ -85,7 +85,7 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
     loop {
         // Cheap first: another process may be done.
         match job.app.store.read(&portal.name).map_err(Error::Storage)? {
-            Installation::Installed(tokens) if is_news(&tokens, &stale) => return Ok(*tokens),
+            Installation::Installed(tokens) if is_news(&tokens, &stale, job.app.store.now()) => return Ok(*tokens),
             // What an interrupted writer left behind was put in place, too late.
             Installation::Installed(tokens) if tokens.access_token != stale.access_token => {
                 (stale, why) = (*tokens, Why::Due);
@@ -102,7 +102,7 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
                         return Err(ended.failure(job.log));
                     }
                     if why == Why::Moved {
-                        let notes = Notes { moved_at: unix_now(), ..lock.notes() };
+                        let notes = Notes { moved_at: job.app.store.now(), ..lock.notes() };
                         lock.write_notes(&notes).map_err(Error::Storage)?;
                     }
                     refresher = Some(started(job, portal, lock)?);
@@ -112,7 +112,7 @@ fn shared(job: Job, portal: &Portal, stale: &Tokens, why: Why, deadline: Deadlin
         if deadline.has_passed() {
             return Err(Error::RefreshPending { retry_after: 5 });
         }
-        pause(POLL.min(deadline.remaining())).map_err(Error::host_busy)?;
+        pause(job.app.store.poll().min(deadline.remaining())).map_err(Error::host_busy)?;
     }
 }
 
@@ -142,8 +142,9 @@ fn settled(job: Job, portal: &Portal, lock: &dyn Lock, stale: &Tokens, why: Why)
         }
         Installation::Broken(why) => return Err(Error::Storage(why)),
     };
-    let (notes, now) = (lock.notes(), unix_now());
-    if is_news(&tokens, stale) {
+    let (notes, now_ms) = (lock.notes(), job.app.store.now_ms());
+    let now = now_ms.div_euclid(1000);
+    if is_news(&tokens, stale, now) {
         return Ok(Settled::Tokens(tokens));
     }
     if is_quiet(&tokens, now) {
@@ -155,8 +156,8 @@ fn settled(job: Job, portal: &Portal, lock: &dyn Lock, stale: &Tokens, why: Why)
         }
     }
     match notes.refresh {
-        Some(last) if is_fresh_failure(&last, &tokens, unix_now_ms()) => Err(refused(job, portal, &last)),
-        Some(last) if is_underway(&last, &tokens, job.app.store.grace(), unix_now_ms()) => Ok(Settled::Underway),
+        Some(last) if is_fresh_failure(&last, &tokens, now_ms) => Err(refused(job, portal, &last, now_ms)),
+        Some(last) if is_underway(&last, &tokens, job.app.store.grace(), now_ms) => Ok(Settled::Underway),
         _ => Ok(Settled::OurTurn),
     }
 }
@@ -181,13 +182,13 @@ fn is_fresh_failure(last: &LastRefresh, tokens: &Tokens, now_ms: i64) -> bool {
 }
 
 /// Whole seconds until the OAuth server may be asked again.
-fn seconds_left(last: &LastRefresh) -> u64 {
-    let age = unix_now_ms().abs_diff(last.at);
+fn seconds_left(last: &LastRefresh, now_ms: i64) -> u64 {
+    let age = now_ms.abs_diff(last.at);
     (SHARE_FAILURE.as_millis() as u64).saturating_sub(age).div_ceil(1000).max(1)
 }
 
 /// The refusal as the caller hears it.
-fn refused(job: Job, portal: &Portal, last: &LastRefresh) -> Error {
+fn refused(job: Job, portal: &Portal, last: &LastRefresh, now_ms: i64) -> Error {
     let host = job.app.config.bitrix24.oauth_server.host();
     match &last.failure {
         Some(Refusal::InvalidGrant { description }) => {
@@ -202,7 +203,7 @@ fn refused(job: Job, portal: &Portal, last: &LastRefresh) -> Error {
         }
         Some(Refusal::Configuration { why }) => Error::Configuration(why.clone()),
         Some(Refusal::HostBusy { why }) => Error::HostBusy(why.clone()),
-        Some(refusal) => Error::OauthServer { why: refusal.text(host), retry_after: Some(seconds_left(last)) },
+        Some(refusal) => Error::OauthServer { why: refusal.text(host), retry_after: Some(seconds_left(last, now_ms)) },
         None => Error::RefreshPending { retry_after: 5 },
     }
 }

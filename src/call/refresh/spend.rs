@@ -5,7 +5,6 @@ use crate::call::secrets;
 use crate::config::Portal;
 use crate::store::records::{Installation, LastRefresh, Tokens};
 use crate::store::{Lock, Replaced};
-use crate::system::clock::{unix_now, unix_now_ms};
 use crate::upstream::oauth;
 use crate::values::grant::{Grant, Issued, Refusal};
 use crate::values::portal::Endpoint;
@@ -43,7 +42,7 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
     let before = notes.refresh.filter(|last| last.speaks_of(&old));
     let interrupted = before.as_ref().is_some_and(|last| last.failure.is_none() || last.interrupted);
     let reserved = lock.reserve()?;
-    let mut last = LastRefresh { spent: spent.clone(), at: unix_now_ms(), failure: None, interrupted };
+    let mut last = LastRefresh { spent: spent.clone(), at: job.app.store.now_ms(), failure: None, interrupted };
     notes.refresh = Some(last.clone());
     lock.write_notes(&notes)?;
 
@@ -55,6 +54,7 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
         application,
         &Grant::RefreshToken(&old.refresh_token),
         job.end,
+        || job.app.store.now(),
         hide,
     );
     match answer.and_then(|issued| same_portal(&old, issued)) {
@@ -76,7 +76,7 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
             Err(NotRenewed::HostBusy(why))
         }
         Err(refusal) => {
-            last.at = unix_now_ms();
+            last.at = job.app.store.now_ms();
             last.failure = Some(refusal);
             notes.refresh = Some(last);
             drop(reserved);
@@ -103,7 +103,7 @@ fn renewed(job: Job, portal: &Portal, old: &Tokens, issued: Issued) -> Tokens {
         access_token: issued.access_token,
         refresh_token: issued.refresh_token,
         expires_at: issued.expires_at,
-        refreshed_at: unix_now(),
+        refreshed_at: job.app.store.now(),
         domain: keep(issued.domain, &old.domain),
         server_endpoint: keep(issued.server_endpoint, &old.server_endpoint),
         scope: keep(issued.scope, &old.scope),

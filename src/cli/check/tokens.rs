@@ -8,7 +8,6 @@ use crate::config::{Config, Portal};
 use crate::serve::status::moment;
 use crate::store::file::Folder;
 use crate::store::records::{Installation, Tokens};
-use crate::system::clock::unix_now;
 
 const DAY: i64 = 86_400;
 /// A refresh token dies unused after 180 days.
@@ -71,9 +70,9 @@ fn of_portal(app: &App, portal: &Portal) -> Vec<Line> {
             }
         });
     }
-    lines.extend(age(name, &tokens, unix_now(), &install));
+    lines.extend(age(name, &tokens, store.now(), &install));
     if lines.is_empty() {
-        let state = match tokens.expires_at.saturating_sub(unix_now()) {
+        let state = match tokens.expires_at.saturating_sub(store.now()) {
             left if left > 0 => format!("the access token is valid for {} more minutes", left / 60),
             _ => "the next call renews the access token".to_owned(),
         };

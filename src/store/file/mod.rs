@@ -24,7 +24,7 @@ mod lock;
 mod replace;
 
 use super::records::{Installation, Notes};
-use super::{Claim, Lock, Store, Whereabouts};
+use super::{Claim, Lock, Store, Whereabouts, POLL};
 use crate::system::clock::{unix_now_ms, Deadline};
 use crate::system::disk::{
     create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, open_to_read,
@@ -43,6 +43,10 @@ use std::time::Duration;
 impl Store for Folder {
     fn guarded(&self) -> Result<(), Reason> {
         refuse_writable_by_others(&self.path)
+    }
+
+    fn now_ms(&self) -> i64 {
+        unix_now_ms()
     }
 
     fn read(&self, portal: &PortalName) -> Result<Installation, Reason> {
@@ -74,6 +78,10 @@ impl Store for Folder {
         }
         FileExt::try_lock_exclusive(&passed_on).map_err(|e| explain(&e, "lock", &path))?;
         Ok(Box::new(FileLock::new(passed_on, self.clone(), portal.clone())))
+    }
+
+    fn poll(&self) -> Duration {
+        POLL
     }
 
     fn grace(&self) -> Duration {
