@@ -7,6 +7,7 @@ use crate::store::Store;
 use crate::system::clock::Deadline;
 use crate::system::log::{ErrorStream, Log, Sink};
 use crate::upstream::http::Http;
+use crate::values::database::Address;
 use std::sync::Arc;
 
 pub struct App {
@@ -27,15 +28,15 @@ impl App {
         App::with_sink(config, sink)
     }
 
-    /// For a process that serves many requests: connections to portals are kept between them.
+    /// For a process that serves many requests: connections are kept between them.
     pub fn resident(config: Config) -> App {
-        let (http, store) = (Http::keeping(&config.bitrix24), Folder::new(&config.token_folder).keeping());
-        App { http, store: Box::new(store), ..App::new(config) }
+        let (http, store) = (Http::keeping(&config.bitrix24), store(&config, true));
+        App { http, store, ..App::new(config) }
     }
 
     /// With another log than the configured one.
     pub fn with_sink(config: Config, sink: Sink) -> App {
-        let (store, http) = (Box::new(Folder::new(&config.token_folder)), Http::new(&config.bitrix24));
+        let (store, http) = (store(&config, false), Http::new(&config.bitrix24));
         App { config, store, http, sink: Arc::new(sink) }
     }
 
@@ -55,6 +56,36 @@ impl App {
     pub fn job<'a>(&'a self, log: &'a Log, end: Deadline) -> Job<'a> {
         Job { app: self, log, end }
     }
+}
+
+/// `stays`: whether this process serves more than one request.
+fn store(config: &Config, stays: bool) -> Box<dyn Store> {
+    match &config.database {
+        None if stays => Box::new(Folder::new(&config.token_folder).keeping()),
+        None => Box::new(Folder::new(&config.token_folder)),
+        Some(address) => database(config, address, stays),
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn database(config: &Config, address: &Address, stays: bool) -> Box<dyn Store> {
+    use crate::store::database::{postgres, Database};
+    use crate::store::QUOTA;
+    use crate::upstream::tls;
+    let (name, ca_file, patience) =
+        (address.to_string(), config.bitrix24.ca_file.clone(), config.bitrix24.connect_timeout);
+    let address = address.clone();
+    let connect = move || {
+        let tls = |encryption| tls::of_database(encryption, ca_file.as_deref()).map_err(|failure| failure.text());
+        postgres::connect(&address, patience, &tls)
+    };
+    Box::new(Database::new(Box::new(connect), name, &config.token_folder, QUOTA, stays))
+}
+
+/// The configuration names none then.
+#[cfg(not(feature = "postgres"))]
+fn database(config: &Config, _: &Address, _: bool) -> Box<dyn Store> {
+    Box::new(Folder::new(&config.token_folder))
 }
 
 /// A request, or a command's work: what it is done with, where it is told, and by when it must have ended.

@@ -321,7 +321,11 @@ impl<'a> Relay<'a> {
                     wait::pause(pace.gap().min(until.remaining())).map_err(Error::host_busy)?;
                     false
                 }
-                false => pace.count().swallows_header,
+                false => {
+                    let told = pace.count();
+                    self.job.app.store.rest();
+                    told.swallows_header
+                }
             });
         }
         // A place that is not waited for would be lost to the others.
@@ -335,6 +339,8 @@ impl<'a> Relay<'a> {
                 told => told,
             },
         };
+        // Its turn and Bitrix24's answer may take long, and the way to what is kept may be narrow.
+        self.job.app.store.rest();
         match told.turn {
             Turn::In(wait) => {
                 if !wait.is_zero() {

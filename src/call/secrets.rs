@@ -15,6 +15,9 @@ pub fn configured(config: &Config, portal: &Portal) -> Mask {
     if let Some(password) = config.bitrix24.proxy.as_ref().and_then(Proxy::password) {
         mask.add(password);
     }
+    if let Some(address) = &config.database {
+        mask.add(&address.password);
+    }
     mask
 }
 

@@ -84,8 +84,7 @@ pub struct Storage {
     #[serde(rename = "type")]
     pub kind: String,
     pub path: PathBuf,
-    /// Of a database, which this build does not have; it may hold a password.
-    #[allow(dead_code)]
+    /// Of a database; a password stands in it.
     pub url: Option<Secret>,
 }
 

@@ -16,6 +16,7 @@ pub use sources::Sources;
 use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
 use crate::values::connector;
+use crate::values::database::Address;
 use crate::values::listening::MOST_WORKERS;
 use crate::values::method::{Method, Pattern};
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
@@ -37,7 +38,9 @@ pub struct Config {
     pub path: PathBuf,
     pub bitrix24: Bitrix24,
     pub portals: Vec<Portal>,
+    /// With a database, the folder of what is this machine's own.
     pub token_folder: PathBuf,
+    pub database: Option<Address>,
     pub clients: Vec<Client>,
     pub allowed_ips: Option<Vec<IpNet>>,
     /// Web servers in front, whose `X-Forwarded-For` counts.
@@ -326,6 +329,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
     let portals = portals(file.portals, shared.map(|shared| shared.map(Arc::new)), allow_http, &mut wrong);
     let clients = clients(&file.security, portals.as_deref(), &mut wrong);
     let token_folder = wrong.keep(storage(&file.storage, folder));
+    let database = wrong.keep(database(&file.storage));
     let listed = file.security.allowed_ips.as_deref().map(|list| addresses(list, "[security] allowed_ips"));
     let allowed_ips = wrong.keep(listed.transpose());
     let trusted_proxies = wrong.keep(proxies(&file.security.trusted_proxies));
@@ -336,6 +340,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
         Some(Config {
             path: path.to_owned(),
             token_folder: token_folder?,
+            database: database?,
             clients: clients?,
             allowed_ips: allowed_ips?,
             trusted_proxies: trusted_proxies?,
@@ -506,21 +511,6 @@ fn refuse_double_names(portals: &[Portal]) -> Result<(), String> {
 }
 
 fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
-    match section.kind.as_str() {
-        "file" => {}
-        "postgres" | "mysql" => {
-            return Err(format!(
-                "[storage] type = {:?}: this build has no databases yet; write type = \"file\"",
-                section.kind
-            ))
-        }
-        "session" => {
-            return Err("[storage] type = \"session\" cannot work: a session belongs to one browser, and 1C, which \
-                        calls from server to server, has none; write type = \"file\""
-                .into())
-        }
-        other => return Err(format!("[storage] type = {:?} is unknown; write type = \"file\"", shown(other))),
-    }
     if section.path.as_os_str().is_empty() {
         return Err("[storage] path must name a folder, such as \"tokens\"".into());
     }
@@ -531,6 +521,33 @@ fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
             .into());
     }
     Ok(folder.join(&section.path))
+}
+
+/// `None`: files are enough.
+fn database(section: &file::Storage) -> Result<Option<Address>, String> {
+    match section.kind.as_str() {
+        "file" => return Ok(None),
+        "postgres" if cfg!(feature = "postgres") => {}
+        "postgres" | "mysql" => {
+            return Err(format!(
+                "[storage] type = {:?}: this build has no such database; write type = \"file\"",
+                section.kind
+            ))
+        }
+        "session" => {
+            return Err("[storage] type = \"session\" cannot work: a session belongs to one browser, and 1C, which \
+                        calls from server to server, has none; write type = \"file\""
+                .into())
+        }
+        other => return Err(format!("[storage] type = {:?} is unknown; write type = \"file\"", shown(other))),
+    }
+    let url = section.url.as_ref().filter(|url| !url.is_empty());
+    let url = url
+        .ok_or("[storage] url is missing: the database's address, such as postgres://user:password@db.lan/b24proxy")?;
+    if url.expose().contains('…') {
+        return Err("[storage] url is still a sample: put your own database's address there".into());
+    }
+    Address::parse(url.expose()).map(Some).map_err(|why| format!("[storage] url {why}"))
 }
 
 /// `portals`: `None` where they are wrong themselves.
@@ -822,12 +839,25 @@ mod tests {
     }
 
     #[test]
-    fn databases_and_sessions_are_refused_with_the_reason() {
+    fn sessions_and_databases_that_cannot_be_are_refused_with_the_reason() {
         for (kind, word) in
-            [("postgres", "no databases"), ("mysql", "no databases"), ("session", "browser"), ("x", "unknown")]
+            [("postgres", "url is missing"), ("mysql", "no such database"), ("session", "browser"), ("x", "unknown")]
         {
             let text = format!("{GOOD}\n[storage]\ntype = \"{kind}\"");
             assert!(refused(&text).contains(word), "{}", refused(&text));
+        }
+    }
+
+    #[test]
+    fn a_database_has_an_address_that_is_never_shown() {
+        let with = |url: &str| format!("{GOOD}\n[storage]\ntype = \"postgres\"\nurl = \"{url}\"");
+        let config = parse(&with("postgres://u:geheim@db.lan/b24")).unwrap();
+        assert_eq!(config.database.as_ref().map(ToString::to_string).as_deref(), Some("postgres://db.lan/b24"));
+        assert!(!format!("{config:?}").contains("geheim"));
+        for (url, word) in [("postgres://…", "sample"), ("mysql://u:geheim@db.lan/b24", "postgres://"), ("", "missing")]
+        {
+            let why = refused(&with(url));
+            assert!(why.contains("[storage] url") && why.contains(word) && !why.contains("geheim"), "{why}");
         }
     }
 

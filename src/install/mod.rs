@@ -120,6 +120,7 @@ impl Installer<'_> {
         let limits = Pace::of(self.job.app, portal);
         let wait_until = self.job.end.at_most(self.job.app.config.limits.max_wait);
         limits.count();
+        self.job.app.store.rest();
         let (reply, verdict) = loop {
             let reply = call_with(
                 http,
@@ -179,6 +180,7 @@ impl Installer<'_> {
         lock.write_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
         let (server, hide) = (&self.job.app.config.bitrix24.oauth_server, secrets::of_portal(self.job.app, portal));
+        self.job.app.store.rest();
         let clock = || self.job.app.store.now();
         oauth::request(&self.job.app.http, server, application, grant, self.job.end, clock, hide).map_err(|refusal| {
             match refusal {

@@ -3,6 +3,8 @@
 //!
 //! The words are those that an open file under `flock` and a row in a database can both honour.
 
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub mod database;
 pub mod file;
 pub mod records;
 #[cfg(test)]
@@ -83,6 +85,9 @@ pub trait Store: Send + Sync {
         request: &str,
         until: Deadline,
     ) -> Result<Claim, Reason>;
+
+    /// What follows takes long and needs nothing of what is kept.
+    fn rest(&self) {}
 
     /// Whether a pair could be stored now, and [`guarded`](Store::guarded).
     fn check(&self) -> Result<(), Reason>;

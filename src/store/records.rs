@@ -111,24 +111,63 @@ impl LastRefresh {
     }
 }
 
-/// An entry of an idempotency key. A body is `None` where there was no room for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An entry of an idempotency key. A body is `None` where there was no room for it; it is kept beside the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Entry<'b> {
     /// The request's first call is about to be sent.
     Begun,
     /// It was executed, and this is the answer.
-    Done { status: u16, content_type: String, body: Option<Cow<'b, [u8]>> },
+    Done {
+        status: u16,
+        content_type: String,
+        #[serde(skip)]
+        body: Option<Cow<'b, [u8]>>,
+    },
     /// Of a request with many calls: the next so many of them are about to be sent, all but those of these indexes.
     Sending { calls: usize, held: Vec<usize> },
     /// They were not sent after all.
     NotSent,
     /// The next so many ended, with these results as text between commas. Those of the indexes in `pending` were refused for
     /// now: their entries keep their places.
-    Results { calls: usize, errors: usize, halted: bool, pending: Vec<usize>, body: Option<Cow<'b, [u8]>> },
+    Results {
+        calls: usize,
+        errors: usize,
+        halted: bool,
+        pending: Vec<usize>,
+        #[serde(skip)]
+        body: Option<Cow<'b, [u8]>>,
+    },
     /// The calls of these indexes, which were pending, are about to be sent.
     SendingAgain { calls: Vec<usize> },
     /// Of them these ended, with these results; others are pending as before.
-    ResultsAgain { calls: Vec<usize>, body: Option<Cow<'b, [u8]>> },
+    ResultsAgain {
+        calls: Vec<usize>,
+        #[serde(skip)]
+        body: Option<Cow<'b, [u8]>>,
+    },
+}
+
+impl<'b> Entry<'b> {
+    pub fn body(&self) -> Option<&[u8]> {
+        match self {
+            Entry::Done { body, .. } | Entry::Results { body, .. } | Entry::ResultsAgain { body, .. } => {
+                body.as_deref()
+            }
+            Entry::Begun | Entry::Sending { .. } | Entry::SendingAgain { .. } | Entry::NotSent => None,
+        }
+    }
+
+    /// The same with the body that was kept beside it.
+    pub fn with_body(mut self, kept: Option<Vec<u8>>) -> Entry<'b> {
+        match &mut self {
+            Entry::Done { body, .. } | Entry::Results { body, .. } | Entry::ResultsAgain { body, .. } => {
+                *body = kept.map(Cow::Owned);
+            }
+            Entry::Begun | Entry::Sending { .. } | Entry::SendingAgain { .. } | Entry::NotSent => {}
+        }
+        self
+    }
 }
 
 #[cfg(test)]

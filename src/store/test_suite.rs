@@ -58,10 +58,24 @@ fn files() -> Fixture {
     Fixture { store: Box::new(Folder::with_quota(&place.path().join("tokens"), FEW)), _place: place }
 }
 
+#[cfg(feature = "postgres")]
+fn postgres() -> Fixture {
+    use super::database::{postgres, Database};
+    use crate::values::database::Address;
+    let (place, database) = (Temporary::new(), support::postgres::shared().database());
+    let address = Address::parse(&database.url()).unwrap();
+    let name = address.to_string();
+    let connect = move || postgres::connect(&address, Duration::from_secs(5), &|_| Err("no TLS here".into()));
+    let store = Database::new(Box::new(connect), name, &place.path().join("tokens"), FEW, true);
+    Fixture { store: Box::new(store), _place: place }
+}
+
 /// Each sentence as a test of each kind of storage.
 macro_rules! of_every_kind {
     ($($sentence:ident)*) => {
         of_every_kind!(@ files $($sentence)*);
+        #[cfg(feature = "postgres")]
+        of_every_kind!(@ postgres $($sentence)*);
     };
     (@ $kind:ident $($sentence:ident)*) => {
         mod $kind {

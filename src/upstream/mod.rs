@@ -12,7 +12,7 @@ mod tcp;
 mod test_kept;
 #[cfg(test)]
 pub mod test_server;
-mod tls;
+pub mod tls;
 mod trust;
 mod tunnel;
 pub mod unpacked;

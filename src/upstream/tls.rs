@@ -2,8 +2,13 @@
 
 use super::failure::{Failure, Obstacle};
 use super::tcp::remaining;
+#[cfg(feature = "postgres")]
+use super::trust::Lenient;
 use super::trust::{of_certificate, Trust};
 use crate::system::refusal::refused;
+#[cfg(feature = "postgres")]
+use crate::values::database::Encryption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{pem, pem::PemObject, CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, Error, PeerIncompatible, RootCertStore, StreamOwned};
@@ -22,6 +27,33 @@ const SESSIONS: usize = 64;
 
 /// TLS with the built-in roots, and the certificates of `ca_file`. `resumes`: whether its sessions are remembered.
 pub fn config(ca_file: Option<&Path>, resumes: bool) -> Result<ClientConfig, Failure> {
+    let mut config = verifying(ca_file, |trust| Arc::new(trust))?;
+    config.resumption = match resumes {
+        true => Resumption::in_memory_sessions(SESSIONS),
+        // A process for each call makes one connection: there is nothing to resume.
+        false => Resumption::disabled(),
+    };
+    Ok(config)
+}
+
+/// TLS to a database, which may be trusted with less than its name.
+#[cfg(feature = "postgres")]
+pub fn of_database(encryption: Encryption, ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
+    let mut config = verifying(ca_file, |trust| match encryption {
+        Encryption::OfName => Arc::new(trust),
+        Encryption::OfAuthority => Arc::new(Lenient { trust, of_authority: true }),
+        Encryption::None | Encryption::IfPossible | Encryption::Required => {
+            Arc::new(Lenient { trust, of_authority: false })
+        }
+    })?;
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn verifying(
+    ca_file: Option<&Path>,
+    verifier: impl FnOnce(Trust) -> Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let own = ca_file.map_or(Ok(Vec::new()), |path| added(&mut roots, path))?;
     let mut provider = rustls::crypto::ring::default_provider();
@@ -32,17 +64,12 @@ pub fn config(ca_file: Option<&Path>, resumes: bool) -> Result<ClientConfig, Fai
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()
         .map_err(|error| unusable(&error))?;
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trust { webpki, own }))
+        .with_custom_certificate_verifier(verifier(Trust { webpki, own }))
         .with_no_client_auth();
-    config.resumption = match resumes {
-        true => Resumption::in_memory_sessions(SESSIONS),
-        // A process for each call makes one connection: there is nothing to resume.
-        false => Resumption::disabled(),
-    };
     Ok(config)
 }
 

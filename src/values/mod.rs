@@ -3,6 +3,8 @@
 pub mod answer;
 pub mod bucket;
 pub mod connector;
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub mod database;
 pub mod encoding;
 pub mod error;
 pub mod file_address;

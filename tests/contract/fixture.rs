@@ -4,6 +4,7 @@ use serde_json::{json, Value};
 use simulator::{Options, Portal, Simulator, TokenPair};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::cgi::{Answer, Cgi};
+use support::postgres::{self, Database};
 use support::Sandbox;
 
 /// The token of the one client.
@@ -30,7 +31,8 @@ impl Proxy {
 
     pub fn with(options: Options) -> Proxy {
         let https = options.https;
-        let proxy = Proxy { sandbox: Sandbox::new(), simulator: Simulator::start(options), config: String::new() };
+        let mut proxy = Proxy { sandbox: Sandbox::new(), simulator: Simulator::start(options), config: String::new() };
+        proxy.sandbox.keep_in(postgres::is_wanted().then(|| postgres::shared().database()));
         proxy.sandbox.write("b24proxy/ca.pem", 0o600, proxy.simulator.ca_pem().as_bytes());
         let config = proxy.standard_config(https);
         proxy.configured(&config)
@@ -71,11 +73,26 @@ level = "debug"
         )
     }
 
-    /// With this configuration instead.
+    /// With this configuration instead; where it says nothing of the storage, with that which is tested.
     pub fn configured(mut self, config: &str) -> Proxy {
-        self.sandbox.write_config(config);
         self.config = config.to_owned();
+        if let Some(database) = self.sandbox.database().filter(|_| !config.contains("\n[storage]")) {
+            self.config = format!("{config}\n{}", storage(database));
+        }
+        self.sandbox.write_config(&self.config);
         self
+    }
+
+    /// What this test says is said of files alone.
+    pub fn on_files(mut self) -> Proxy {
+        let Some(database) = self.sandbox.database() else { return self };
+        let config = self.config.replace(&storage(database), "");
+        let pair = self.stored_bytes();
+        self.sandbox.keep_in(None);
+        if let Some(pair) = pair {
+            self.sandbox.write_token_file(&format!("{}.json", self.stem()), std::str::from_utf8(&pair).expect("UTF-8"));
+        }
+        self.configured(&config)
     }
 
     /// With `from` (which must be there) replaced in the configuration.
@@ -164,6 +181,10 @@ level = "debug"
     pub fn call(&self, method: &str, params: Value) -> Answer {
         self.request(json!({ "domain": self.portal().name(), "method": method, "params": params }).to_string()).run()
     }
+}
+
+fn storage(database: &Database) -> String {
+    format!("[storage]\ntype = \"postgres\"\nurl = \"{}\"\n", database.url())
 }
 
 /// The content of a token file with this pair.

@@ -177,7 +177,7 @@ impl Journal for OpenKey {
             }
             self.begun = true;
         }
-        let with_body = match journal::body_of(entry) {
+        let with_body = match entry.body() {
             Some(body) => self.keys.take_room(body.len() as u64)?,
             None => true,
         };

@@ -130,7 +130,7 @@ fn is_alive(at: i64, now: i64) -> bool {
 
 /// Writes an entry of this request, on disk when it returns: all of it or nothing. `with_body`: whether its body finds room.
 pub fn append(file: &mut File, entry: &Entry, request: &str, now: i64, with_body: bool) -> std::io::Result<()> {
-    let body = body_of(entry).filter(|_| with_body);
+    let body = entry.body().filter(|_| with_body);
     let length = body.map(|body| body.len() as u64);
     let record = match entry {
         Entry::Begun => Record::Begun { fingerprint: request.to_owned(), at: now },
@@ -158,13 +158,6 @@ pub fn append(file: &mut File, entry: &Entry, request: &str, now: i64, with_body
         let _ = file.set_len(end);
     }
     written
-}
-
-pub fn body_of<'e>(entry: &'e Entry) -> Option<&'e [u8]> {
-    match entry {
-        Entry::Done { body, .. } | Entry::Results { body, .. } | Entry::ResultsAgain { body, .. } => body.as_deref(),
-        Entry::Begun | Entry::Sending { .. } | Entry::SendingAgain { .. } | Entry::NotSent => None,
-    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! A portal's lock: the open lock file, with the notes in it. Whoever writes a pair has it from here, so that unlocked
 //! writing cannot be written by accident.
 
-use super::folder::{parse, Folder, RESERVED};
+use super::folder::{parse, Folder};
 use super::in_place;
-use super::replace::{replaced_by, Reserved};
+use super::replace::Next;
+use super::reserved::{left_over, replaced_by, LeftOver};
 use crate::store::records::{Installation, Notes, Tokens};
 use crate::store::{Lock, Replaced, Room};
-use crate::system::disk::{explain, is_anothers, open_to_read, Reason};
+use crate::system::disk::{explain, Reason};
 use crate::values::portal::PortalName;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Released when dropped, or when the process ends.
 pub struct FileLock {
@@ -33,7 +33,7 @@ impl FileLock {
     pub fn settle(&self) -> Result<(), Reason> {
         let path = self.folder.next_tokens(&self.portal);
         let remove = || std::fs::remove_file(&path).map_err(|e| explain(&e, "remove", &path));
-        let bytes = match read_left_over(&path).map_err(|e| explain(&e, "read", &path))? {
+        let bytes = match left_over(&path).map_err(|e| explain(&e, "read", &path))? {
             LeftOver::Nothing => return Ok(()),
             LeftOver::Foreign => return remove(),
             LeftOver::Bytes(bytes) => bytes,
@@ -53,27 +53,6 @@ impl FileLock {
         // After a power cut that takes this back, the next one does it again.
         std::fs::rename(&path, &place).map_err(|e| explain(&e, "replace", &place))
     }
-}
-
-/// What stands in the place of the next pair.
-enum LeftOver {
-    Nothing,
-    Bytes(Vec<u8>),
-    /// A link, a pipe, another user's file: no writer of this program leaves that.
-    Foreign,
-}
-
-fn read_left_over(path: &Path) -> std::io::Result<LeftOver> {
-    let metadata = match path.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(LeftOver::Nothing),
-        metadata => metadata?,
-    };
-    if !metadata.is_dir() && (!metadata.is_file() || is_anothers(&metadata)) {
-        return Ok(LeftOver::Foreign);
-    }
-    let mut bytes = Vec::new();
-    open_to_read(path)?.take(RESERVED as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(LeftOver::Bytes(bytes))
 }
 
 /// Whether a pair that was left behind replaces exactly what is stored. It says so itself; of one of version 0.1, which does
@@ -105,7 +84,7 @@ impl Lock for FileLock {
     }
 
     fn reserve(&self) -> Result<Box<dyn Room + '_>, Reason> {
-        Ok(Box::new(Reserved::take(&self.folder, &self.portal)?))
+        Ok(Box::new(Next::reserve(&self.folder, &self.portal)?))
     }
 
     /// As `NAME.json.removed`.

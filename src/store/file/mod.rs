@@ -18,10 +18,11 @@
 
 mod folder;
 mod idempotency;
-mod in_place;
+pub mod in_place;
 mod journal;
-mod lock;
+pub mod lock;
 mod replace;
+pub mod reserved;
 
 use super::records::{Installation, Notes};
 use super::{Claim, Lock, Store, Whereabouts, POLL};
@@ -33,7 +34,7 @@ use crate::system::disk::{
 use crate::values::bucket::{Bucket, Known, Step, Told};
 use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
-pub use folder::{Folder, RESERVED};
+pub use folder::{parse, Folder, RESERVED};
 use fs2::FileExt;
 use idempotency::Keys;
 use lock::FileLock;
@@ -175,7 +176,7 @@ mod tests {
         std::fs::write(&next, left).unwrap();
         drop(store.try_lock(&portal()).unwrap().unwrap());
         assert!(!next.exists());
-        let aside = std::fs::read(aside).ok().map(|bytes| folder::parse(&bytes).unwrap());
+        let aside = std::fs::read(aside).ok().map(|bytes| parse(&bytes).unwrap());
         (stored(store), aside.map(|tokens| tokens.access_token.expose().to_owned()))
     }
 

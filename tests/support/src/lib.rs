@@ -25,6 +25,7 @@ pub mod example;
 mod executable;
 pub mod fastcgi;
 pub mod http;
+pub mod postgres;
 mod processes;
 mod random;
 mod resident;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::executable::{executable, install};
+use crate::postgres::Database;
 use crate::processes;
 use crate::resident::Residents;
 
@@ -26,6 +27,8 @@ pub struct Sandbox {
     path: PathBuf,
     keep: bool,
     pub(crate) residents: Residents,
+    /// Where what is kept in the token folder otherwise is kept.
+    database: Option<Database<'static>>,
 }
 
 impl Sandbox {
@@ -56,7 +59,7 @@ impl Sandbox {
     pub fn at(folder: &Path, program: &Path) -> Sandbox {
         fs::create_dir_all(folder).unwrap_or_else(|error| panic!("cannot make {}: {error}", folder.display()));
         let path = fs::canonicalize(folder).expect("the folder was just made");
-        let sandbox = Sandbox { path, keep: true, residents: Residents::default() };
+        let sandbox = Sandbox { path, keep: true, residents: Residents::default(), database: None };
         sandbox.make_folders();
         install(program, &sandbox.executable());
         sandbox
@@ -66,7 +69,7 @@ impl Sandbox {
         let folder =
             tempfile::Builder::new().prefix("b24-").tempdir_in(temp_dir()).expect("a temporary folder can be made");
         let path = fs::canonicalize(folder.keep()).expect("the folder was just made");
-        let sandbox = Sandbox { path, keep: false, residents: Residents::default() };
+        let sandbox = Sandbox { path, keep: false, residents: Residents::default(), database: None };
         sandbox.make_folders();
         sandbox
     }
@@ -105,18 +108,41 @@ impl Sandbox {
         self.write("b24proxy/proxy.toml", 0o600, text.as_bytes());
     }
 
+    /// From now on the files of the token folder are rows of this database.
+    pub fn keep_in(&mut self, database: Option<Database<'static>>) {
+        self.database = database;
+    }
+
+    pub fn database(&self) -> Option<&Database<'static>> {
+        self.database.as_ref()
+    }
+
     /// Writes a file of the token folder, such as `acme.bitrix24.ru.json`.
     pub fn write_token_file(&self, name: &str, json: &str) {
+        if let Some(database) = &self.database {
+            return database.keep(name, json);
+        }
         self.write(&format!("b24proxy/tokens/{name}"), 0o600, json.as_bytes());
     }
 
     /// A file of the token folder; `None` where there is none.
     pub fn token_file(&self, name: &str) -> Option<Vec<u8>> {
+        if let Some(database) = &self.database {
+            return database.kept(name);
+        }
         let path = self.tokens().join(name);
         match fs::read(&path) {
             Ok(bytes) => Some(bytes),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => panic!("cannot read {}: {error}", path.display()),
+        }
+    }
+
+    /// Removes a file of the token folder; that there is none is no matter.
+    pub fn remove_token_file(&self, name: &str) {
+        match &self.database {
+            Some(database) => database.forget(name),
+            None => drop(fs::remove_file(self.tokens().join(name))),
         }
     }
 

@@ -1,0 +1,144 @@
+//! A database in the place of the token folder, for any number of nodes. What is the same for every kind of database is here;
+//! what each is asked, and in which words, is in [`statements`] and in the kind's own file.
+//!
+//! Nothing is held by an open transaction or a session: those outlive a node that has lost its network, and what stands between
+//! (a pooler) does not have them. Whoever has a portal's lock, or a key, has a lease with a number in its row, which ends by
+//! itself; what is written says under which number, or what it replaces, so that who comes too late writes nothing.
+
+mod keys;
+mod lease;
+mod link;
+mod lock;
+mod node;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod private;
+pub mod statements;
+#[cfg(test)]
+mod test_nodes;
+
+use super::records::{Installation, Notes};
+use super::{Claim, Lock, Quota, Store, Whereabouts};
+use crate::system::clock::Deadline;
+use crate::system::disk::{create_private_folder, refuse_writable_by_others, writable, Reason};
+use crate::values::bucket::{Bucket, Known, Step, Told};
+use crate::values::portal::PortalName;
+use crate::values::secret::random_hex;
+use lease::POLL;
+use link::Connect;
+use lock::RowLock;
+use node::{notes_of, Node};
+use private::Private;
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long others may be faster with a bucket, before a call goes without.
+const BUCKET: Duration = Duration::from_secs(2);
+
+pub struct Database {
+    node: Node,
+}
+
+impl Database {
+    /// `name`: its address as it is shown. `stays`: whether this process serves more than one request.
+    pub fn new(connect: Connect, name: String, folder: &Path, quota: Quota, stays: bool) -> Database {
+        Database { node: Node::new(connect, name, folder, quota, stays) }
+    }
+}
+
+impl Store for Database {
+    fn guarded(&self) -> Result<(), Reason> {
+        refuse_writable_by_others(&self.node.folder.path)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.node.link.now_ms()
+    }
+
+    fn read(&self, portal: &PortalName) -> Result<Installation, Reason> {
+        let private = Private::new(&self.node.folder, portal);
+        private.remove_old();
+        if private.waits() {
+            // Nobody works at it where the lock is free.
+            if let Some(_lock) = private.try_lock()? {
+                self.node.settle(portal)?;
+            }
+        }
+        self.node.stored(portal)
+    }
+
+    fn notes(&self, portal: &PortalName) -> Notes {
+        let row = self.node.link.ask(|statements| statements.portal(portal.as_str())).ok().flatten();
+        row.as_ref().map(notes_of).unwrap_or_default()
+    }
+
+    fn try_lock(&self, portal: &PortalName) -> Result<Option<Box<dyn Lock>>, Reason> {
+        let Some(file) = Private::new(&self.node.folder, portal).try_lock()? else { return Ok(None) };
+        self.node.settle(portal)?;
+        Ok(RowLock::take(&self.node, portal, file)?.map(|lock| Box::new(lock) as Box<dyn Lock>))
+    }
+
+    fn adopt_lock(&self, portal: &PortalName, passed_on: File) -> Result<Box<dyn Lock>, Reason> {
+        Ok(Box::new(RowLock::adopt(&self.node, portal, passed_on)?))
+    }
+
+    fn poll(&self) -> Duration {
+        POLL
+    }
+
+    /// Whoever has the lease knows: the one before has left it, has ended, or has not renewed it for so long.
+    fn grace(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// What is known is too much for one expression, so it is read, and written where nobody was faster.
+    fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Told> {
+        let until = Deadline::after(BUCKET);
+        loop {
+            let told = self.node.link.ask(|statements| {
+                let row = statements.known(portal.as_str())?;
+                let known = serde_json::from_str(&row.known).ok().filter(Known::is_sound);
+                let mut known: Known = known.unwrap_or_default();
+                let told = known.step(bucket, step, row.now_ms);
+                let text = serde_json::to_string(&known).expect("plain data serializes");
+                Ok(statements.remember(portal.as_str(), row.version, &text)?.then_some(told))
+            });
+            match told.ok()? {
+                Some(told) => return Some(told),
+                None if until.has_passed() => return None,
+                None => std::thread::sleep(Duration::from_micros(500 + u64::from(random_byte()) * 40)),
+            }
+        }
+    }
+
+    fn claim(
+        &self,
+        client: &str,
+        portal: &PortalName,
+        key: &str,
+        request: &str,
+        until: Deadline,
+    ) -> Result<Claim, Reason> {
+        keys::claim(&self.node, client, portal, key, request, until)
+    }
+
+    fn rest(&self) {
+        self.node.link.rest();
+    }
+
+    fn check(&self) -> Result<(), Reason> {
+        self.guarded()?;
+        create_private_folder(&self.node.folder.path)?;
+        writable(&self.node.folder.path)?;
+        self.node.link.ask(|_| Ok(()))
+    }
+
+    fn place(&self, portal: &PortalName) -> Whereabouts {
+        self.node.place(portal)
+    }
+}
+
+fn random_byte() -> u8 {
+    u8::from_str_radix(&random_hex::<1>(), 16).unwrap_or(0)
+}

@@ -1,0 +1,533 @@
+//! PostgreSQL: the connection, and the statements in its words.
+//!
+//! Each statement is one unnamed one that is parsed and executed in one exchange, so that it may go through a pooler of
+//! transactions; nothing is set but for the statement itself.
+
+use super::lease::LEASE_MS;
+use super::statements::{Answer, Failed, Kept, KeyRow, KnownRow, OpenKey, Opened, Row, Statements};
+
+use crate::store::{Quota, KEY_LIFETIME};
+use crate::system::disk::Reason;
+use crate::values::database::{Address, Encryption, Host};
+use rustls::ClientConfig;
+use std::error::Error as _;
+use std::future::Future;
+use std::sync::LazyLock;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Of the tables.
+const VERSION: i32 = 1;
+/// How often tables are made that others make at the same moment.
+const TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+/// How long a server may take to hear that a connection ends.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// What the tables are; each is made where it is not there.
+pub const SCHEMA: &str = "\
+CREATE TABLE IF NOT EXISTS b24proxy_version (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version integer NOT NULL
+);
+CREATE TABLE IF NOT EXISTS b24proxy_portals (
+    portal text PRIMARY KEY,
+    fingerprint text,
+    pair text,
+    notes text,
+    removed text,
+    lease bigint NOT NULL DEFAULT 0,
+    lease_until bigint NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS b24proxy_limits (
+    portal text PRIMARY KEY,
+    known text NOT NULL,
+    version bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS b24proxy_clients (
+    client text PRIMARY KEY,
+    keys bigint NOT NULL,
+    bytes bigint NOT NULL,
+    swept_at bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS b24proxy_keys (
+    id text PRIMARY KEY,
+    client text NOT NULL,
+    request text NOT NULL,
+    begun_at bigint,
+    entries integer NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0,
+    lease bigint NOT NULL,
+    lease_until bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS b24proxy_keys_of_client ON b24proxy_keys (client);
+CREATE TABLE IF NOT EXISTS b24proxy_entries (
+    id text NOT NULL REFERENCES b24proxy_keys ON DELETE CASCADE,
+    number integer NOT NULL,
+    entry text NOT NULL,
+    body bytea,
+    PRIMARY KEY (id, number)
+);
+INSERT INTO b24proxy_version (version) VALUES (1) ON CONFLICT DO NOTHING;
+";
+
+/// The words of which statements are made: `{now}` and others stand in them.
+struct Words;
+
+impl Words {
+    /// Milliseconds since 1970, at this moment and not at the transaction's begin.
+    const NOW: &'static str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    /// On disk when the statement ends, whatever the server's default is; a stronger one stays.
+    const DURABLE: &'static str = "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', \
+        CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true))";
+    /// It may be lost with the server: nothing waits for the disk.
+    const SOON: &'static str = "soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))";
+
+    fn filled(statement: &str) -> String {
+        statement
+            .replace("{now}", Words::NOW)
+            .replace("{durable}", Words::DURABLE)
+            .replace("{soon}", Words::SOON)
+            .replace("{lease}", &LEASE_MS.to_string())
+            .replace("{lifetime}", &(KEY_LIFETIME * 1000).to_string())
+    }
+}
+
+/// Statements with their words filled in.
+macro_rules! statements {
+    ($($name:ident = $text:literal;)*) => {
+        $(static $name: LazyLock<String> = LazyLock::new(|| Words::filled($text));)*
+    };
+}
+
+statements! {
+    CLOCK = "SELECT {now}, (SELECT version FROM b24proxy_version)";
+    PORTAL = "SELECT fingerprint, pair, notes FROM b24proxy_portals WHERE portal = $1";
+    TAKE_LEASE = "INSERT INTO b24proxy_portals AS p (portal, lease, lease_until) VALUES ($1, $2, {now} + {lease}) \
+        ON CONFLICT (portal) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until \
+        WHERE p.lease_until <= {now} OR p.lease IN ($2, $3) RETURNING fingerprint, pair, notes";
+    RENEW_LEASE = "UPDATE b24proxy_portals SET lease_until = {now} + {lease} WHERE portal = $1 AND lease = $2";
+    LEAVE_LEASE = "UPDATE b24proxy_portals SET lease_until = 0 WHERE portal = $1 AND lease = $2";
+    WRITE_NOTES = "WITH {durable} UPDATE b24proxy_portals SET notes = $3 FROM durable \
+        WHERE portal = $1 AND lease = $2";
+    FIRST_PAIR = "WITH {durable} INSERT INTO b24proxy_portals AS p (portal, fingerprint, pair) \
+        SELECT $1, $2, $3 FROM durable ON CONFLICT (portal) DO UPDATE SET fingerprint = excluded.fingerprint, \
+        pair = excluded.pair WHERE p.fingerprint IS NULL";
+    NEXT_PAIR = "WITH {durable} UPDATE b24proxy_portals SET fingerprint = $2, pair = $3 FROM durable \
+        WHERE portal = $1 AND fingerprint = $4";
+    SET_ASIDE = "WITH {durable} UPDATE b24proxy_portals SET removed = pair, pair = NULL, fingerprint = NULL FROM durable \
+        WHERE portal = $1 AND fingerprint = $2";
+    KNOWN = "SELECT l.known, l.version, {now} FROM (SELECT 1) AS one \
+        LEFT JOIN b24proxy_limits AS l ON l.portal = $1";
+    FIRST_KNOWN = "WITH {soon} INSERT INTO b24proxy_limits (portal, known, version) SELECT $1, $2, 1 FROM soon \
+        ON CONFLICT DO NOTHING";
+    NEXT_KNOWN = "WITH {soon} UPDATE b24proxy_limits SET known = $2, version = version + 1 FROM soon \
+        WHERE portal = $1 AND version = $3";
+    OPEN_KEY = "INSERT INTO b24proxy_keys AS k (id, client, request, lease, lease_until) \
+        VALUES ($1, $2, $3, $4, {now} + {lease}) \
+        ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until \
+        WHERE k.lease_until <= {now} OR k.lease = $4 \
+        RETURNING request, entries, coalesce(begun_at <= {now} - {lifetime}, false)";
+    RENEW_KEY = "UPDATE b24proxy_keys SET lease_until = {now} + {lease} WHERE id = $1 AND lease = $2";
+    ENTRIES = "SELECT entry, body FROM b24proxy_entries WHERE id = $1 ORDER BY number";
+    // The key's row first, the client's behind it: always in this order, so that none waits for the other.
+    BEGIN = "WITH {durable}, \
+        mine AS (SELECT k.id, k.client FROM b24proxy_keys AS k, durable \
+            WHERE k.id = $1 AND k.lease = $2 AND k.entries = 0 FOR UPDATE OF k), \
+        place AS (INSERT INTO b24proxy_clients AS c (client, keys, bytes, swept_at) SELECT client, 1, 0, {now} FROM mine \
+            ON CONFLICT (client) DO UPDATE SET keys = c.keys + 1 WHERE c.keys < $5 AND c.bytes < $6 RETURNING c.swept_at), \
+        held AS (UPDATE b24proxy_keys SET entries = 1, begun_at = {now}, request = $3 FROM place WHERE id = $1 \
+            RETURNING id), \
+        kept AS (INSERT INTO b24proxy_entries (id, number, entry) SELECT id, 0, $4 FROM held) \
+        SELECT EXISTS (SELECT FROM mine), {now} - (SELECT swept_at FROM place)";
+    APPEND = "WITH {durable}, \
+        mine AS (SELECT k.id, k.client FROM b24proxy_keys AS k, durable \
+            WHERE k.id = $1 AND k.lease = $2 AND k.entries = $3 FOR UPDATE OF k), \
+        room AS (UPDATE b24proxy_clients AS c SET bytes = c.bytes + $6 FROM mine \
+            WHERE c.client = mine.client AND $5 IS NOT NULL AND c.bytes + $6 <= $7 RETURNING c.client), \
+        held AS (UPDATE b24proxy_keys AS k SET entries = k.entries + 1, \
+            bytes = k.bytes + CASE WHEN EXISTS (SELECT FROM room) THEN $6 ELSE 0 END FROM mine WHERE k.id = mine.id \
+            RETURNING k.id), \
+        kept AS (INSERT INTO b24proxy_entries (id, number, entry, body) \
+            SELECT id, $3, $4, CASE WHEN EXISTS (SELECT FROM room) THEN $5 END FROM held) \
+        SELECT EXISTS (SELECT FROM held), EXISTS (SELECT FROM room)";
+    WAS_KEPT = "SELECT e.body IS NOT NULL FROM b24proxy_entries AS e, b24proxy_keys AS k \
+        WHERE e.id = $1 AND e.number = $3 AND k.id = e.id AND k.lease = $2 AND k.entries = $3 + 1";
+    LEAVE_KEY = "WITH gone AS (DELETE FROM b24proxy_keys WHERE id = $1 AND lease = $2 AND entries = 0) \
+        UPDATE b24proxy_keys SET lease_until = 0 WHERE id = $1 AND lease = $2 AND entries > 0";
+    FORGET_KEY = "WITH mine AS (SELECT id, client, bytes, begun_at FROM b24proxy_keys WHERE id = $1 AND lease = $2 FOR UPDATE), \
+        back AS (UPDATE b24proxy_clients AS c SET keys = greatest(c.keys - 1, 0), bytes = greatest(c.bytes - mine.bytes, 0) \
+            FROM mine WHERE c.client = mine.client AND mine.begun_at IS NOT NULL) \
+        DELETE FROM b24proxy_keys AS k USING mine WHERE k.id = mine.id";
+    FORGET_EXPIRED = "DELETE FROM b24proxy_keys WHERE client = $1 AND lease_until <= {now} \
+        AND (begun_at IS NULL OR begun_at <= {now} - {lifetime})";
+    LOCK_CLIENT = "SELECT FROM b24proxy_clients WHERE client = $1 FOR UPDATE";
+    COUNT_AGAIN = "UPDATE b24proxy_clients SET swept_at = {now}, \
+        keys = (SELECT count(*) FROM b24proxy_keys AS k WHERE k.client = $1 AND k.begun_at IS NOT NULL), \
+        bytes = (SELECT coalesce(sum(k.bytes), 0)::bigint FROM b24proxy_keys AS k WHERE k.client = $1) WHERE client = $1";
+    OLDEST = "SELECT coalesce(min(begun_at), {now}) + {lifetime} - {now} FROM b24proxy_keys WHERE client = $1";
+}
+
+/// A value and its type.
+type Value<'v> = (&'v (dyn ToSql + Sync), Type);
+
+fn text<'v, T: ToSql + Sync>(value: &'v T) -> Value<'v> {
+    (value, Type::TEXT)
+}
+
+fn number(value: &i64) -> Value<'_> {
+    (value, Type::INT8)
+}
+
+fn small(value: &i32) -> Value<'_> {
+    (value, Type::INT4)
+}
+
+/// An open connection. All that waits is within [`Connection::within`].
+struct Connection {
+    /// `Some` until it is dropped.
+    runtime: Option<Runtime>,
+    client: Option<Client>,
+    /// What reads and writes, while somebody waits.
+    driver: Option<JoinHandle<Result<(), tokio_postgres::Error>>>,
+    patience: Duration,
+}
+
+/// `patience`: for connecting, and for each statement. `tls`: what is trusted, made where it is needed.
+pub fn connect(
+    address: &Address,
+    patience: Duration,
+    tls: &dyn Fn(Encryption) -> Result<ClientConfig, Reason>,
+) -> Answer<Opened> {
+    let unusable = |why: Reason| Failed { why: format!("the database {address}: {why}"), again: false };
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
+        unusable(crate::system::refusal::refused(&error).map_or_else(|| error.to_string(), str::to_owned))
+    })?;
+    let mut connection = Connection { runtime: Some(runtime), client: None, driver: None, patience };
+    let config = configuration(address, patience);
+    // Connecting, and the words that come before the first statement.
+    let (client, driver) = match address.encryption {
+        Encryption::None => connection.within(async {
+            let (client, driver) = config.connect(NoTls).await?;
+            Ok((client, tokio::spawn(driver)))
+        }),
+        encryption => {
+            let connector = MakeRustlsConnect::new(tls(encryption).map_err(unusable)?);
+            connection.within(async {
+                let (client, driver) = config.connect(connector).await?;
+                Ok((client, tokio::spawn(driver)))
+            })
+        }
+    }
+    .map_err(|failed| Failed { why: unusable(failed.why).why, ..failed })?;
+    (connection.client, connection.driver) = (Some(client), Some(driver));
+    let now_ms = connection.clock().map_err(|failed| Failed { why: unusable(failed.why).why, ..failed })?;
+    Ok(Opened { statements: Box::new(connection), now_ms })
+}
+
+fn configuration(address: &Address, patience: Duration) -> Config {
+    let mut config = Config::new();
+    for (host, port) in &address.hosts {
+        match host {
+            Host::Name(name) => config.host(name),
+            #[cfg(unix)]
+            Host::Socket(folder) => config.host_path(folder),
+            #[cfg(not(unix))]
+            Host::Socket(folder) => config.host(folder.display().to_string()),
+        };
+        config.port(*port);
+    }
+    config.user(&address.user).dbname(&address.database).application_name("b24proxy");
+    if !address.password.is_empty() {
+        config.password(address.password.expose());
+    }
+    config.ssl_mode(match address.encryption {
+        Encryption::None => SslMode::Disable,
+        Encryption::IfPossible => SslMode::Prefer,
+        Encryption::Required | Encryption::OfAuthority | Encryption::OfName => SslMode::Require,
+    });
+    config.connect_timeout(patience).tcp_user_timeout(patience);
+    if address.hosts.len() > 1 {
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    config
+}
+
+impl Connection {
+    fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Answer<T> {
+        within(self.runtime.as_ref(), self.patience, work)
+    }
+
+    fn client(&self) -> &Client {
+        self.client.as_ref().expect("it is there until it is dropped")
+    }
+
+    fn rows(&self, statement: &str, values: &[Value]) -> Answer<Vec<tokio_postgres::Row>> {
+        self.within(self.client().query_typed(statement, values))
+    }
+
+    fn row(&self, statement: &str, values: &[Value]) -> Answer<tokio_postgres::Row> {
+        let first = self.rows(statement, values)?.into_iter().next();
+        first.ok_or_else(|| Failed { why: "the database has answered nothing".into(), again: false })
+    }
+
+    /// How many rows it changed.
+    fn execute(&self, statement: &str, values: &[Value]) -> Answer<u64> {
+        self.within(self.client().execute_typed(statement, values))
+    }
+
+    /// What time it is; the tables are there when it returns, and of a version that is known.
+    fn clock(&self) -> Answer<i64> {
+        let mut tries = TRIES;
+        loop {
+            let why = match self.rows(&CLOCK, &[]) {
+                Ok(rows) => match rows.first().map(|row| (row.get::<_, i64>(0), row.get::<_, Option<i32>>(1))) {
+                    Some((_, Some(version))) if version > VERSION => {
+                        let why = format!(
+                            "its tables are of version {version}, this program's of {VERSION}: a newer b24proxy has used it; \
+                             use that one on this node too"
+                        );
+                        return Err(Failed { why, again: false });
+                    }
+                    Some((now_ms, Some(_))) => return Ok(now_ms),
+                    Some((_, None)) | None => self.within(self.client().batch_execute(SCHEMA)),
+                },
+                Err(Failed { again: true, why }) if why.contains(NO_TABLE) => {
+                    self.within(self.client().batch_execute(SCHEMA))
+                }
+                Err(failed) => return Err(failed),
+            };
+            // Another may make them at the same moment: then one of the two fails.
+            match why {
+                Err(failed) if tries == 0 || !failed.again => return Err(failed),
+                _ => {}
+            }
+            tries = tries.saturating_sub(1);
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+
+    /// A first entry that seems not to be kept may have been before the connection was lost.
+    fn was_kept(&self, key: &OpenKey, number: i32, otherwise: Kept) -> Answer<Kept> {
+        let rows = self.rows(&WAS_KEPT, &[text(&key.key), self::number(&key.lease), small(&number)])?;
+        let kept = rows.first().map(|row| Kept::Yes { with_body: row.get(0), swept_ms_ago: 0 });
+        Ok(kept.unwrap_or(otherwise))
+    }
+}
+
+impl Drop for Connection {
+    /// The server hears that it ends, if it listens; nothing is waited for otherwise.
+    fn drop(&mut self) {
+        drop(self.client.take());
+        let Some(runtime) = self.runtime.take() else { return };
+        if let Some(driver) = self.driver.take() {
+            let _ = runtime.block_on(async { timeout(GOODBYE, driver).await });
+        }
+        runtime.shutdown_background();
+    }
+}
+
+impl Statements for Connection {
+    fn portal(&mut self, portal: &str) -> Answer<Option<Row>> {
+        Ok(self.rows(&PORTAL, &[text(&portal)])?.first().map(portals_row))
+    }
+
+    fn take_lease(&mut self, portal: &str, lease: i64, left: i64) -> Answer<Option<Row>> {
+        let rows = self.rows(&TAKE_LEASE, &[text(&portal), number(&lease), number(&left)])?;
+        Ok(rows.first().map(portals_row))
+    }
+
+    fn renew_lease(&mut self, portal: &str, lease: i64) -> Answer<bool> {
+        Ok(self.execute(&RENEW_LEASE, &[text(&portal), number(&lease)])? > 0)
+    }
+
+    fn leave_lease(&mut self, portal: &str, lease: i64) -> Answer<()> {
+        self.execute(&LEAVE_LEASE, &[text(&portal), number(&lease)]).map(drop)
+    }
+
+    fn write_notes(&mut self, portal: &str, lease: i64, notes: &str) -> Answer<bool> {
+        Ok(self.execute(&WRITE_NOTES, &[text(&portal), number(&lease), text(&notes)])? > 0)
+    }
+
+    fn replace_pair(&mut self, portal: &str, expected: Option<&str>, fingerprint: &str, pair: &str) -> Answer<bool> {
+        let (portal, new, pair) = (text(&portal), text(&fingerprint), text(&pair));
+        let changed = match &expected {
+            Some(expected) => self.execute(&NEXT_PAIR, &[portal, new, pair, text(expected)])?,
+            None => self.execute(&FIRST_PAIR, &[portal, new, pair])?,
+        };
+        Ok(changed > 0)
+    }
+
+    fn set_aside(&mut self, portal: &str, expected: &str) -> Answer<bool> {
+        Ok(self.execute(&SET_ASIDE, &[text(&portal), text(&expected)])? > 0)
+    }
+
+    fn known(&mut self, portal: &str) -> Answer<KnownRow> {
+        let row = self.row(&KNOWN, &[text(&portal)])?;
+        let known: Option<String> = row.get(0);
+        let version: Option<i64> = row.get(1);
+        Ok(KnownRow { known: known.unwrap_or_default(), version: version.unwrap_or(0), now_ms: row.get(2) })
+    }
+
+    fn remember(&mut self, portal: &str, version: i64, known: &str) -> Answer<bool> {
+        let changed = match version {
+            0 => self.execute(&FIRST_KNOWN, &[text(&portal), text(&known)])?,
+            version => self.execute(&NEXT_KNOWN, &[text(&portal), text(&known), number(&version)])?,
+        };
+        Ok(changed > 0)
+    }
+
+    fn open_key(&mut self, key: &str, client: &str, request: &str, lease: i64) -> Answer<Option<KeyRow>> {
+        let rows = self.rows(&OPEN_KEY, &[text(&key), text(&client), text(&request), number(&lease)])?;
+        let opened =
+            |row: &tokio_postgres::Row| KeyRow { request: row.get(0), entries: row.get(1), has_expired: row.get(2) };
+        Ok(rows.first().map(opened))
+    }
+
+    fn renew_key(&mut self, key: &str, lease: i64) -> Answer<bool> {
+        Ok(self.execute(&RENEW_KEY, &[text(&key), number(&lease)])? > 0)
+    }
+
+    fn entries(&mut self, key: &str) -> Answer<Vec<(String, Option<Vec<u8>>)>> {
+        Ok(self.rows(&ENTRIES, &[text(&key)])?.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    fn begin(&mut self, key: &OpenKey, request: &str, entry: &str, quota: Quota) -> Answer<Kept> {
+        let (most, bytes) = limits(quota);
+        let values = [text(&key.key), number(&key.lease), text(&request), text(&entry), number(&most), number(&bytes)];
+        let row = self.row(&BEGIN, &values)?;
+        let (is_mine, swept_ms_ago): (bool, Option<i64>) = (row.get(0), row.get(1));
+        match (is_mine, swept_ms_ago) {
+            (true, Some(swept_ms_ago)) => Ok(Kept::Yes { with_body: false, swept_ms_ago }),
+            (true, None) => Ok(Kept::Full),
+            (false, _) => self.was_kept(key, 0, Kept::Lost),
+        }
+    }
+
+    fn append(&mut self, key: &OpenKey, after: i32, entry: &str, body: Option<&[u8]>, quota: Quota) -> Answer<Kept> {
+        let length = body.map_or(0, |body| i64::try_from(body.len()).unwrap_or(i64::MAX));
+        let (_, most) = limits(quota);
+        let values = [
+            text(&key.key),
+            number(&key.lease),
+            small(&after),
+            text(&entry),
+            (&body as &(dyn ToSql + Sync), Type::BYTEA),
+            number(&length),
+            number(&most),
+        ];
+        let row = self.row(&APPEND, &values)?;
+        match (row.get(0), row.get(1)) {
+            (true, with_body) => Ok(Kept::Yes { with_body, swept_ms_ago: 0 }),
+            (false, _) => self.was_kept(key, after, Kept::Lost),
+        }
+    }
+
+    fn leave_key(&mut self, key: &OpenKey) -> Answer<()> {
+        self.execute(&LEAVE_KEY, &[text(&key.key), number(&key.lease)]).map(drop)
+    }
+
+    fn forget_key(&mut self, key: &OpenKey) -> Answer<()> {
+        self.execute(&FORGET_KEY, &[text(&key.key), number(&key.lease)]).map(drop)
+    }
+
+    fn sweep(&mut self, client: &str) -> Answer<i64> {
+        self.execute(&FORGET_EXPIRED, &[text(&client)])?;
+        // Who takes a place has the client's row until that is done, so that none is missed.
+        let database = self.client.as_mut().expect("it is there until it is dropped");
+        within(self.runtime.as_ref(), self.patience, async {
+            let transaction = database.transaction().await?;
+            transaction.query_typed(&LOCK_CLIENT, &[text(&client)]).await?;
+            transaction.execute_typed(&COUNT_AGAIN, &[text(&client)]).await?;
+            transaction.commit().await
+        })?;
+        Ok(self.row(&OLDEST, &[text(&client)])?.get(0))
+    }
+}
+
+fn within<T>(
+    runtime: Option<&Runtime>,
+    patience: Duration,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Answer<T> {
+    let runtime = runtime.expect("it is there until it is dropped");
+    match runtime.block_on(async { timeout(patience, work).await }) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => {
+            let why = format!("the database has not answered within {} seconds", patience.as_secs());
+            Err(Failed { why, again: false })
+        }
+    }
+}
+
+fn portals_row(row: &tokio_postgres::Row) -> Row {
+    Row { fingerprint: row.get(0), pair: row.get(1), notes: row.get(2) }
+}
+
+fn limits(quota: Quota) -> (i64, i64) {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    (number(quota.keys), number(quota.bytes))
+}
+
+const NO_TABLE: &str = "its tables are not there";
+
+/// What went wrong, and what mends it. Details that PostgreSQL adds may show a row, and are left out.
+fn failed(error: &tokio_postgres::Error) -> Failed {
+    let Some(db) = error.as_db_error() else {
+        let mut why = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            why = format!("{why}: {inner}");
+            source = inner.source();
+        }
+        return Failed { why, again: true };
+    };
+    let code = db.code();
+    let (cure, again) = match code {
+        code if *code == SqlState::UNDEFINED_TABLE => (NO_TABLE, true),
+        // Two make the tables at one moment; one waited for the other, which waited for the one.
+        code if [
+            SqlState::UNIQUE_VIOLATION,
+            SqlState::DUPLICATE_TABLE,
+            SqlState::DUPLICATE_OBJECT,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::INTERNAL_ERROR,
+        ]
+        .contains(code) =>
+        {
+            ("", true)
+        }
+        code if [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code) => ("it is being stopped", true),
+        code if *code == SqlState::CANNOT_CONNECT_NOW => ("it is being started or stopped", false),
+        code if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+            ("it is read-only: name the server that can be written to, or all of them (postgres://…@db1,db2/…)", true)
+        }
+        code if *code == SqlState::TOO_MANY_CONNECTIONS => {
+            ("it has no more connections: raise max_connections, or put a pooler such as pgbouncer in front", false)
+        }
+        code if [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(code) => {
+            ("correct user and password in [storage] url, or pg_hba.conf", false)
+        }
+        code if *code == SqlState::INVALID_CATALOG_NAME => ("make it: CREATE DATABASE … OWNER …", false),
+        code if *code == SqlState::INSUFFICIENT_PRIVILEGE => (
+            "let the user own the database, or make the tables as b24proxy check --schema prints them, owned by it",
+            false,
+        ),
+        code if *code == SqlState::DISK_FULL => ("its disk is full: free some space there", false),
+        _ => ("", code.code().starts_with("08")),
+    };
+    let why = match cure {
+        "" => format!("{} ({})", db.message(), code.code()),
+        cure => format!("{} ({}): {cure}", db.message(), code.code()),
+    };
+    Failed { why, again }
+}

@@ -1,0 +1,122 @@
+//! What a kind of database is asked: each of these is done in one step, by the database's own clock, and may be asked again
+//! where the connection was lost before the answer came.
+
+use crate::store::Quota;
+use crate::system::disk::Reason;
+
+pub type Answer<T> = Result<T, Failed>;
+
+/// Why there is no answer; no password is in it. The connection is not used again.
+#[derive(Debug)]
+pub struct Failed {
+    pub why: Reason,
+    /// A new connection may do better: this one was lost, or the server that it leads to has been replaced.
+    pub again: bool,
+}
+
+/// A connection that was just made.
+pub struct Opened {
+    pub statements: Box<dyn Statements>,
+    /// What the database's clock says, in milliseconds since 1970.
+    pub now_ms: i64,
+}
+
+/// A portal's row.
+#[derive(Debug, Default)]
+pub struct Row {
+    /// Of the stored pair; `None`: none is stored.
+    pub fingerprint: Option<String>,
+    /// JSON.
+    pub pair: Option<String>,
+    /// JSON.
+    pub notes: Option<String>,
+}
+
+/// What is known of a portal's bucket.
+pub struct KnownRow {
+    /// JSON.
+    pub known: String,
+    pub version: i64,
+    pub now_ms: i64,
+}
+
+/// A key that was opened.
+pub struct KeyRow {
+    /// Of what its entries are.
+    pub request: String,
+    pub entries: i32,
+    /// It was begun longer ago than a key lives.
+    pub has_expired: bool,
+}
+
+/// What became of an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kept {
+    Yes {
+        with_body: bool,
+        /// When the client's keys were last swept; known at the first entry.
+        swept_ms_ago: i64,
+    },
+    /// The client has as many keys as it may have.
+    Full,
+    /// Somebody else has opened the key since.
+    Lost,
+}
+
+/// Leases last [`LEASE_MS`](super::lease::LEASE_MS) from the moment of the statement; 0 is nobody's.
+pub trait Statements: Send {
+    fn portal(&mut self, portal: &str) -> Answer<Option<Row>>;
+
+    /// Takes the lease of a portal, where nobody's lasts but perhaps this one, or `left`, whose holder is known to be gone.
+    /// `None`: somebody else's lasts.
+    fn take_lease(&mut self, portal: &str, lease: i64, left: i64) -> Answer<Option<Row>>;
+
+    /// Whether it is still this one.
+    fn renew_lease(&mut self, portal: &str, lease: i64) -> Answer<bool>;
+
+    fn leave_lease(&mut self, portal: &str, lease: i64) -> Answer<()>;
+
+    /// Durable; `false`: the lease is another's.
+    fn write_notes(&mut self, portal: &str, lease: i64, notes: &str) -> Answer<bool>;
+
+    /// Durable; `false`: the stored pair is not the expected one.
+    fn replace_pair(&mut self, portal: &str, expected: Option<&str>, fingerprint: &str, pair: &str) -> Answer<bool>;
+
+    /// Durable; `false`: the stored pair is not the expected one.
+    fn set_aside(&mut self, portal: &str, expected: &str) -> Answer<bool>;
+
+    fn known(&mut self, portal: &str) -> Answer<KnownRow>;
+
+    /// `false`: somebody else was faster than this version. It may be lost with the server.
+    fn remember(&mut self, portal: &str, version: i64, known: &str) -> Answer<bool>;
+
+    /// Opens a key; `None`: somebody else has it open.
+    fn open_key(&mut self, key: &str, client: &str, request: &str, lease: i64) -> Answer<Option<KeyRow>>;
+
+    fn renew_key(&mut self, key: &str, lease: i64) -> Answer<bool>;
+
+    /// An entry and, beside it, its body.
+    fn entries(&mut self, key: &str) -> Answer<Vec<(String, Option<Vec<u8>>)>>;
+
+    /// The first entry of a key, which takes one of the client's places. Durable.
+    fn begin(&mut self, key: &OpenKey, request: &str, entry: &str, quota: Quota) -> Answer<Kept>;
+
+    /// The entry behind so many others. Durable.
+    fn append(&mut self, key: &OpenKey, after: i32, entry: &str, body: Option<&[u8]>, quota: Quota) -> Answer<Kept>;
+
+    /// The key is free for the next one, as it stands; without an entry it is forgotten.
+    fn leave_key(&mut self, key: &OpenKey) -> Answer<()>;
+
+    /// The key and its place are free.
+    fn forget_key(&mut self, key: &OpenKey) -> Answer<()>;
+
+    /// Forgets what has expired of a client's keys and counts the rest; in how many milliseconds the oldest expires.
+    fn sweep(&mut self, client: &str) -> Answer<i64>;
+}
+
+/// A key and the lease by which it is open.
+#[derive(Clone)]
+pub struct OpenKey {
+    pub key: String,
+    pub lease: i64,
+}

@@ -1,0 +1,234 @@
+//! The address of a database: `postgres://user:password@db.lan/b24proxy`.
+
+use super::percent::decoded;
+use super::secret::Secret;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
+
+/// Of an address that names none.
+const DEFAULT_PORT: u16 = 5432;
+
+/// Where a database is, and as whom and how it is asked.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// More than one: copies of one database, of which that one counts that can be written to.
+    pub hosts: Vec<(Host, u16)>,
+    pub user: String,
+    pub password: Secret,
+    pub database: String,
+    pub encryption: Encryption,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A name, or an address; IPv6 without brackets.
+    Name(String),
+    /// The folder of a unix socket.
+    Socket(PathBuf),
+}
+
+/// What is asked of the connection, from the weakest to the strongest, in the words of PostgreSQL's own `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Encryption {
+    /// `disable`
+    None,
+    /// `prefer`: if the server can.
+    IfPossible,
+    /// `require`: whoever the server is.
+    Required,
+    /// `verify-ca`: a known authority vouches for it.
+    OfAuthority,
+    /// `verify-full`: and for its name.
+    OfName,
+}
+
+const MODES: [(&str, Encryption); 5] = [
+    ("disable", Encryption::None),
+    ("prefer", Encryption::IfPossible),
+    ("require", Encryption::Required),
+    ("verify-ca", Encryption::OfAuthority),
+    ("verify-full", Encryption::OfName),
+];
+
+impl Address {
+    /// The error says what to write, and nothing of what is written: a password stands in it.
+    pub fn parse(address: &str) -> Result<Address, &'static str> {
+        const FORM: &str = "must be such as postgres://user:password@db.lan/b24proxy";
+        let rest = ["postgres://", "postgresql://"].into_iter().find_map(|scheme| address.strip_prefix(scheme));
+        let rest = rest.ok_or("must begin with postgres://, such as postgres://user:password@db.lan/b24proxy")?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (place, database) =
+            rest.split_once('/').ok_or("must end with the database's name, as in …@db.lan/b24proxy")?;
+        let (user, place) =
+            place.rsplit_once('@').ok_or("must name a user, as in postgres://user:password@db.lan/…")?;
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let plain = |text: &str| {
+            let text = String::from_utf8(decoded(text.as_bytes())).ok();
+            text.filter(|text| !text.contains(char::is_control)).ok_or(FORM)
+        };
+        let (user, database) = (plain(user)?, plain(database)?);
+        if user.is_empty() {
+            return Err("must name a user, as in postgres://user:password@db.lan/b24proxy");
+        }
+        if database.is_empty() || database.contains('/') {
+            return Err(
+                "must end with the database's name, as in …@db.lan/b24proxy; in a password write %2F for /, %3F \
+                        for ?, %40 for @ and %25 for %",
+            );
+        }
+        let (mut hosts, mut encryption) = (Vec::new(), None);
+        if !place.is_empty() {
+            hosts = place.split(',').map(host_and_port).collect::<Option<Vec<_>>>().ok_or(FORM)?;
+        }
+        for (name, value) in
+            query.split('&').filter(|part| !part.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
+        {
+            match name {
+                "sslmode" => {
+                    let mode = MODES.iter().find(|(word, _)| *word == value);
+                    let mode =
+                        mode.ok_or("has an sslmode that is none of disable, prefer, require, verify-ca, verify-full")?;
+                    encryption = Some(mode.1);
+                }
+                "host" if hosts.is_empty() => hosts = vec![host_and_port(value).ok_or(FORM)?],
+                _ => return Err("may have sslmode=… behind the ?, and nothing else"),
+            }
+        }
+        if hosts.is_empty() {
+            return Err("must name a host, as in postgres://user:password@db.lan/b24proxy");
+        }
+        let is_here = hosts.iter().all(|(host, _)| host.is_here());
+        let encryption = encryption.unwrap_or(if is_here { Encryption::None } else { Encryption::OfName });
+        if encryption > Encryption::IfPossible && hosts.iter().any(|(host, _)| matches!(host, Host::Socket(_))) {
+            return Err("asks for TLS over a unix socket, which has none: leave out sslmode");
+        }
+        Ok(Address { hosts, user, password: Secret::new(plain(password)?), database, encryption })
+    }
+}
+
+impl std::fmt::Display for Address {
+    /// Without user and password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("postgres://")?;
+        for (i, (host, port)) in self.hosts.iter().enumerate() {
+            f.write_str(if i > 0 { "," } else { "" })?;
+            match host {
+                Host::Socket(folder) => write!(f, "{}", folder.display())?,
+                Host::Name(name) if name.contains(':') => write!(f, "[{name}]")?,
+                Host::Name(name) => f.write_str(name)?,
+            }
+            if *port != DEFAULT_PORT {
+                write!(f, ":{port}")?;
+            }
+        }
+        write!(f, "/{}", self.database)
+    }
+}
+
+impl Host {
+    /// Whether nobody on the way can listen.
+    fn is_here(&self) -> bool {
+        match self {
+            Host::Socket(_) => true,
+            Host::Name(name) => {
+                name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+            }
+        }
+    }
+}
+
+fn host_and_port(place: &str) -> Option<(Host, u16)> {
+    let (host, port) = match place.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            host.parse::<Ipv6Addr>().ok()?;
+            (host, port)
+        }
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok().filter(|port| *port > 0)?,
+        Some(_) => return None,
+        None => port.is_empty().then_some(DEFAULT_PORT)?,
+    };
+    // A path, with its slashes encoded or not (in `host=`).
+    let plain = String::from_utf8(decoded(host.as_bytes())).ok()?;
+    if plain.starts_with('/') {
+        return (!plain.contains(char::is_control)).then(|| (Host::Socket(PathBuf::from(plain)), port));
+    }
+    let is_name = !host.is_empty()
+        && host.len() <= 253
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:".contains(&b));
+    is_name.then(|| (Host::Name(host.to_ascii_lowercase()), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parsed(text: &str) -> Address {
+        Address::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"))
+    }
+
+    #[test]
+    fn an_address_names_host_port_user_password_and_database() {
+        for (text, shown, user, password) in [
+            ("postgres://u:p@db.lan/b24", "postgres://db.lan/b24", "u", "p"),
+            ("postgresql://u:p%40%2F@DB.lan:6432/b24", "postgres://db.lan:6432/b24", "u", "p@/"),
+            ("postgres://u:a:b@[::1]/b24", "postgres://[::1]/b24", "u", "a:b"),
+            ("postgres://u@10.0.0.1,db2.lan:5433/b24", "postgres://10.0.0.1,db2.lan:5433/b24", "u", ""),
+            ("postgres://u@%2Frun%2Fpg/b24", "postgres:///run/pg/b24", "u", ""),
+            ("postgres://u@/b24?host=/run/pg", "postgres:///run/pg/b24", "u", ""),
+        ] {
+            let address = parsed(text);
+            assert_eq!((&*address.to_string(), &*address.user, address.password.expose()), (shown, user, password));
+        }
+    }
+
+    #[test]
+    fn what_leaves_this_machine_is_encrypted_and_verified_unless_the_address_says_otherwise() {
+        for (text, expected) in [
+            ("postgres://u:p@db.lan/b", Encryption::OfName),
+            ("postgres://u:p@127.0.0.1,db.lan/b", Encryption::OfName),
+            ("postgres://u:p@localhost/b", Encryption::None),
+            ("postgres://u:p@[::ffff:127.0.0.1]/b", Encryption::None),
+            ("postgres://u:p@%2Frun/b", Encryption::None),
+            ("postgres://u:p@db.lan/b?sslmode=disable", Encryption::None),
+            ("postgres://u:p@localhost/b?sslmode=verify-ca", Encryption::OfAuthority),
+        ] {
+            assert_eq!(parsed(text).encryption, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_without_being_shown() {
+        for text in [
+            "",
+            "db.lan",
+            "http://u:geheim@db.lan/b",
+            "postgres://u:geheim@db.lan",
+            "postgres://u:geheim@db.lan/",
+            "postgres://u:ge/heim@db.lan/b",
+            "postgres://db.lan/b",
+            "postgres://:geheim@db.lan/b",
+            "postgres://u:geheim@/b",
+            "postgres://u:geheim@db.lan:0/b",
+            "postgres://u:geheim@db lan/b",
+            "postgres://u:geheim@db.lan/b?sslmode=allow",
+            "postgres://u:geheim@db.lan/b?options=-c",
+            "postgres://u:geheim@%2Frun/b?sslmode=require",
+            "postgres://u:geheim%00@db.lan/b",
+        ] {
+            let why = Address::parse(text).expect_err(text);
+            assert!(!why.contains("geheim"), "{why}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(postgres://)?[a-z:/@?=&,%\\[\\]0-9]{0,40}") {
+            let _ = Address::parse(&text);
+        }
+    }
+}
