@@ -74,6 +74,8 @@ whole() {
     step env B24PROXY_TEST_STARTED=fastcgi cargo test --workspace --locked --test contract -- \
         --skip web_servers:: --skip files_under_servers:: --skip server_logs:: --skip root:: --skip footprint:: \
         --skip memory:: --skip host_limits:: --test-threads "$threads"
+    # And with a database in place of the token folder.
+    step env B24PROXY_TEST_STORAGE=postgres cargo test --workspace --locked --test contract
 }
 
 long() {

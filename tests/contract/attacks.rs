@@ -21,7 +21,7 @@ fn attacked_on(proxy: Proxy, attack: impl FnOnce(&Proxy)) -> Proxy {
     let leftovers: Vec<String> = std::fs::read_dir(proxy.sandbox.tokens())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| ![".json", ".lock", ".limits"].iter().any(|ending| name.ends_with(ending)))
+        .filter(|name| ![".json", ".lock", ".limits", ".kept"].iter().any(|ending| name.ends_with(ending)))
         .collect();
     assert!(leftovers.is_empty(), "{leftovers:?}");
     proxy

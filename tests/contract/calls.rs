@@ -374,6 +374,7 @@ pub fn killed_while_it_hangs(proxy: &Proxy, request: Cgi, body: Value) {
     running.signal_group("KILL");
     running.wait_for_end();
     proxy.simulator.release();
+    proxy.leases_end();
 }
 
 #[test]
@@ -414,7 +415,7 @@ fn halt_holds_for_a_request_that_was_killed_in_a_batch_and_is_repeated() {
 /// Disks that are full for a moment: one write after another fails, and the ones behind it do not.
 #[test]
 fn whichever_write_of_a_journal_fails_no_call_is_executed_twice_and_every_answer_is_whole() {
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let calls = adds(60);
     let trace = proxy.sandbox.path().join("run/trace");
     let (mut failed, mut unknown) = (0, 0);
@@ -474,7 +475,7 @@ fn an_error_of_bitrix24s_server_leaves_a_call_of_its_own_unknown_and_next_points
 /// Of calls that succeeded the results may find no room; that is no error to be halted by.
 #[test]
 fn halt_does_not_stop_a_repeat_at_results_that_could_not_be_kept() {
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let calls = adds(60);
     let send = || proxy.many(&calls, json!({"halt": true})).header("Idempotency-Key", "k").run();
     assert_eq!(data(&send())["errors"], 0);

@@ -29,7 +29,9 @@ fn refusal_of(answer: &Answer) -> String {
 /// The same for a configuration made of the standard one.
 #[track_caller]
 fn refused(from: &str, to: &str) -> String {
-    let proxy = Proxy::installed().reconfigured(from, to);
+    let proxy = Proxy::installed();
+    let proxy = if to.contains("[storage]") { proxy.on_files() } else { proxy };
+    let proxy = proxy.reconfigured(from, to);
     refusal_of(&proxy.request(PROFILE).run())
 }
 
@@ -120,7 +122,7 @@ fn where_there_is_none_one_place_is_recommended_and_the_others_are_named() {
 
 #[test]
 fn relative_paths_in_it_are_relative_to_its_own_folder() {
-    let proxy = Proxy::not_installed();
+    let proxy = Proxy::not_installed().on_files();
     // ca_file = "ca.pem" is the fixture's own.
     let proxy = proxy.reconfigured("[log]", "[storage]\npath = \"own/pairs\"\n[log]\nfile = \"own.log\"");
     let path = |path: &str| proxy.sandbox.path().join("b24proxy").join(path);
@@ -281,7 +283,9 @@ fn all_that_is_wrong_is_told_in_one_answer() {
         std::fs::set_permissions(proxy.sandbox.path().join(path), PermissionsExt::from_mode(mode)).unwrap();
     };
     let spoilt = |text: &str| {
-        let proxy = Proxy::installed().reconfigured("[log]", &format!("[log]\nfile = \"../htdocs/b24.log\"\n{text}"));
+        let proxy = Proxy::installed()
+            .on_files()
+            .reconfigured("[log]", &format!("[log]\nfile = \"../htdocs/b24.log\"\n{text}"));
         chmod(&proxy, "b24proxy/ca.pem", 0o666);
         chmod(&proxy, "b24proxy/tokens", 0o777);
         chmod(&proxy, "b24proxy/proxy.toml", 0o644);
@@ -293,7 +297,7 @@ fn all_that_is_wrong_is_told_in_one_answer() {
     let keys = spoilt(keys.trim_end_matches("[limits.x]\n"));
     assert_all_told(&keys, &[around.as_slice(), &["\"levl\"; did you mean", "\"colour\"; the nearest"]].concat());
 
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let config = proxy.config().replace(&proxy.simulator.client_secret(), "…").replace(TOKEN, "short");
     let config = config.replace("timeout       = 10", "timeout = 0").replace("max_wait = 5", "max_wait = 0");
     let more =
@@ -371,7 +375,8 @@ fn a_link_does_not_hide_that_a_configuration_lies_below_the_document_root() {
 #[test]
 fn a_token_folder_below_the_document_root_is_refused_whether_it_is_there_yet_or_not() {
     for folder in ["../htdocs", "../htdocs/tokens", "../htdocs/a/b/tokens", "link", "link/tokens"] {
-        let proxy = Proxy::installed().reconfigured("[log]", &format!("[storage]\npath = \"{folder}\"\n[log]"));
+        let proxy =
+            Proxy::installed().on_files().reconfigured("[log]", &format!("[storage]\npath = \"{folder}\"\n[log]"));
         let link = proxy.sandbox.path().join("b24proxy/link");
         std::os::unix::fs::symlink(proxy.sandbox.path().join("htdocs"), link).unwrap();
         let message = refusal_of(&proxy.request(PROFILE).run());
@@ -379,7 +384,7 @@ fn a_token_folder_below_the_document_root_is_refused_whether_it_is_there_yet_or_
         assert!(message.contains("mkdir -p ") && message.contains(" && mv "), "{folder}: {message}");
     }
     // A neighbour whose name only begins the same way.
-    let proxy = Proxy::installed().reconfigured("[log]", "[storage]\npath = \"../htdocs2\"\n[log]");
+    let proxy = Proxy::installed().on_files().reconfigured("[log]", "[storage]\npath = \"../htdocs2\"\n[log]");
     assert_failure(&proxy.request(PROFILE).run(), 409, "not_installed");
 }
 
@@ -453,7 +458,7 @@ fn a_session_is_refused_as_storage_with_the_reason_and_databases_where_they_are_
         let message = refused("[log]", &format!("[storage]\ntype = \"{kind}\"\n[log]"));
         assert!(message.contains("[storage] type = ") && message.contains(why), "{kind}: {message}");
     }
-    let proxy = Proxy::installed().reconfigured("[log]", "[storage]\ntype = \"file\"\n[log]");
+    let proxy = Proxy::installed().on_files().reconfigured("[log]", "[storage]\ntype = \"file\"\n[log]");
     assert_eq!(proxy.request(PROFILE).run().status, 200);
 }
 
@@ -686,7 +691,7 @@ fn a_refusal_shows_none_of_the_files_secrets() {
 
 #[test]
 fn the_token_folder_is_created_for_its_owner_only() {
-    let proxy = Proxy::not_installed().reconfigured("[log]", "[storage]\npath = \"new/tokens\"\n[log]");
+    let proxy = Proxy::not_installed().on_files().reconfigured("[log]", "[storage]\npath = \"new/tokens\"\n[log]");
     assert_eq!(proxy.get("/health").run().status, 200);
     let folder = proxy.sandbox.path().join("b24proxy/new/tokens");
     assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);

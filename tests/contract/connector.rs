@@ -192,7 +192,7 @@ fn a_connector_is_a_name_of_1_to_100_printable_characters() {
 
 #[test]
 fn under_one_key_another_connector_is_another_request_and_a_clients_new_one_is_not() {
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let send = |proxy: &Proxy, body: &Value| proxy.request(body.to_string()).header("Idempotency-Key", "k").run();
     for mut body in [json!({"method": "crm.deal.add", "params": {}}), json!({"calls": [{"method": "crm.deal.add"}]})] {
         let _ = std::fs::remove_dir_all(proxy.sandbox.tokens().join("idempotency"));

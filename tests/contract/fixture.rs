@@ -83,6 +83,16 @@ level = "debug"
         self
     }
 
+    /// With this database, whatever storage is tested.
+    pub fn on_database(mut self, database: Database<'static>) -> Proxy {
+        let config = match self.sandbox.database() {
+            Some(other) => self.config.replace(&storage(other), ""),
+            None => self.config.clone(),
+        };
+        self.sandbox.keep_in(Some(database));
+        self.configured(&config)
+    }
+
     /// What this test says is said of files alone.
     pub fn on_files(mut self) -> Proxy {
         let Some(database) = self.sandbox.database() else { return self };
@@ -100,6 +110,21 @@ level = "debug"
         assert!(self.config.contains(from), "{from:?} is not in the configuration");
         let config = self.config.replace(from, to);
         self.configured(&config)
+    }
+
+    /// How a page or an error names the place of the portal's pair.
+    pub fn place(&self) -> String {
+        match self.sandbox.database() {
+            Some(_) => format!("b24proxy_portals, {}", self.portal().name()),
+            None => format!("{}.json", self.stem()),
+        }
+    }
+
+    /// As if those who held something in the database, and were killed, had not renewed it for so long.
+    pub fn leases_end(&self) {
+        if let Some(database) = self.sandbox.database() {
+            database.end_leases();
+        }
     }
 
     pub fn config(&self) -> &str {

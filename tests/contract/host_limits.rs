@@ -62,8 +62,8 @@ fn a_host_that_refuses_a_thread_is_503_not_executed_and_the_key_is_free() {
     assert_eq!(add_with_key(&proxy, "one").status, 200);
     assert_eq!(executed(&proxy), 1);
 
-    // Nothing is looked up for a number, so nothing is refused.
-    let proxy = Proxy::installed();
+    // Nothing is looked up for a number, so nothing is refused; a lease is renewed by a thread.
+    let proxy = Proxy::installed().on_files();
     limit(&proxy, "--nproc=1");
     assert_eq!(add_with_key(&proxy, "one").status, 200);
 }
@@ -71,7 +71,7 @@ fn a_host_that_refuses_a_thread_is_503_not_executed_and_the_key_is_free() {
 #[test]
 fn a_refresher_that_cannot_be_started_says_why_and_spends_nothing() {
     for (refused, word) in [("--nproc=1", "processes"), ("--nofile=6", "files"), ("--nofile=7", "files")] {
-        let proxy = Proxy::not_installed();
+        let proxy = Proxy::not_installed().on_files();
         let pair = proxy.portal().issue_pair(1);
         proxy.store_expired_pair(&pair);
         limit(&proxy, refused);

@@ -63,6 +63,14 @@ fn client_folder(proxy: &Proxy) -> PathBuf {
     folders[0].clone()
 }
 
+/// How many keys are kept.
+fn keys(proxy: &Proxy) -> usize {
+    match proxy.sandbox.database() {
+        Some(database) => database.sql("SELECT count(*) FROM b24proxy_keys").parse().expect("a number"),
+        None => journals(proxy).len(),
+    }
+}
+
 fn journals(proxy: &Proxy) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(client_folder(proxy)).expect("a folder");
     let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -83,6 +91,10 @@ fn begun(at: i64) -> Vec<u8> {
 
 /// Makes the one kept journal older.
 fn age(proxy: &Proxy, seconds: i64) {
+    if let Some(database) = proxy.sandbox.database() {
+        database.sql(&format!("UPDATE b24proxy_keys SET begun_at = begun_at - {seconds} * 1000"));
+        return;
+    }
     let journals = journals(proxy);
     let [path] = journals.as_slice() else { panic!("{journals:?}") };
     let bytes = std::fs::read(path).expect("a journal");
@@ -227,6 +239,7 @@ fn a_call_whose_process_was_killed_under_way_is_never_executed_again() {
         caller.signal(signal);
         caller.wait_for_end();
         proxy.simulator.release();
+        proxy.leases_end();
         assert!(proxy.simulator.wait_for(Duration::from_secs(5), |ledger| ledger.executed(ADD) == i + 1));
         assert_outcome_unknown(&request().run());
         assert_eq!(made(&proxy), (i + 1, i + 1), "{signal}");
@@ -257,7 +270,7 @@ fn a_definite_error_frees_the_key() {
     assert_failure(&unreachable, 502, "bitrix24_unreachable");
     assert_eq!(unreachable.json()["executed"], "no");
     proxy.portal().start().expect("the same port");
-    assert!(journals(&proxy).is_empty(), "{:?}", journals(&proxy));
+    assert_eq!(keys(&proxy), 0);
     assert_success(&deal(&proxy, "another request", "k").run());
     assert_eq!(made(&proxy).0, 1);
 }
@@ -282,7 +295,7 @@ fn an_error_of_bitrix24s_server_is_an_unknown_outcome_and_is_never_executed_agai
         assert_failure(&refused, 503, "bitrix24_error");
         assert_eq!(refused.json()["executed"], executed, "{}", refused.text());
         // As if a minute had passed.
-        let _ = std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem())));
+        proxy.sandbox.remove_token_file(&format!("{}.limits", proxy.stem()));
         assert_success(&deal(&proxy, "one", error).run());
     }
 }
@@ -290,7 +303,7 @@ fn an_error_of_bitrix24s_server_is_an_unknown_outcome_and_is_never_executed_agai
 /// Damage is said, takes no memory by its numbers, and executes nothing.
 #[test]
 fn a_journal_that_speaks_of_more_calls_than_there_are_is_a_storage_error() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     let body = json!({"domain": "acme", "calls": [{"method": ADD}, {"method": ADD}]}).to_string();
     let send = || proxy.request(body.clone()).header(HEADER, "k").measure_memory().run();
     assert_success(&send());
@@ -317,7 +330,7 @@ fn a_call_that_was_refused_for_the_rate_limit_keeps_no_key() {
     let proxy = installed().reconfigured(aliases, &format!("{aliases}\nrequests_per_second = 0.1\nburst = 1"));
     assert_success(&deal(&proxy, "one", "k").run());
     assert_failure(&deal(&proxy, "two", "l").run(), 429, "rate_limited");
-    assert_eq!(journals(&proxy).len(), 1);
+    assert_eq!(keys(&proxy), 1);
     assert_eq!(deal(&proxy, "one", "k").run().header("Idempotent-Replayed"), Some("true"), "a replay costs no turn");
 }
 
@@ -412,7 +425,7 @@ fn a_key_is_read_after_the_access_checks() {
 
 #[test]
 fn a_client_keeps_1000_keys_and_is_then_refused_before_sending() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     let first = deal(&proxy, "one", "k").run();
     for i in 0..998 {
         write(&proxy, &format!("{i:040}.call"), &begun(unix_now() - DAY + 1000));
@@ -437,7 +450,7 @@ fn a_client_keeps_1000_keys_and_is_then_refused_before_sending() {
 
 #[test]
 fn a_client_keeps_64_mib_of_answers_and_is_then_refused_before_sending() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     let first = deal(&proxy, "one", "k").run();
     write(&proxy, &format!("{:040}.call", 1), &begun(unix_now()));
     let big = client_folder(&proxy).join(format!("{:040}.call", 1));
@@ -452,7 +465,7 @@ fn a_client_keeps_64_mib_of_answers_and_is_then_refused_before_sending() {
 
 #[test]
 fn an_answer_that_finds_no_room_reaches_its_caller_and_is_never_fetched_by_executing_again() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     assert_success(&deal(&proxy, "one", "k").run());
     let usage = json!({"keys": 2, "bytes": (64 << 20) - 10, "swept_at": unix_now()}).to_string();
     write(&proxy, "usage", usage.as_bytes());
@@ -475,7 +488,7 @@ fn a_key_lives_24_hours() {
 
 #[test]
 fn what_has_expired_is_removed_by_the_next_call_with_a_key() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     assert_success(&deal(&proxy, "one", "k").run());
     for i in 0..20 {
         write(&proxy, &format!("{i:040}.call"), &begun(unix_now() - DAY - i));
@@ -489,7 +502,7 @@ fn what_has_expired_is_removed_by_the_next_call_with_a_key() {
 
 #[test]
 fn a_damaged_count_of_keys_is_counted_anew() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     let first = deal(&proxy, "one", "k").run();
     for damaged in [&b"nonsense"[..], b"", b"\xff\0", b"{\"keys\":-1}"] {
         write(&proxy, "usage", damaged);
@@ -500,7 +513,7 @@ fn a_damaged_count_of_keys_is_counted_anew() {
 
 #[test]
 fn where_the_intent_cannot_be_written_the_call_is_not_sent() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     proxy.sandbox.write("b24proxy/tokens/idempotency", 0o600, b"a file where a folder belongs");
     assert_failure(&deal(&proxy, "one", "k").run(), 500, "storage_error");
     assert_eq!(made(&proxy), (0, 0));
@@ -598,7 +611,7 @@ fn keys_are_sent_on_to_rest_3_and_not_to_rest_2() {
 
 #[test]
 fn rest_3s_own_replay_is_passed_on() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     let body = json!({"method": "tasks.task.add", "params": {"fields": {"title": "one"}}, "version": 3}).to_string();
     let call = || proxy.request(body.clone()).header(HEADER, "k").run();
     let first = call();
@@ -669,7 +682,7 @@ fn a_1c_that_repeats_after_its_timeout_finds_its_deal_created_once() {
 
 #[test]
 fn no_key_and_no_parameter_stands_in_the_names_of_the_files_that_keep_them() {
-    let proxy = installed();
+    let proxy = installed().on_files();
     assert_success(&deal(&proxy, "a-secret-title", "a-secret-key").run());
     for path in journals(&proxy) {
         let name = path.to_string_lossy().into_owned();

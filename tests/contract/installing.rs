@@ -436,7 +436,7 @@ fn another_bitrix24_under_a_known_name_is_409_and_the_file_is_named_on_every_way
     let proxy = Proxy::installed();
     let before = proxy.stored_bytes();
     proxy.portal().set_member_id("another-member-id");
-    let file = format!("{}.json", proxy.stem());
+    let file = proxy.place();
     assert_says(&page(&proxy.install_in_browser(1), 409), &[&file, "move the file"]);
     let event = proxy.post_event(&proxy.portal().event_form("ONAPPINSTALL"));
     assert_failure(&event, 409, "member_mismatch");
@@ -445,7 +445,7 @@ fn another_bitrix24_under_a_known_name_is_409_and_the_file_is_named_on_every_way
     assert_says(&page(&proxy.open_as(1), 409), &[&file, "переместите файл"]);
     assert_eq!(proxy.stored_bytes(), before);
 
-    std::fs::remove_file(proxy.sandbox.tokens().join(&file)).unwrap();
+    proxy.sandbox.remove_token_file(&format!("{}.json", proxy.stem()));
     page(&proxy.install_in_browser(1), 200);
     assert_eq!(proxy.stored()["member_id"], "another-member-id");
 }
@@ -522,7 +522,7 @@ fn storage_that_cannot_be_written_is_500_before_the_code_is_spent() {
 
 #[test]
 fn a_damaged_token_file_is_named_in_the_log_and_left_as_it_is() {
-    let proxy = Proxy::not_installed();
+    let proxy = Proxy::not_installed().on_files();
     proxy.sandbox.write_token_file(&format!("{}.json", proxy.stem()), "{\"access_token\":");
     let before = proxy.stored_bytes();
     for answer in [proxy.install_in_browser(1), proxy.open_as(1)] {

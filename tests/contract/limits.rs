@@ -33,7 +33,11 @@ fn webhook<'p>(proxy: &'p Proxy, method: &str) -> Cgi<'p> {
 
 /// What the processes share, written as if they had left it so.
 fn write_limits(proxy: &Proxy, content: &[u8]) {
-    proxy.sandbox.write(&format!("b24proxy/tokens/{}.limits", proxy.stem()), 0o600, content);
+    let name = format!("{}.limits", proxy.stem());
+    match std::str::from_utf8(content) {
+        Ok(text) => proxy.sandbox.write_token_file(&name, text),
+        Err(_) => proxy.sandbox.write(&format!("b24proxy/tokens/{name}"), 0o600, content),
+    }
 }
 
 fn write_level(proxy: &Proxy, level: f64) {
@@ -305,7 +309,7 @@ fn an_installation_waits_out_a_bitrix24_that_is_busy() {
 
 #[test]
 fn a_damaged_missing_or_unwritable_limits_file_does_not_stop_calls() {
-    let proxy = told(0.5, 2.0);
+    let proxy = told(0.5, 2.0).on_files();
     let path = proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem()));
     let now = unix_now() * 1000;
     for damaged in [
@@ -354,7 +358,7 @@ fn a_clock_set_back_does_not_stop_calls() {
 
 #[test]
 fn a_turn_is_taken_under_a_lock() {
-    let proxy = told(2.0, 50.0);
+    let proxy = told(2.0, 50.0).on_files();
     assert_success(&echo(&proxy, 0).run());
     let path = proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem()));
     let file = std::fs::File::open(path).expect("the limits file");
@@ -371,7 +375,7 @@ fn a_turn_is_taken_under_a_lock() {
 
 #[test]
 fn nobody_holds_the_limits_lock_while_waiting_or_calling() {
-    let proxy = told(0.3, 1.0);
+    let proxy = told(0.3, 1.0).on_files();
     proxy.simulator.inject(Fault::once(Target::Call, Action::Hang));
     std::thread::scope(|scope| {
         scope.spawn(|| assert_success(&echo(&proxy, 0).run()));

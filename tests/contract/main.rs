@@ -25,6 +25,7 @@ mod list_families;
 mod lists;
 mod logging;
 mod memory;
+mod nodes;
 mod outbound;
 mod refresh;
 mod refusals;

@@ -273,11 +273,10 @@ fn a_portal_that_is_blocked_says_so_in_a_single_call_too_and_is_tried_again_with
     assert_failure(&proxy.call("crm.deal.add", json!({})), 429, "rate_limited");
     proxy.portal().set_overloaded(false);
     // As if a minute had passed.
-    let name = format!("b24proxy/tokens/{}.limits", proxy.stem());
-    let mut known: Value =
-        serde_json::from_slice(&proxy.sandbox.token_file(&format!("{}.limits", proxy.stem())).unwrap()).unwrap();
+    let name = format!("{}.limits", proxy.stem());
+    let mut known: Value = serde_json::from_slice(&proxy.sandbox.token_file(&name).unwrap()).unwrap();
     known["overloaded"] = json!(known["overloaded"].as_i64().unwrap() - 60_000);
-    proxy.sandbox.write(&name, 0o600, known.to_string().as_bytes());
+    proxy.sandbox.write_token_file(&name, &known.to_string());
     assert_eq!(proxy.call("crm.deal.add", json!({"fields": {}})).status, 200);
 }
 
@@ -375,7 +374,7 @@ fn under_a_key_the_same_request_sends_the_pending_calls_and_the_next_and_at_last
         let first = data(&keyed(&proxy, &calls).run());
         assert_eq!((&first["pending"], &first["next"]), (&json!([0, 2, 4, 6, 8]), &json!(50)), "{code}");
         // As if the time had passed.
-        let _ = std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem())));
+        proxy.sandbox.remove_token_file(&format!("{}.limits", proxy.stem()));
         let answer = keyed(&proxy, &calls).run();
         let whole = data(&answer);
         assert_eq!(shape(&whole), "r".repeat(120), "{code}");
@@ -392,7 +391,7 @@ fn under_a_key_the_same_request_sends_the_pending_calls_and_the_next_and_at_last
 
 #[test]
 fn pending_calls_that_are_refused_again_stay_pending_and_the_journal_does_not_grow() {
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let calls = mixed(60);
     proxy.portal().refuse_next("crm.lead.add", "OPERATION_TIME_LIMIT", 5);
     let first = keyed(&proxy, &calls).run();
@@ -406,7 +405,7 @@ fn pending_calls_that_are_refused_again_stay_pending_and_the_journal_does_not_gr
     }
     assert_eq!((batches(&proxy), length()), (1, before), "the method is known to be blocked");
     // Refused by Bitrix24 again, some of them.
-    std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem()))).unwrap();
+    proxy.sandbox.remove_token_file(&format!("{}.limits", proxy.stem()));
     proxy.portal().refuse_next("crm.lead.add", "QUERY_LIMIT_EXCEEDED", 2);
     let again = data(&keyed(&proxy, &calls).run());
     assert_eq!((&again["pending"], &again["next"], &again["errors"]), (&json!([0, 2]), &json!(50), &json!(2)));
@@ -458,7 +457,7 @@ fn calls_that_were_held_back_when_the_process_was_killed_are_executed_later() {
     assert_failure(&proxy.call("crm.lead.add", json!({})), 429, "bitrix24_error");
     proxy.simulator.inject(Fault::once(Target::Call, Action::HangAfter));
     killed_under_its_key(&proxy, &calls);
-    std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem()))).unwrap();
+    proxy.sandbox.remove_token_file(&format!("{}.limits", proxy.stem()));
     std::thread::sleep(Duration::from_secs(2));
     let data = data(&keyed(&proxy, &calls).run());
     // The 50th was sent last.
@@ -517,7 +516,7 @@ fn two_at_once_under_one_key_execute_each_pending_call_once() {
 
 #[test]
 fn what_version_0_1_wrote_down_as_results_stays_so() {
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let calls = deals(3);
     data(&keyed(&proxy, &calls).run());
     let path = journal(&proxy);
@@ -568,7 +567,7 @@ fn calls_of_rest_3_0_that_are_refused_for_now_have_no_entry_and_go_on_under_thei
     assert_eq!((shape(&first).as_str(), &first["next"], first.get("pending")), ("rr", &json!(2), None));
     assert_eq!((&first["errors"], first["retry_after"].is_u64()), (&json!(0), true), "{first}");
     // As if the time had passed.
-    let _ = std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.limits", proxy.stem())));
+    proxy.sandbox.remove_token_file(&format!("{}.limits", proxy.stem()));
     proxy.portal().remove_operating_limit();
     assert_eq!(shape(&data(&request().run())), "rrrr");
     assert_eq!(proxy.simulator.ledger().executed("tasks.task.add"), 4);

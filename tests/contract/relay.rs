@@ -486,7 +486,7 @@ fn a_refresh_that_does_not_end_within_max_wait_is_refresh_pending() {
 
 #[test]
 fn storage_error_tells_its_details_to_the_log_only() {
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     proxy.sandbox.write_token_file(&format!("{}.json", proxy.stem()), "{\"access_token\":");
     let answer = proxy.call("profile", json!({}));
     assert_failure(&answer, 500, "storage_error");

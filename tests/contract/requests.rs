@@ -664,7 +664,7 @@ fn health_is_503_with_a_reason_code_where_the_configuration_is_unusable() {
 #[test]
 fn health_is_503_with_a_reason_code_where_the_storage_is_unusable() {
     use std::os::unix::fs::PermissionsExt;
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let mode = |mode: u32| {
         std::fs::set_permissions(proxy.sandbox.tokens(), std::fs::Permissions::from_mode(mode)).unwrap();
     };
@@ -674,7 +674,8 @@ fn health_is_503_with_a_reason_code_where_the_storage_is_unusable() {
     mode(0o700);
     assert_eq!(health(&proxy).0, 200);
     for path in ["ca.pem", "ca.pem/tokens"] {
-        let proxy = Proxy::installed().reconfigured("[log]", &format!("[storage]\npath = \"{path}\"\n[log]"));
+        let proxy =
+            Proxy::installed().on_files().reconfigured("[log]", &format!("[storage]\npath = \"{path}\"\n[log]"));
         assert_eq!(health(&proxy), unavailable("storage_error"), "a file is not a folder");
     }
 }

@@ -8,6 +8,7 @@ use super::statements::{Answer, Failed, Kept, KeyRow, KnownRow, OpenKey, Opened,
 
 use crate::store::{Quota, KEY_LIFETIME};
 use crate::system::disk::Reason;
+use crate::system::refusal::refused;
 use crate::values::database::{Address, Encryption, Host};
 use rustls::ClientConfig;
 use std::error::Error as _;
@@ -207,9 +208,10 @@ pub fn connect(
     tls: &dyn Fn(Encryption) -> Result<ClientConfig, Reason>,
 ) -> Answer<Opened> {
     let unusable = |why: Reason| Failed { why: format!("the database {address}: {why}"), again: false };
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
-        unusable(crate::system::refusal::refused(&error).map_or_else(|| error.to_string(), str::to_owned))
-    })?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| unusable(refused(&error).map_or_else(|| error.to_string(), str::to_owned)))?;
     let mut connection = Connection { runtime: Some(runtime), client: None, driver: None, patience };
     let config = configuration(address, patience);
     // Connecting, and the words that come before the first statement.
@@ -485,6 +487,10 @@ fn failed(error: &tokio_postgres::Error) -> Failed {
         let mut why = error.to_string();
         let mut source = error.source();
         while let Some(inner) = source {
+            // What this host refuses is told apart by the end of the words.
+            if let Some(refused) = inner.downcast_ref::<std::io::Error>().and_then(refused) {
+                return Failed { why: format!("{why} ({inner}): {refused}"), again: false };
+            }
             why = format!("{why}: {inner}");
             source = inner.source();
         }

@@ -29,6 +29,8 @@ pub struct Postgres {
     /// `None`: it does not run now.
     server: Mutex<Option<Group>>,
     databases: AtomicU32,
+    /// At this one of 127.0.0.1 too, beside its socket.
+    port: Option<u16>,
     /// Removes the folder when the test has ended, however it ended.
     remover: Child,
 }
@@ -41,6 +43,16 @@ pub fn shared() -> &'static Postgres {
 
 impl Postgres {
     pub fn start() -> Postgres {
+        Postgres::started(None, None)
+    }
+
+    /// At a port as well; with a certificate and its key (PEM) by TLS alone.
+    pub fn start_at_port(certificate: Option<(&str, &str)>) -> Postgres {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        Postgres::started(Some(free.expect("a free port").port()), certificate)
+    }
+
+    fn started(port: Option<u16>, certificate: Option<(&str, &str)>) -> Postgres {
         let folder =
             tempfile::Builder::new().prefix("b24-pg-").tempdir_in(temp_dir()).expect("a temporary folder").keep();
         let folder = fs::canonicalize(folder).expect("the folder was just made");
@@ -56,6 +68,7 @@ impl Postgres {
         let postgres = Postgres {
             server: Mutex::new(None),
             databases: AtomicU32::new(0),
+            port,
             remover: remover.expect("a shell"),
             folder,
         };
@@ -65,6 +78,15 @@ impl Postgres {
             .output()
             .expect("initdb starts");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        if let Some((certificate, key)) = certificate {
+            let hosts = "local all all trust\nhostssl all all all trust\n";
+            for (name, text) in [("server.crt", certificate), ("server.key", key), ("pg_hba.conf", hosts)] {
+                let path = postgres.folder.join("data").join(name);
+                fs::write(&path, text).expect("the folder is ours");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+                give_away(&path);
+            }
+        }
         postgres.resume();
         postgres
     }
@@ -75,13 +97,23 @@ impl Postgres {
         command
     }
 
+    fn port(&self) -> String {
+        self.port.unwrap_or(5432).to_string()
+    }
+
     /// Starts it again.
     pub fn resume(&self) {
         let mut command = self.command("postgres");
         let log = fs::File::options().create(true).append(true).open(self.folder.join("log")).expect("a log");
         command.args(["-D", "data", "-k"]).arg(&self.folder);
+        let listens = if self.port.is_some() { "listen_addresses=127.0.0.1" } else { "listen_addresses=" };
+        let ssl = if self.folder.join("data/server.crt").exists() { "ssl=on" } else { "ssl=off" };
+        if let Some(port) = self.port {
+            command.args(["-p", &port.to_string()]);
+        }
         for setting in [
-            "listen_addresses=",
+            listens,
+            ssl,
             "fsync=off",
             "full_page_writes=off",
             "max_connections=400",
@@ -94,7 +126,14 @@ impl Postgres {
         let group = Group::start(command).expect("postgres starts");
         *self.server.lock().expect("nobody panics with it") = Some(group);
         let patience = Instant::now() + Duration::from_secs(30);
-        while !self.command("pg_isready").arg("-qh").arg(&self.folder).status().is_ok_and(|status| status.success()) {
+        while !self
+            .command("pg_isready")
+            .arg("-qh")
+            .arg(&self.folder)
+            .args(["-p", &self.port()])
+            .status()
+            .is_ok_and(|status| status.success())
+        {
             assert!(Instant::now() < patience, "{}", self.log());
             thread::sleep(Duration::from_millis(50));
         }
@@ -138,6 +177,7 @@ impl Postgres {
             .command("psql")
             .args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", statement, "-h"])
             .arg(&self.folder)
+            .args(["-p", &self.port()])
             .output()
             .expect("psql starts");
         assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
@@ -172,7 +212,12 @@ impl Database<'_> {
     /// As `[storage] url` has it.
     pub fn url(&self) -> String {
         let folder = self.server.folder.display().to_string().replace('/', "%2F");
-        format!("postgres://postgres:{PASSWORD}@{folder}/{}", self.name)
+        format!("postgres://postgres:{PASSWORD}@{folder}:{}/{}", self.server.port(), self.name)
+    }
+
+    /// The same by this name of the host, at the server's port.
+    pub fn url_at(&self, host: &str) -> String {
+        format!("postgres://postgres:{PASSWORD}@{host}:{}/{}", self.server.port(), self.name)
     }
 
     /// What a statement answers, a line for each row.
@@ -222,6 +267,11 @@ impl Database<'_> {
             "INSERT INTO {table} (portal, {column}{more}) VALUES ('{portal}', $b24${text}$b24${values}) \
              ON CONFLICT (portal) DO UPDATE SET {column} = excluded.{column}{also}"
         ));
+    }
+
+    /// Of whoever holds something.
+    pub fn end_leases(&self) {
+        self.sql("UPDATE b24proxy_portals SET lease_until = 0; UPDATE b24proxy_keys SET lease_until = 0");
     }
 
     pub fn forget(&self, file: &str) {
