@@ -39,6 +39,7 @@ php-fpm                 /usr/sbin/php-fpm*      bench
 php-curl                /usr/lib/php/*/curl.so  bench
 libapache2-mod-fcgid    /usr/lib/apache2/modules/mod_fcgid.so  bench
 openssl                 openssl                 quick all
+pgbouncer               /usr/sbin/pgbouncer     quick long all
 postgresql-15           /usr/lib/postgresql/*/bin/initdb  quick long all
 time                    /usr/bin/time           quick all
 systemd                 systemd-analyze         quick all

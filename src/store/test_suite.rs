@@ -60,10 +60,22 @@ fn files() -> Fixture {
 
 #[cfg(feature = "postgres")]
 fn postgres() -> Fixture {
+    on_postgres(&support::postgres::shared().database().url())
+}
+
+/// Through a pooler, which gives each transaction another connection to the server.
+#[cfg(feature = "postgres")]
+fn pooled_postgres() -> Fixture {
+    use support::postgres::{pooler, shared};
+    on_postgres(&pooler().url(&shared().database()))
+}
+
+#[cfg(feature = "postgres")]
+fn on_postgres(url: &str) -> Fixture {
     use super::database::{postgres, Database};
     use crate::values::database::Address;
-    let (place, database) = (Temporary::new(), support::postgres::shared().database());
-    let address = Address::parse(&database.url()).unwrap();
+    let place = Temporary::new();
+    let address = Address::parse(url).unwrap();
     let name = address.to_string();
     let connect = move || postgres::connect(&address, Duration::from_secs(5), &|_| Err("no TLS here".into()));
     let store = Database::new(Box::new(connect), name, &place.path().join("tokens"), FEW, true);
@@ -76,6 +88,8 @@ macro_rules! of_every_kind {
         of_every_kind!(@ files $($sentence)*);
         #[cfg(feature = "postgres")]
         of_every_kind!(@ postgres $($sentence)*);
+        #[cfg(feature = "postgres")]
+        of_every_kind!(@ pooled_postgres $($sentence)*);
     };
     (@ $kind:ident $($sentence:ident)*) => {
         mod $kind {

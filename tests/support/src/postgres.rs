@@ -290,6 +290,52 @@ impl Database<'_> {
     }
 }
 
+/// pgbouncer before the shared server, which gives each transaction, and no client, a connection.
+pub struct Pooler {
+    folder: PathBuf,
+    _group: Group,
+}
+
+/// The one of this test binary.
+pub fn pooler() -> &'static Pooler {
+    static POOLER: OnceLock<Pooler> = OnceLock::new();
+    POOLER.get_or_init(Pooler::start)
+}
+
+impl Pooler {
+    fn start() -> Pooler {
+        // It goes with the server's.
+        let folder = shared().folder().join("pooler");
+        fs::create_dir(&folder).expect("the folder is ours");
+        let settings = format!(
+            "[databases]\n* = host={server}\n[pgbouncer]\nunix_socket_dir = {own}\nlisten_port = 6432\nauth_type = any\n\
+             pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\n",
+            server = shared().folder().display(),
+            own = folder.display()
+        );
+        // Whoever comes by `any` is this one at the server.
+        let settings = settings.replace("* = host=", "* = user=postgres host=");
+        fs::write(folder.join("pgbouncer.ini"), settings).expect("the folder is ours");
+        give_away(&folder);
+        let mut command = processes::unprivileged("/usr/sbin/pgbouncer");
+        command
+            .arg("-q")
+            .arg(folder.join("pgbouncer.ini"))
+            .current_dir(&folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let group = Group::start(command).expect("pgbouncer starts");
+        crate::eventually("pgbouncer listens", || folder.join(".s.PGSQL.6432").exists());
+        Pooler { folder, _group: group }
+    }
+
+    /// The address of a database of the shared server through it.
+    pub fn url(&self, database: &Database) -> String {
+        let folder = self.folder.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres:{PASSWORD}@{folder}:6432/{}", database.name)
+    }
+}
+
 /// Table, column and portal for a file of the token folder.
 fn place_of(file: &str) -> (&'static str, &'static str, String) {
     let endings = [
