@@ -4,7 +4,7 @@ use super::lease::new_lease;
 use super::link::{Renewal, Use};
 use super::node::{notes_of, Node};
 use super::private::Private;
-use super::statements::Statements;
+use super::statements::{Row, Statements};
 
 use crate::store::file::reserved::Reserved;
 use crate::store::records::{Installation, Notes, Tokens};
@@ -40,36 +40,38 @@ impl RowLock {
         let private = Private::new(&database.folder, portal);
         let (lease, left) = (new_lease(), Private::lease_in(&file));
         private.note_lease(&file, lease)?;
-        RowLock::over(database, portal, file, lease, left)
+        let taken = database.link.ask(|statements| statements.take_lease(portal.as_str(), lease, left))?;
+        Ok(taken.map(|row| RowLock::over(database, portal, file, lease, &row)))
     }
 
-    /// Goes on with the lease of whoever handed the node's lock over.
+    /// Goes on with the lease of whoever handed the node's lock over. Where it has ended, and somebody else had one since, that
+    /// one has perhaps done already what was to be done.
     pub fn adopt(database: &Node, portal: &PortalName, file: File) -> Result<RowLock, Reason> {
         Private::new(&database.folder, portal).adopt(&file)?;
         let lease = Private::lease_in(&file);
-        let lock = RowLock::over(database, portal, file, lease, lease)?;
-        lock.ok_or_else(|| format!("another node has taken over the refresh of {portal}"))
+        let renewed = database.link.ask(|statements| {
+            let is_ours = lease != 0 && statements.renew_lease(portal.as_str(), lease)?;
+            if is_ours {
+                statements.portal(portal.as_str())
+            } else {
+                Ok(None)
+            }
+        })?;
+        let row = renewed.ok_or_else(|| format!("another node has taken over the refresh of {portal}"))?;
+        Ok(RowLock::over(database, portal, file, lease, &row))
     }
 
-    fn over(
-        database: &Node,
-        portal: &PortalName,
-        file: File,
-        lease: i64,
-        left: i64,
-    ) -> Result<Option<RowLock>, Reason> {
-        let taken = database.link.ask(|statements| statements.take_lease(portal.as_str(), lease, left))?;
-        let Some(row) = taken else { return Ok(None) };
-        Ok(Some(RowLock {
+    fn over(database: &Node, portal: &PortalName, file: File, lease: i64, row: &Row) -> RowLock {
+        RowLock {
             database: database.clone(),
             portal: portal.clone(),
             private: Private::new(&database.folder, portal),
             lease,
             file: Some(file),
-            notes: Mutex::new(notes_of(&row)),
+            notes: Mutex::new(notes_of(row)),
             renewal: Mutex::default(),
             _use: database.link.used(),
-        }))
+        }
     }
 
     fn renew(&self) -> Result<(), Reason> {

@@ -108,6 +108,19 @@ fn what_a_process_that_has_ended_held_is_free_at_once_on_its_node_and_soon_on_ot
 }
 
 #[test]
+fn a_lock_that_was_handed_over_is_not_gone_on_with_where_another_node_has_had_it_since() {
+    let server = shared().database();
+    let (one, two) = (node(&server), node(&server));
+    one.put(None, "one");
+    let passed_on = one.lock().pass_on();
+    server.sql("UPDATE b24proxy_portals SET lease_until = 1");
+    let passed_on = one.store.adopt_lock(&portal(), passed_on).expect("nobody else has had it").pass_on();
+    server.sql("UPDATE b24proxy_portals SET lease_until = 1");
+    two.put(Some("one"), "two");
+    assert!(one.store.adopt_lock(&portal(), passed_on).is_err());
+}
+
+#[test]
 fn a_lease_is_renewed_for_as_long_as_its_holder_works() {
     let server = shared().database();
     let (one, two) = (node(&server), node(&server));
