@@ -4,6 +4,7 @@ use crate::processes::{self, Group};
 use crate::sandbox::{give_away, temp_dir};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,6 +62,8 @@ impl Postgres {
         let remover = Command::new("/bin/sh")
             .args(["-c", "read -r _; for _ in 1 2 3; do sleep 0.5; rm -rf -- \"$1\" && exit; done", "remover"])
             .arg(&folder)
+            // Whoever ends the test's group does not end what tidies up behind it.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
