@@ -8,6 +8,7 @@ use crate::system::clock::Deadline;
 use crate::system::log::{ErrorStream, Log, Sink};
 use crate::upstream::http::Http;
 use crate::values::database::Address;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub struct App {
@@ -66,6 +67,26 @@ fn store(config: &Config, stays: bool) -> Box<dyn Store> {
         Some(address) => database(config, address, stays),
     }
 }
+
+/// Another place in which what is stored may be kept.
+pub enum Place {
+    Folder(PathBuf),
+    Database(Box<Address>),
+}
+
+/// The storage there, for a process that ends soon.
+pub fn storage_at(config: &Config, place: &Place) -> Box<dyn Store> {
+    match place {
+        Place::Folder(path) => Box::new(Folder::new(path)),
+        Place::Database(address) => database(config, address, false),
+    }
+}
+
+/// The statements that make a database's tables.
+#[cfg(feature = "postgres")]
+pub const SCHEMA: Option<&str> = Some(crate::store::database::postgres::SCHEMA);
+#[cfg(not(feature = "postgres"))]
+pub const SCHEMA: Option<&str> = None;
 
 #[cfg(feature = "postgres")]
 fn database(config: &Config, address: &Address, stays: bool) -> Box<dyn Store> {

@@ -10,6 +10,7 @@ mod fastcgi;
 mod help;
 mod import;
 mod install_url;
+mod moving;
 mod owner;
 mod refresh;
 mod status;
@@ -25,7 +26,7 @@ pub use fastcgi::Listen;
 use std::process::ExitCode;
 use terminal::say;
 
-const COMMANDS: [&Command; 9] = [
+const COMMANDS: [&Command; 10] = [
     &check::COMMAND,
     &status::COMMAND,
     &call::COMMAND,
@@ -33,6 +34,7 @@ const COMMANDS: [&Command; 9] = [
     &refresh::COMMAND,
     &token::COMMAND,
     &import::COMMAND,
+    &moving::COMMAND,
     &fastcgi::COMMAND,
     &version::COMMAND,
 ];

@@ -6,7 +6,10 @@
 #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 pub mod database;
 pub mod file;
+pub mod moving;
 pub mod records;
+#[cfg(test)]
+mod test_moving;
 #[cfg(test)]
 mod test_suite;
 
@@ -15,6 +18,8 @@ use crate::system::disk::Reason;
 use crate::system::wait::pause;
 use crate::values::bucket::{Bucket, Step, Told};
 use crate::values::portal::PortalName;
+use crate::values::secret::{hex, sha256};
+use moving::{State, Still};
 use records::{Entry, Installation, Notes, Tokens};
 use std::fs::File;
 use std::time::Duration;
@@ -94,6 +99,43 @@ pub trait Store: Send + Sync {
 
     /// Where a portal's pair is kept.
     fn place(&self, portal: &PortalName) -> Whereabouts;
+
+    /// What this storage is called, without user and password.
+    fn name(&self) -> String;
+
+    /// The portals of which something is kept.
+    fn portals(&self) -> Result<Vec<PortalName>, Reason>;
+
+    fn state(&self, portal: &PortalName) -> Result<State, Reason>;
+
+    /// Waits until a portal keeps still; `None`: the deadline passes first.
+    fn still(&self, portal: &PortalName, until: Deadline) -> Result<Option<Box<dyn Still + '_>>, Reason>;
+
+    /// What the server of a database says of itself; `None`: there is none.
+    fn examine(&self) -> Option<Result<Examined, Reason>> {
+        None
+    }
+}
+
+/// What the server of a database says of itself and of this program's user.
+#[derive(Clone, Debug, Default)]
+pub struct Examined {
+    /// `PostgreSQL 15.8`
+    pub version: String,
+    /// Whether it is one that the statements are made for.
+    pub is_known: bool,
+    /// Of the connection that the server sees.
+    pub is_encrypted: bool,
+    pub is_read_only: bool,
+    /// Rights that are missing, such as `DELETE on b24proxy_keys`.
+    pub missing: Vec<String>,
+    /// `None`: transactions are done; else why not.
+    pub no_transactions: Option<Reason>,
+    /// The server's end of the connection is older than this process's: a pooler stands between.
+    pub is_pooled: bool,
+    /// How many connections it allows, and how many there are.
+    pub most_connections: i64,
+    pub connections: i64,
 }
 
 /// Where something is kept, for a person who moves it away.
@@ -179,6 +221,15 @@ pub enum Appended {
     Full {
         retry_after: u64,
     },
+}
+
+/// What a client's keys are kept under, and a key among them: the same in every kind of storage, so that they can move.
+fn client_name(client: &str) -> String {
+    hex(&sha256(client.as_bytes()))[..16].to_owned()
+}
+
+fn key_name(portal: &PortalName, key: &str) -> String {
+    hex(&sha256(format!("{portal}\n{key}").as_bytes()))[..40].to_owned()
 }
 
 /// How much a client may keep.

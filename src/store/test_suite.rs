@@ -2,6 +2,7 @@
 
 use super::file::Folder;
 use super::records::{Entry, Installation, LastRefresh, Notes, Tokens};
+use super::test_moving::*;
 use super::{Appended, Claim, Journal, Lock, Quota, Replaced, Store};
 use crate::system::clock::Deadline;
 use crate::values::bucket::{Bucket, Step, Turn};
@@ -118,13 +119,17 @@ of_every_kind! {
     a_body_that_finds_no_room_is_known_to_have_been_there
     keys_of_clients_and_portals_are_apart
     of_many_threads_that_open_one_key_one_begins
+    what_is_kept_of_a_portal_moves_whole_there_and_back
+    a_portal_that_has_not_arrived_is_used_by_nobody
+    a_portal_keeps_still_when_no_key_of_it_is_open_and_none_is_opened_then
+    a_move_that_was_broken_off_at_any_step_is_ended_by_the_next_one
 }
 
-fn lock(store: &dyn Store) -> Box<dyn Lock> {
+pub fn lock(store: &dyn Store) -> Box<dyn Lock> {
     store.try_lock(&portal()).unwrap().expect("nobody holds it")
 }
 
-fn stored(store: &dyn Store) -> Option<String> {
+pub fn stored(store: &dyn Store) -> Option<String> {
     match store.read(&portal()).unwrap() {
         Installation::Installed(tokens) => Some(tokens.access_token.expose().to_owned()),
         Installation::NotInstalled => None,
@@ -132,12 +137,12 @@ fn stored(store: &dyn Store) -> Option<String> {
     }
 }
 
-fn put(lock: &dyn Lock, expected: Option<&str>, access: &str) -> Replaced {
+pub fn put(lock: &dyn Lock, expected: Option<&str>, access: &str) -> Replaced {
     let expected = expected.map(|access| tokens(access).fingerprint());
     lock.reserve().unwrap().replace(expected.as_deref(), &tokens(access)).unwrap()
 }
 
-fn soon() -> Deadline {
+pub fn soon() -> Deadline {
     Deadline::after(Duration::from_millis(30))
 }
 
@@ -252,7 +257,7 @@ fn claim(store: &dyn Store, key: &str, request: &str) -> Claim {
     store.claim("client", &portal(), key, request, soon()).unwrap()
 }
 
-fn opened(store: &dyn Store, key: &str) -> (Box<dyn Journal>, Vec<Entry<'static>>) {
+pub fn opened(store: &dyn Store, key: &str) -> (Box<dyn Journal>, Vec<Entry<'static>>) {
     match claim(store, key, "what") {
         Claim::Opened(journal, entries) => (journal, entries),
         Claim::OtherRequest => panic!("another request"),
@@ -260,7 +265,7 @@ fn opened(store: &dyn Store, key: &str) -> (Box<dyn Journal>, Vec<Entry<'static>
     }
 }
 
-fn done(body: &str) -> Entry<'static> {
+pub fn done(body: &str) -> Entry<'static> {
     Entry::Done { status: 200, content_type: "a/b".into(), body: Some(Cow::Owned(body.as_bytes().to_vec())) }
 }
 

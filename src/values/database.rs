@@ -106,6 +106,13 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether nobody on the way can listen.
+    pub fn is_here(&self) -> bool {
+        self.hosts.iter().all(|(host, _)| host.is_here())
+    }
+}
+
 impl std::fmt::Display for Address {
     /// Without user and password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -3,6 +3,7 @@
 //! `error_code` and the status are a promise to callers; the text tells a person what to do next.
 //! Details that only the administrator may see go to the log through [`Error::detail`].
 
+use super::moved;
 use crate::system::refusal::told_in;
 use serde::Serialize;
 
@@ -240,9 +241,10 @@ impl Error {
             Error::Defect { executed: Executed::Unknown } => "Internal error of b24proxy: the web server's error log \
                 says where. The call may have been executed: look in Bitrix24 before repeating it."
                 .into(),
-            Error::Storage(_) => "b24proxy cannot use its token storage: the web server's error log says what \
-                to mend."
-                .into(),
+            Error::Storage(detail) => match moved::told_in(detail) {
+                Some(said) => format!("{said}. The call was not executed."),
+                None => "b24proxy cannot use its token storage: the web server's error log says what to mend.".into(),
+            },
             Error::Unreachable { why, executed: Executed::No } => {
                 format!("Bitrix24 could not be reached ({why}). The call was not executed and may be repeated.")
             }

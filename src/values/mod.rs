@@ -16,6 +16,7 @@ pub mod json;
 pub mod listening;
 pub mod mask;
 pub mod method;
+pub mod moved;
 pub mod multipart;
 pub mod parts;
 pub mod percent;

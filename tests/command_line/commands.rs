@@ -44,7 +44,7 @@ fn help_teaches_every_command() {
     let proxy = Proxy::not_installed();
     let overview = run(&proxy, &["help"]);
     assert_eq!(overview.code, 0);
-    for command in ["check", "status", "call", "install-url", "refresh", "token", "import", "version"] {
+    for command in ["check", "status", "call", "install-url", "refresh", "token", "import", "move", "version"] {
         assert!(overview.stdout.contains(command), "{}", overview.stdout);
         let page = run(&proxy, &["help", command]);
         assert!(page.code == 0 && page.stdout.starts_with(&format!("b24proxy {command}")), "{}", page.stdout);

@@ -10,6 +10,7 @@ mod check_url;
 mod commands;
 mod import;
 mod many;
+mod moving;
 mod root;
 
 use fixture::{Proxy, TOKEN};

@@ -18,6 +18,7 @@ type Known = (&'static str, &'static str, fn(&Block));
 const BLOCKS: &[Known] = &[
     ("README.md", "tests/demo.sh ", shell),
     ("README.md", "[bitrix24]", configuration),
+    ("README.md", "[storage]", database),
     ("README.md", "    include snippets/b24proxy.conf;", included),
     ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
     ("README.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
@@ -123,6 +124,17 @@ fn configuration(block: &Block) {
     let portal = proxy.portal().name();
     let proxy = proxy.reconfigured("[bitrix24]", &section).reconfigured("acme.bitrix24.ru", &portal);
     crate::commands::assert_runs(&proxy, &["check"], &block.at());
+    assert_eq!(proxy.call("profile", serde_json::json!({})).status, 200, "{}", block.at());
+}
+
+/// Leads to what was moved there, its address replaced by a real one.
+fn database(block: &Block) {
+    let proxy = Proxy::installed().on_files();
+    let database = support::postgres::shared().database();
+    crate::commands::assert_runs(&proxy, &["move", "--to", &database.url()], &block.at());
+    let section = block.text.replace("postgres://b24proxy:PASSWORD@db.lan/b24proxy", &database.url());
+    let config = format!("{}\n{section}", proxy.config());
+    let proxy = proxy.configured(&config);
     assert_eq!(proxy.call("profile", serde_json::json!({})).status, 200, "{}", block.at());
 }
 

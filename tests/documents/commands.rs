@@ -51,6 +51,7 @@ impl Site {
             "METHOD" => "crm.deal.list".into(),
             "JSON" => r#"{"select":["ID"]}"#.into(),
             "DAYS" => "30".into(),
+            "ADDRESS" if command == "move" => file("moved"),
             "ADDRESS" => format!("unix:{}", file(SOCKET)),
             "N" => "2".into(),
             "NAME" => "a-name".into(),
@@ -148,6 +149,7 @@ fn every_form_of_the_tables_commands_runs_with_and_without_what_is_optional() {
 /// Options that the table's descriptions name, each in a command that uses it.
 const OPTIONS: &[(&str, &str)] = &[
     ("--url", "check --url https://…/cgi-bin/b24proxy"),
+    ("--schema", "check --schema"),
     ("--all", "call PORTAL METHOD --all"),
     ("--calls FILE", "call PORTAL --calls FILE"),
     ("--key NAME", "call PORTAL --calls FILE --key NAME"),

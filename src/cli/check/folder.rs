@@ -2,7 +2,8 @@
 
 use super::line::Line;
 use crate::app::App;
-use crate::store::file::RESERVED;
+use crate::store::file::{Folder, RESERVED};
+use crate::store::Store;
 use crate::system::disk::{explain, open_or_create};
 use crate::system::user::{name_of, typed};
 use crate::values::secret::random_hex;
@@ -17,7 +18,7 @@ const FEW_INODES: u64 = 200;
 pub fn check(app: &App) -> Vec<Line> {
     let folder = &app.config.token_folder;
     // As the first call does, it makes the folder.
-    if let Err(why) = app.store.check() {
+    if let Err(why) = Folder::new(folder).check() {
         return vec![Line::reason(CHECK, &why)];
     }
     let mut lines = owner_and_modes(folder);

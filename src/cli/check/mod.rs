@@ -1,11 +1,12 @@
 //! `b24proxy check`: what goes wrong on shared hosting, found before 1C finds it.
 //!
 //! [`program`]: the executable and `proxy.toml`. [`folder`]: the token folder, its file system and locks. [`tokens`]: each
-//! portal's files. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, [`front`] one before it,
+//! portal's files. [`database`]: where there is one. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, [`front`] one before it,
 //! [`passage`] what it lets through, and [`privacy`] what it hands out. Each check answers [`Line`]s; what an observation means
 //! is decided by functions of values.
 
 mod address;
+mod database;
 mod folder;
 mod front;
 mod line;
@@ -21,19 +22,22 @@ use super::command::{nothing, surroundings, Command, Failure, Outcome, Setup};
 use super::terminal::say;
 use crate::config::Config;
 use crate::upstream::http::Http;
+use anyhow::anyhow;
 use line::{Line, Status};
 use std::time::Duration;
 
+const SCHEMA: Flag = Flag { name: "--schema", value: None };
 const URL: Flag = Flag { name: "--url", value: Some("ADDRESS") };
 
 pub const COMMAND: Command = Command {
     name: "check",
-    usage: "[--url ADDRESS] [--json]",
+    usage: "[--url ADDRESS] [--schema] [--json]",
     summary: "finds what is wrong, and says what to do about it",
     help: "Looks at everything this program needs: proxy.toml and who may read it; the
 executable, by the rules of suexec; the token folder: owner, space, locks (NFS);
-each token file; the clock; TLS to the OAuth server and to each portal. It sends
-no secret, and changes nothing but makes the token folder if that is missing.
+each token file; a database: rights, TLS, pooling, connections; the clock; TLS
+to the OAuth server and to each portal. It sends no secret, and changes nothing
+but makes the token folder, or a database's tables, if they are missing.
 
 --url is this program's own public address. With it, check also asks the web
 server: does it run the program, does it pass on Authorization, path, query and
@@ -48,16 +52,24 @@ Each line is \"ok\", \"warn\" (perhaps wrong) or \"FAIL\" with what to do about 
 --json prints a list of {\"check\",\"status\",\"text\",\"cure\"}, the status ok, warn or
 fail. Exit status 1: something FAILs.
 
+--schema prints the statements that make a database's tables, for psql, and does
+nothing else; the program makes them itself where its user may.
+
 Run it as the user as whom the web server runs the program; started by root it
 goes on as the user whom proxy.toml and the token folder belong to.",
     words: (0, 0),
-    options: &[URL, JSON],
+    options: &[URL, SCHEMA, JSON],
     on_files: true,
     reads: nothing,
     run,
 };
 
 fn run(arguments: &Arguments) -> Outcome {
+    if arguments.has(SCHEMA.name) {
+        let statements = crate::app::SCHEMA.ok_or_else(|| anyhow!("this build has no database"))?;
+        say(statements);
+        return Ok(());
+    }
     let url = arguments.value(URL.name).map(address::Address::parse).transpose().map_err(Failure::Usage)?;
     let json = arguments.json();
     let mut all: Vec<Line> = Vec::new();
@@ -81,6 +93,7 @@ fn run(arguments: &Arguments) -> Outcome {
     if let Ok(setup) = &loaded {
         show(program::refresher(&setup.app.config).into_iter().collect());
         show(folder::check(&setup.app));
+        show(database::check(&setup.app));
         // One failure for the folder, not one more for each portal's file in it.
         if setup.app.store.check().is_ok() {
             show(tokens::check(&setup.app));

@@ -3,15 +3,14 @@
 use super::lease::{new_lease, POLL};
 use super::link::{Link, Renewal, Use};
 use super::node::Node;
-use super::statements::{Kept, OpenKey, Statements};
+use super::statements::{Kept, NewKey, OpenKey, Statements};
 
 use crate::store::records::Entry;
-use crate::store::{Appended, Claim, Journal, Quota, KEY_LIFETIME};
+use crate::store::{client_name, key_name, Appended, Claim, Journal, Quota, KEY_LIFETIME};
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
 use crate::system::wait::pause;
 use crate::values::portal::PortalName;
-use crate::values::secret::{hex, sha256};
 use std::sync::Arc;
 
 const SWEEP_EVERY_MS: i64 = 3_600_000;
@@ -24,14 +23,12 @@ pub fn claim(
     request: &str,
     until: Deadline,
 ) -> Result<Claim, Reason> {
-    let client = hex(&sha256(client.as_bytes()))[..16].to_owned();
-    let key = OpenKey {
-        key: hex(&sha256(format!("{client}\n{portal}\n{key}").as_bytes()))[..40].to_owned(),
-        lease: new_lease(),
-    };
+    let client = client_name(client);
+    let key = OpenKey { key: format!("{client}{}", key_name(portal, key)), lease: new_lease() };
     let link = &database.link;
     loop {
-        let opened = link.ask(|statements| statements.open_key(&key.key, &client, request, key.lease))?;
+        let new = NewKey { key: &key, client: &client, portal: portal.as_str() };
+        let opened = link.ask(|statements| statements.open_key(&new, request))?;
         match opened {
             Some(row) if row.has_expired => {
                 link.ask(|statements| statements.forget_key(&key))?;
@@ -56,8 +53,13 @@ pub fn claim(
                 let entries = open.read()?;
                 return Ok(Claim::Opened(Box::new(open), entries));
             }
-            None if until.has_passed() => return Ok(Claim::Busy),
-            None => pause(POLL.min(until.remaining()))?,
+            None => {
+                database.refuse_moved(portal)?;
+                if until.has_passed() {
+                    return Ok(Claim::Busy);
+                }
+                pause(POLL.min(until.remaining()))?;
+            }
         }
     }
 }

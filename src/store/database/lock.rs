@@ -11,6 +11,7 @@ use crate::store::records::{Installation, Notes, Tokens};
 use crate::store::{Lock, Replaced, Room};
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
+use crate::values::moved::told_in;
 use crate::values::portal::PortalName;
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
@@ -146,7 +147,7 @@ impl Room for PrivateRoom<'_> {
         let replaced = loop {
             match database.put(portal, expected, tokens) {
                 Ok(replaced) => break replaced,
-                Err(why) if until.has_passed() => {
+                Err(why) if until.has_passed() || told_in(&why).is_some() => {
                     return Err(match written {
                         Ok(()) => format!("{why}; the new tokens wait in {}", self.reserved.path().display()),
                         Err(not_written) => format!("{why}; {not_written}"),

@@ -9,6 +9,7 @@ mod keys;
 mod lease;
 mod link;
 mod lock;
+mod moving;
 mod node;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -17,8 +18,9 @@ pub mod statements;
 #[cfg(test)]
 mod test_nodes;
 
+use super::moving::{State, Still};
 use super::records::{Installation, Notes};
-use super::{Claim, Lock, Quota, Store, Whereabouts};
+use super::{Claim, Examined, Lock, Quota, Store, Whereabouts};
 use crate::system::clock::Deadline;
 use crate::system::disk::{create_private_folder, refuse_writable_by_others, writable, Reason};
 use crate::values::bucket::{Bucket, Known, Step, Told};
@@ -136,6 +138,27 @@ impl Store for Database {
 
     fn place(&self, portal: &PortalName) -> Whereabouts {
         self.node.place(portal)
+    }
+
+    fn name(&self) -> String {
+        self.node.name.clone()
+    }
+
+    fn portals(&self) -> Result<Vec<PortalName>, Reason> {
+        let names = self.node.link.ask(|statements| statements.portals())?;
+        Ok(names.iter().filter_map(|name| PortalName::parse(name)).collect())
+    }
+
+    fn state(&self, portal: &PortalName) -> Result<State, Reason> {
+        moving::state(&self.node, portal)
+    }
+
+    fn still(&self, portal: &PortalName, until: Deadline) -> Result<Option<Box<dyn Still + '_>>, Reason> {
+        moving::still(&self.node, portal, until)
+    }
+
+    fn examine(&self) -> Option<Result<Examined, Reason>> {
+        Some(self.node.link.ask(|statements| statements.examine()))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::store::file::Folder;
 use crate::store::records::{Installation, Notes, Tokens};
 use crate::store::{Quota, Replaced, Whereabouts};
 use crate::system::disk::Reason;
+use crate::values::moved::Mark;
 use crate::values::portal::PortalName;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,8 +29,11 @@ impl Node {
     }
 
     pub fn stored(&self, portal: &PortalName) -> Result<Installation, Reason> {
-        let row = self.link.ask(|statements| statements.portal(portal.as_str()))?;
-        let Some(pair) = row.and_then(|row| row.pair) else { return Ok(Installation::NotInstalled) };
+        let row = self.link.ask(|statements| statements.portal(portal.as_str()))?.unwrap_or_default();
+        if let Some(mark) = mark_of(&row)? {
+            return Err(mark.sentence(portal));
+        }
+        let Some(pair) = row.pair else { return Ok(Installation::NotInstalled) };
         Ok(match Tokens::parse(pair.as_bytes()) {
             Ok(tokens) => Installation::Installed(Box::new(tokens)),
             Err(why) => Installation::Broken(format!(
@@ -40,16 +44,26 @@ impl Node {
         })
     }
 
+    pub fn refuse_moved(&self, portal: &PortalName) -> Result<(), Reason> {
+        let row = self.link.ask(|statements| statements.portal(portal.as_str()))?.unwrap_or_default();
+        mark_of(&row)?.map_or(Ok(()), |mark| Err(mark.sentence(portal)))
+    }
+
     /// Puts a pair in the place of the expected one. It may be asked again: then it is there already.
     pub fn put(&self, portal: &PortalName, expected: Option<&str>, tokens: &Tokens) -> Result<Replaced, Reason> {
         let (text, fingerprint) = (serde_json::to_string(tokens).expect("plain data serializes"), tokens.fingerprint());
-        self.link.ask(|statements| {
-            if statements.replace_pair(portal.as_str(), expected, &fingerprint, &text)? {
-                return Ok(Replaced::Yes);
+        let otherwise = self.link.ask(|statements| {
+            match statements.replace_pair(portal.as_str(), expected, &fingerprint, &text)? {
+                true => Ok(None),
+                false => Ok(Some(statements.portal(portal.as_str())?.unwrap_or_default())),
             }
-            let stored = statements.portal(portal.as_str())?.and_then(|row| row.fingerprint);
-            Ok(if stored.as_ref() == Some(&fingerprint) { Replaced::Yes } else { Replaced::OtherIsStored })
-        })
+        })?;
+        let Some(row) = otherwise else { return Ok(Replaced::Yes) };
+        match mark_of(&row)? {
+            Some(mark) => Err(mark.sentence(portal)),
+            None if row.fingerprint.as_ref() == Some(&fingerprint) => Ok(Replaced::Yes),
+            None => Ok(Replaced::OtherIsStored),
+        }
     }
 
     /// Stores what an earlier run of this node could not, under the node's lock: a pair that replaces exactly what is stored.
@@ -73,4 +87,9 @@ impl Node {
 
 pub fn notes_of(row: &Row) -> Notes {
     row.notes.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+pub fn mark_of(row: &Row) -> Result<Option<Mark>, Reason> {
+    let Some(text) = &row.moved else { return Ok(None) };
+    serde_json::from_str(text).map(Some).map_err(|_| "moved in b24proxy_portals is damaged".to_owned())
 }

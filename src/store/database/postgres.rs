@@ -4,9 +4,9 @@
 //! transactions; nothing is set but for the statement itself.
 
 use super::lease::LEASE_MS;
-use super::statements::{Answer, Failed, Kept, KeyRow, KnownRow, OpenKey, Opened, Row, Statements};
+use super::statements::{Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements};
 
-use crate::store::{Quota, KEY_LIFETIME};
+use crate::store::{Examined, Quota, KEY_LIFETIME};
 use crate::system::disk::Reason;
 use crate::system::refusal::refused;
 use crate::values::database::{Address, Encryption, Host};
@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 use std::error::Error as _;
 use std::future::Future;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS b24proxy_portals (
     pair text,
     notes text,
     removed text,
+    moved text,
+    closed bigint NOT NULL DEFAULT 0,
     lease bigint NOT NULL DEFAULT 0,
     lease_until bigint NOT NULL DEFAULT 0
 );
@@ -61,6 +63,7 @@ CREATE TABLE IF NOT EXISTS b24proxy_clients (
 CREATE TABLE IF NOT EXISTS b24proxy_keys (
     id text PRIMARY KEY,
     client text NOT NULL,
+    portal text NOT NULL,
     request text NOT NULL,
     begun_at bigint,
     entries integer NOT NULL DEFAULT 0,
@@ -69,6 +72,7 @@ CREATE TABLE IF NOT EXISTS b24proxy_keys (
     lease_until bigint NOT NULL
 );
 CREATE INDEX IF NOT EXISTS b24proxy_keys_of_client ON b24proxy_keys (client);
+CREATE INDEX IF NOT EXISTS b24proxy_keys_of_portal ON b24proxy_keys (portal);
 CREATE TABLE IF NOT EXISTS b24proxy_entries (
     id text NOT NULL REFERENCES b24proxy_keys ON DELETE CASCADE,
     number integer NOT NULL,
@@ -110,19 +114,19 @@ macro_rules! statements {
 
 statements! {
     CLOCK = "SELECT {now}, (SELECT version FROM b24proxy_version)";
-    PORTAL = "SELECT fingerprint, pair, notes FROM b24proxy_portals WHERE portal = $1";
+    PORTAL = "SELECT fingerprint, pair, notes, moved FROM b24proxy_portals WHERE portal = $1";
     TAKE_LEASE = "INSERT INTO b24proxy_portals AS p (portal, lease, lease_until) VALUES ($1, $2, {now} + {lease}) \
         ON CONFLICT (portal) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until \
-        WHERE p.lease_until <= {now} OR p.lease IN ($2, $3) RETURNING fingerprint, pair, notes";
+        WHERE p.lease_until <= {now} OR p.lease IN ($2, $3) RETURNING fingerprint, pair, notes, moved";
     RENEW_LEASE = "UPDATE b24proxy_portals SET lease_until = {now} + {lease} WHERE portal = $1 AND lease = $2";
     LEAVE_LEASE = "UPDATE b24proxy_portals SET lease_until = 0 WHERE portal = $1 AND lease = $2";
     WRITE_NOTES = "WITH {durable} UPDATE b24proxy_portals SET notes = $3 FROM durable \
         WHERE portal = $1 AND lease = $2";
     FIRST_PAIR = "WITH {durable} INSERT INTO b24proxy_portals AS p (portal, fingerprint, pair) \
         SELECT $1, $2, $3 FROM durable ON CONFLICT (portal) DO UPDATE SET fingerprint = excluded.fingerprint, \
-        pair = excluded.pair WHERE p.fingerprint IS NULL";
+        pair = excluded.pair WHERE p.fingerprint IS NULL AND p.moved IS NULL";
     NEXT_PAIR = "WITH {durable} UPDATE b24proxy_portals SET fingerprint = $2, pair = $3 FROM durable \
-        WHERE portal = $1 AND fingerprint = $4";
+        WHERE portal = $1 AND fingerprint = $4 AND moved IS NULL";
     SET_ASIDE = "WITH {durable} UPDATE b24proxy_portals SET removed = pair, pair = NULL, fingerprint = NULL FROM durable \
         WHERE portal = $1 AND fingerprint = $2";
     KNOWN = "SELECT l.known, l.version, {now} FROM (SELECT 1) AS one \
@@ -131,8 +135,9 @@ statements! {
         ON CONFLICT DO NOTHING";
     NEXT_KNOWN = "WITH {soon} UPDATE b24proxy_limits SET known = $2, version = version + 1 FROM soon \
         WHERE portal = $1 AND version = $3";
-    OPEN_KEY = "INSERT INTO b24proxy_keys AS k (id, client, request, lease, lease_until) \
-        VALUES ($1, $2, $3, $4, {now} + {lease}) \
+    OPEN_KEY = "INSERT INTO b24proxy_keys AS k (id, client, portal, request, lease, lease_until) \
+        SELECT $1, $2, $5, $3, $4, {now} + {lease} WHERE NOT EXISTS (SELECT FROM b24proxy_portals AS p \
+            WHERE p.portal = $5 AND (p.moved IS NOT NULL OR p.closed = p.lease AND p.lease_until > {now})) \
         ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until \
         WHERE k.lease_until <= {now} OR k.lease = $4 \
         RETURNING request, entries, coalesce(begun_at <= {now} - {lifetime}, false)";
@@ -173,6 +178,40 @@ statements! {
     COUNT_AGAIN = "UPDATE b24proxy_clients SET swept_at = {now}, \
         keys = (SELECT count(*) FROM b24proxy_keys AS k WHERE k.client = $1 AND k.begun_at IS NOT NULL), \
         bytes = (SELECT coalesce(sum(k.bytes), 0)::bigint FROM b24proxy_keys AS k WHERE k.client = $1) WHERE client = $1";
+    PORTALS = "SELECT portal FROM b24proxy_portals WHERE pair IS NOT NULL OR moved IS NOT NULL \
+        UNION SELECT portal FROM b24proxy_keys WHERE entries > 0 AND portal <> ''";
+    SET_PORTAL = "WITH {durable} UPDATE b24proxy_portals SET fingerprint = $3, pair = $4, notes = $5, moved = $6 \
+        FROM durable WHERE portal = $1 AND lease = $2";
+    CLOSE_KEYS = "UPDATE b24proxy_portals SET closed = $2 WHERE portal = $1 AND lease = $2";
+    // Waits for every statement that began before the keys were closed.
+    WRITE_NO_KEYS = "LOCK TABLE b24proxy_keys IN SHARE MODE";
+    OPEN_KEYS = "SELECT count(*) FROM b24proxy_keys WHERE portal = $1 AND lease_until > {now}";
+    FENCE_KEYS = "UPDATE b24proxy_keys SET lease = 0, lease_until = 0 WHERE portal = $1";
+    KEPT_KEYS = "SELECT id, portal, request, begun_at FROM b24proxy_keys WHERE portal IN ($1, '') AND entries > 0 \
+        AND begun_at > {now} - {lifetime}";
+    PUT_KEY = "INSERT INTO b24proxy_keys AS k (id, client, portal, request, lease, lease_until) \
+        VALUES ($1, $2, $3, $4, 0, 0) ON CONFLICT (id) DO UPDATE SET portal = excluded.portal, request = excluded.request \
+        WHERE k.entries = 0 OR excluded.portal <> ''";
+    FORGET_ENTRIES = "DELETE FROM b24proxy_entries WHERE id = $1";
+    PUT_ENTRY = "INSERT INTO b24proxy_entries (id, number, entry, body) VALUES ($1, $2, $3, $4)";
+    KEY_IS_PUT = "UPDATE b24proxy_keys SET entries = $2, begun_at = $3, bytes = $4 WHERE id = $1";
+    PUT_CLIENT = "INSERT INTO b24proxy_clients (client, keys, bytes, swept_at) VALUES ($1, 0, 0, {now}) \
+        ON CONFLICT DO NOTHING";
+    CLIENTS_OF = "SELECT DISTINCT client FROM b24proxy_keys WHERE portal IN ($1, '')";
+    FORGET_KEYS = "DELETE FROM b24proxy_keys WHERE portal = $1";
+    // A backend that is older than the connection to it has served others.
+    EXAMINE = "SELECT split_part(version(), ' ', 1) || ' ' || split_part(version(), ' ', 2), \
+        current_setting('server_version_num')::int >= 100000, \
+        coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false), \
+        current_setting('transaction_read_only') = 'on', \
+        array(SELECT r || ' on ' || t FROM unnest(ARRAY['b24proxy_version', 'b24proxy_portals', 'b24proxy_limits', \
+            'b24proxy_clients', 'b24proxy_keys', 'b24proxy_entries']) AS t, \
+            unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r \
+            WHERE NOT has_table_privilege(t, r) AND (t <> 'b24proxy_version' OR r = 'SELECT')), \
+        coalesce((SELECT extract(epoch FROM clock_timestamp() - backend_start) * 1000 > $1 + 2000 \
+            FROM pg_stat_activity WHERE pid = pg_backend_pid()), false), \
+        current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
+        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')";
     OLDEST = "SELECT coalesce(min(begun_at), {now}) + {lifetime} - {now} FROM b24proxy_keys WHERE client = $1";
 }
 
@@ -199,6 +238,7 @@ struct Connection {
     /// What reads and writes, while somebody waits.
     driver: Option<JoinHandle<Result<(), tokio_postgres::Error>>>,
     patience: Duration,
+    since: Instant,
 }
 
 /// `patience`: for connecting, and for each statement. `tls`: what is trusted, made where it is needed.
@@ -212,7 +252,8 @@ pub fn connect(
         .enable_all()
         .build()
         .map_err(|error| unusable(refused(&error).map_or_else(|| error.to_string(), str::to_owned)))?;
-    let mut connection = Connection { runtime: Some(runtime), client: None, driver: None, patience };
+    let since = Instant::now();
+    let mut connection = Connection { runtime: Some(runtime), client: None, driver: None, patience, since };
     let config = configuration(address, patience);
     // Connecting, and the words that come before the first statement.
     let (client, driver) = match address.encryption {
@@ -386,8 +427,10 @@ impl Statements for Connection {
         Ok(changed > 0)
     }
 
-    fn open_key(&mut self, key: &str, client: &str, request: &str, lease: i64) -> Answer<Option<KeyRow>> {
-        let rows = self.rows(&OPEN_KEY, &[text(&key), text(&client), text(&request), number(&lease)])?;
+    fn open_key(&mut self, new: &NewKey, request: &str) -> Answer<Option<KeyRow>> {
+        let NewKey { key, client, portal } = new;
+        let values = [text(&key.key), text(client), text(&request), number(&key.lease), text(portal)];
+        let rows = self.rows(&OPEN_KEY, &values)?;
         let opened =
             |row: &tokio_postgres::Row| KeyRow { request: row.get(0), entries: row.get(1), has_expired: row.get(2) };
         Ok(rows.first().map(opened))
@@ -442,15 +485,114 @@ impl Statements for Connection {
 
     fn sweep(&mut self, client: &str) -> Answer<i64> {
         self.execute(&FORGET_EXPIRED, &[text(&client)])?;
-        // Who takes a place has the client's row until that is done, so that none is missed.
+        self.count_again(client)?;
+        Ok(self.row(&OLDEST, &[text(&client)])?.get(0))
+    }
+
+    fn portals(&mut self) -> Answer<Vec<String>> {
+        Ok(self.rows(&PORTALS, &[])?.iter().map(|row| row.get(0)).collect())
+    }
+
+    fn set_portal(&mut self, portal: &str, lease: i64, row: &Row) -> Answer<bool> {
+        let values = [
+            text(&portal),
+            number(&lease),
+            text(&row.fingerprint),
+            text(&row.pair),
+            text(&row.notes),
+            text(&row.moved),
+        ];
+        Ok(self.execute(&SET_PORTAL, &values)? > 0)
+    }
+
+    fn close_keys(&mut self, portal: &str, lease: i64) -> Answer<()> {
+        self.execute(&CLOSE_KEYS, &[text(&portal), number(&lease)])?;
+        self.in_transaction(&[(WRITE_NO_KEYS.as_str(), &[])])
+    }
+
+    fn open_keys(&mut self, portal: &str) -> Answer<i64> {
+        Ok(self.row(&OPEN_KEYS, &[text(&portal)])?.get(0))
+    }
+
+    fn fence_keys(&mut self, portal: &str) -> Answer<()> {
+        self.execute(&FENCE_KEYS, &[text(&portal)]).map(drop)
+    }
+
+    fn kept_keys(&mut self, portal: &str) -> Answer<Vec<KeptRow>> {
+        let kept = |row: &tokio_postgres::Row| KeptRow {
+            id: row.get(0),
+            portal: row.get(1),
+            request: row.get(2),
+            begun_at: row.get(3),
+        };
+        Ok(self.rows(&KEPT_KEYS, &[text(&portal)])?.iter().map(kept).collect())
+    }
+
+    fn put_key(&mut self, key: &KeptRow, client: &str, entries: &[(String, Option<&[u8]>)], bytes: i64) -> Answer<()> {
+        let id = text(&key.id);
+        if self.execute(&PUT_KEY, &[id.clone(), text(&client), text(&key.portal), text(&key.request)])? == 0 {
+            return Ok(());
+        }
+        self.execute(&FORGET_ENTRIES, std::slice::from_ref(&id))?;
+        let mut count = 0_i32;
+        for (entry, body) in entries {
+            let body: Value = (body as &(dyn ToSql + Sync), Type::BYTEA);
+            self.execute(&PUT_ENTRY, &[id.clone(), small(&count), text(entry), body])?;
+            count += 1;
+        }
+        self.execute(&KEY_IS_PUT, &[id, small(&count), number(&key.begun_at), number(&bytes)]).map(drop)
+    }
+
+    fn count_keys(&mut self, portal: &str) -> Answer<()> {
+        for row in self.rows(&CLIENTS_OF, &[text(&portal)])? {
+            let client: String = row.get(0);
+            self.execute(&PUT_CLIENT, &[text(&client)])?;
+            self.count_again(&client)?;
+        }
+        Ok(())
+    }
+
+    fn forget_keys(&mut self, portal: &str) -> Answer<()> {
+        let clients = self.rows(&CLIENTS_OF, &[text(&portal)])?;
+        self.execute(&FORGET_KEYS, &[text(&portal)])?;
+        clients.iter().try_for_each(|row| self.count_again(row.get(0)))
+    }
+
+    fn examine(&mut self) -> Answer<Examined> {
+        let age = i64::try_from(self.since.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let row = self.row(&EXAMINE, &[number(&age)])?;
+        // What a pooler of statements does not do.
+        let no_transactions = self.in_transaction(&[(CLOCK.as_str(), &[])]).err().map(|failed| failed.why);
+        Ok(Examined {
+            version: row.get(0),
+            is_known: row.get(1),
+            is_encrypted: row.get(2),
+            is_read_only: row.get(3),
+            missing: row.get(4),
+            no_transactions,
+            is_pooled: row.get(5),
+            most_connections: row.get(6),
+            connections: row.get(7),
+        })
+    }
+}
+
+impl Connection {
+    fn in_transaction(&mut self, steps: &[(&str, &[Value])]) -> Answer<()> {
         let database = self.client.as_mut().expect("it is there until it is dropped");
         within(self.runtime.as_ref(), self.patience, async {
             let transaction = database.transaction().await?;
-            transaction.query_typed(&LOCK_CLIENT, &[text(&client)]).await?;
-            transaction.execute_typed(&COUNT_AGAIN, &[text(&client)]).await?;
+            for (statement, values) in steps {
+                transaction.execute_typed(statement, values).await?;
+            }
             transaction.commit().await
-        })?;
-        Ok(self.row(&OLDEST, &[text(&client)])?.get(0))
+        })
+    }
+
+    /// Who takes a place has the client's row until that is done, so that none is missed.
+    fn count_again(&mut self, client: &str) -> Answer<()> {
+        let client = [text(&client)];
+        self.in_transaction(&[(LOCK_CLIENT.as_str(), &client), (COUNT_AGAIN.as_str(), &client)])
     }
 }
 
@@ -471,7 +613,7 @@ fn within<T>(
 }
 
 fn portals_row(row: &tokio_postgres::Row) -> Row {
-    Row { fingerprint: row.get(0), pair: row.get(1), notes: row.get(2) }
+    Row { fingerprint: row.get(0), pair: row.get(1), notes: row.get(2), moved: row.get(3) }
 }
 
 fn limits(quota: Quota) -> (i64, i64) {

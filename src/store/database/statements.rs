@@ -1,7 +1,7 @@
 //! What a kind of database is asked: each of these is done in one step, by the database's own clock, and may be asked again
 //! where the connection was lost before the answer came.
 
-use crate::store::Quota;
+use crate::store::{Examined, Quota};
 use crate::system::disk::Reason;
 
 pub type Answer<T> = Result<T, Failed>;
@@ -22,7 +22,7 @@ pub struct Opened {
 }
 
 /// A portal's row.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Row {
     /// Of the stored pair; `None`: none is stored.
     pub fingerprint: Option<String>,
@@ -30,6 +30,17 @@ pub struct Row {
     pub pair: Option<String>,
     /// JSON.
     pub notes: Option<String>,
+    /// Where the portal is instead; JSON.
+    pub moved: Option<String>,
+}
+
+/// A key as it moves.
+pub struct KeptRow {
+    pub id: String,
+    /// Empty: it is not known.
+    pub portal: String,
+    pub request: String,
+    pub begun_at: i64,
 }
 
 /// What is known of a portal's bucket.
@@ -90,8 +101,8 @@ pub trait Statements: Send {
     /// `false`: somebody else was faster than this version. It may be lost with the server.
     fn remember(&mut self, portal: &str, version: i64, known: &str) -> Answer<bool>;
 
-    /// Opens a key; `None`: somebody else has it open.
-    fn open_key(&mut self, key: &str, client: &str, request: &str, lease: i64) -> Answer<Option<KeyRow>>;
+    /// Opens a key; `None`: somebody else has it open, or the portal's keys are closed, or it is not here.
+    fn open_key(&mut self, key: &NewKey, request: &str) -> Answer<Option<KeyRow>>;
 
     fn renew_key(&mut self, key: &str, lease: i64) -> Answer<bool>;
 
@@ -112,6 +123,42 @@ pub trait Statements: Send {
 
     /// Forgets what has expired of a client's keys and counts the rest; in how many milliseconds the oldest expires.
     fn sweep(&mut self, client: &str) -> Answer<i64>;
+
+    /// Of which something is kept.
+    fn portals(&mut self) -> Answer<Vec<String>>;
+
+    /// Durable; `false`: the lease is another's.
+    fn set_portal(&mut self, portal: &str, lease: i64, row: &Row) -> Answer<bool>;
+
+    /// When it returns no key of the portal is being opened any more, and none is while this lease lasts.
+    fn close_keys(&mut self, portal: &str, lease: i64) -> Answer<()>;
+
+    /// How many of them are open.
+    fn open_keys(&mut self, portal: &str) -> Answer<i64>;
+
+    /// Whoever had one open comes too late from now on.
+    fn fence_keys(&mut self, portal: &str) -> Answer<()>;
+
+    /// Those that have entries and have not expired, and those of no known portal.
+    fn kept_keys(&mut self, portal: &str) -> Answer<Vec<KeptRow>>;
+
+    /// A key that was kept elsewhere; not counted yet. One of no known portal leaves one that is there.
+    fn put_key(&mut self, key: &KeptRow, client: &str, entries: &[(String, Option<&[u8]>)], bytes: i64) -> Answer<()>;
+
+    /// What the clients keep, after keys of this portal were put.
+    fn count_keys(&mut self, portal: &str) -> Answer<()>;
+
+    fn forget_keys(&mut self, portal: &str) -> Answer<()>;
+
+    /// What the server says of itself; nothing is changed.
+    fn examine(&mut self) -> Answer<Examined>;
+}
+
+/// A key that is to be opened.
+pub struct NewKey<'k> {
+    pub key: &'k OpenKey,
+    pub client: &'k str,
+    pub portal: &'k str,
 }
 
 /// A key and the lease by which it is open.

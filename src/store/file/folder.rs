@@ -113,7 +113,12 @@ impl Folder {
         let path = self.tokens(portal);
         let (file, metadata) = match open_to_look(&path) {
             Ok(opened) => opened,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Installation::NotInstalled, None)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return match self.mark(portal)? {
+                    Some(mark) => Err(mark.sentence(portal)),
+                    None => Ok((Installation::NotInstalled, None)),
+                }
+            }
             Err(error) => return Err(explain(&error, "read", &path)),
         };
         self.refuse_readable_by_others(&metadata, &path)?;

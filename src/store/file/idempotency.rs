@@ -3,18 +3,21 @@
 //! Whoever has a key open holds its journal's `flock`. There is no daemon: a client's folder is swept when it is full, and
 //! once an hour by whoever comes first.
 
+use super::gate::Entered;
 use super::{in_place, journal};
+use crate::store::key_name;
+use crate::store::moving::KeptKey;
 use crate::store::records::Entry;
 use crate::store::{Appended, Claim, Journal, Quota, KEY_LIFETIME, POLL};
 use crate::system::clock::{unix_now, Deadline};
 use crate::system::disk::{explain, is_contended, open_or_create_in_folder, open_to_read, same_file, Reason};
 use crate::system::wait::pause;
 use crate::values::portal::PortalName;
-use crate::values::secret::{hex, sha256};
 use fs2::FileExt;
 use journal::Found;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const SWEEP_EVERY: u64 = 3600;
@@ -46,7 +49,15 @@ impl Keys {
         Keys { folder, quota }
     }
 
-    pub fn claim(&self, portal: &PortalName, key: &str, request: &str, until: Deadline) -> Result<Claim, Reason> {
+    /// `entered`: held for as long as the key is open.
+    pub fn claim(
+        &self,
+        portal: &PortalName,
+        key: &str,
+        request: &str,
+        until: Deadline,
+        entered: Entered,
+    ) -> Result<Claim, Reason> {
         let path = self.path(portal, key);
         let Some(mut file) = self.locked(&path, until)? else { return Ok(Claim::Busy) };
         let (found, end) = journal::read(&mut file, request, unix_now()).map_err(|e| explain(&e, "read", &path))?;
@@ -65,13 +76,54 @@ impl Keys {
             file.set_len(end).map_err(|e| explain(&e, "write", &path))?;
         }
         let begun = !entries.is_empty();
-        let open = OpenKey { keys: self.clone(), path, file, request: request.to_owned(), begun };
+        let (keys, portal, request) = (self.clone(), portal.clone(), request.to_owned());
+        let open = OpenKey { keys, path, file, portal, request, begun, _entered: entered };
         Ok(Claim::Opened(Box::new(open), entries))
     }
 
     fn path(&self, portal: &PortalName, key: &str) -> PathBuf {
-        let name = &hex(&sha256(format!("{portal}\n{key}").as_bytes()))[..40];
-        self.folder.join(format!("{name}.call"))
+        self.folder.join(format!("{}.call", key_name(portal, key)))
+    }
+
+    /// The keys of this portal, and those that do not say of which they are.
+    pub fn of_portal(&self, portal: &PortalName) -> Vec<(PathBuf, File)> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let journals = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "call"));
+        let of_it = |path: PathBuf| {
+            let mut file = open_to_read(&path).ok()?;
+            let said = journal::portal_of(&mut file, unix_now())?;
+            (said.is_empty() || said == portal.as_str()).then_some((path, file))
+        };
+        journals.filter_map(of_it).collect()
+    }
+
+    /// Writes a key that was kept elsewhere, whole, on disk when it returns.
+    pub fn put(&self, key: &KeptKey) -> Result<(), Reason> {
+        let (path, new) = (self.folder.join(format!("{}.call", key.key)), self.folder.join(format!("{}.new", key.key)));
+        if key.portal.is_empty() && path.exists() {
+            return Ok(());
+        }
+        let origin = journal::Origin { request: &key.request, portal: &key.portal };
+        let _ = std::fs::remove_file(&new);
+        let mut file = open_or_create_in_folder(&new)?;
+        let write = |file: &mut File| {
+            for entry in &key.entries {
+                file.write_all(&journal::line(entry, &origin, key.begun_at.div_euclid(1000), true))?;
+                file.write_all(entry.body().unwrap_or_default())?;
+            }
+            file.sync_all()
+        };
+        write(&mut file).map_err(|e| explain(&e, "write", &new))?;
+        std::fs::rename(&new, &path).map_err(|e| explain(&e, "replace", &path))
+    }
+
+    /// After keys were put or taken away; what was renamed is so after a power cut.
+    pub fn count_again(&self) -> Result<(), Reason> {
+        self.change_usage(|usage| *usage = self.sweep(unix_now()).0)?;
+        if let Ok(folder) = File::open(&self.folder) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
     }
 
     /// The locked file that stands at `path` now: one that was removed while we waited for its lock does not count.
@@ -164,9 +216,11 @@ struct OpenKey {
     keys: Keys,
     path: PathBuf,
     file: File,
+    portal: PortalName,
     request: String,
     /// An entry is there.
     begun: bool,
+    _entered: Entered,
 }
 
 impl Journal for OpenKey {
@@ -181,7 +235,8 @@ impl Journal for OpenKey {
             Some(body) => self.keys.take_room(body.len() as u64)?,
             None => true,
         };
-        journal::append(&mut self.file, entry, &self.request, unix_now(), with_body)
+        let origin = journal::Origin { request: &self.request, portal: self.portal.as_str() };
+        journal::append(&mut self.file, entry, &origin, unix_now(), with_body)
             .map_err(|e| explain(&e, "write", &self.path))?;
         Ok(if with_body { Appended::Kept } else { Appended::WithoutBody })
     }
@@ -214,6 +269,7 @@ impl Drop for OpenKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::file::Folder;
     use crate::store::test_suite::{portal, Temporary};
     use crate::store::QUOTA;
     use std::time::Duration;
@@ -225,7 +281,9 @@ mod tests {
     }
 
     fn opened(keys: &Keys) -> (Box<dyn Journal>, Vec<Entry<'static>>) {
-        match keys.claim(&portal(), "k", "what", Deadline::after(Duration::from_millis(30))) {
+        let until = Deadline::after(Duration::from_millis(30));
+        let entered = super::super::gate::enter(&Folder::new(&keys.folder), &portal(), until).unwrap().unwrap();
+        match keys.claim(&portal(), "k", "what", until, entered) {
             Ok(Claim::Opened(journal, entries)) => (journal, entries),
             Ok(Claim::Busy | Claim::OtherRequest) => panic!("not opened"),
             Err(why) => panic!("{why}"),

@@ -23,6 +23,9 @@ enum Record {
         fingerprint: String,
         /// Unix seconds.
         at: i64,
+        /// Empty in those of older versions.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        portal: String,
     },
     Done {
         status: u16,
@@ -114,6 +117,39 @@ fn next_record(reader: &mut impl BufRead) -> std::io::Result<Option<Record>> {
     Ok(line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten())
 }
 
+/// A journal as it moves elsewhere.
+pub struct Whole {
+    pub request: String,
+    pub portal: String,
+    /// Unix seconds.
+    pub at: i64,
+    pub entries: Vec<Entry<'static>>,
+}
+
+/// Of which portal a journal that still counts is; empty: it does not say.
+pub fn portal_of(file: &mut File, now: i64) -> Option<String> {
+    file.seek(SeekFrom::Start(0)).ok()?;
+    match next_record(&mut BufReader::new(file)).ok()?? {
+        Record::Begun { at, portal, .. } if is_alive(at, now) => Some(portal),
+        _ => None,
+    }
+}
+
+/// All of a journal that still counts.
+pub fn whole(file: &mut File, now: i64) -> std::io::Result<Option<Whole>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut reader = BufReader::new(file);
+    let Some(Record::Begun { fingerprint: request, at, portal }) = next_record(&mut reader)? else { return Ok(None) };
+    if !is_alive(at, now) {
+        return Ok(None);
+    }
+    let mut entries = vec![Entry::Begun];
+    while let Some(entry) = next_entry(&mut reader)? {
+        entries.push(entry);
+    }
+    Ok(Some(Whole { request, portal, at, entries }))
+}
+
 /// When the call of a journal that still counts was begun, in Unix seconds.
 pub fn alive_since(file: &mut File, now: i64) -> Option<i64> {
     file.seek(SeekFrom::Start(0)).ok()?;
@@ -128,12 +164,20 @@ fn is_alive(at: i64, now: i64) -> bool {
     now.saturating_sub(at) < KEY_LIFETIME
 }
 
-/// Writes an entry of this request, on disk when it returns: all of it or nothing. `with_body`: whether its body finds room.
-pub fn append(file: &mut File, entry: &Entry, request: &str, now: i64, with_body: bool) -> std::io::Result<()> {
+/// Whose a journal is, for its first record.
+pub struct Origin<'o> {
+    pub request: &'o str,
+    pub portal: &'o str,
+}
+
+/// An entry's line. `with_body`: whether its body follows.
+pub fn line(entry: &Entry, origin: &Origin, now: i64, with_body: bool) -> Vec<u8> {
     let body = entry.body().filter(|_| with_body);
     let length = body.map(|body| body.len() as u64);
     let record = match entry {
-        Entry::Begun => Record::Begun { fingerprint: request.to_owned(), at: now },
+        Entry::Begun => {
+            Record::Begun { fingerprint: origin.request.to_owned(), at: now, portal: origin.portal.to_owned() }
+        }
         Entry::Done { status, content_type, .. } => {
             Record::Done { status: *status, content_type: content_type.clone(), length }
         }
@@ -151,6 +195,13 @@ pub fn append(file: &mut File, entry: &Entry, request: &str, now: i64, with_body
     };
     let mut line = serde_json::to_vec(&record).expect("plain data serializes");
     line.push(b'\n');
+    line
+}
+
+/// Writes an entry, on disk when it returns: all of it or nothing. `with_body`: whether its body finds room.
+pub fn append(file: &mut File, entry: &Entry, origin: &Origin, now: i64, with_body: bool) -> std::io::Result<()> {
+    let line = line(entry, origin, now, with_body);
+    let body = entry.body().filter(|_| with_body);
     let end = file.seek(SeekFrom::End(0))?;
     let content = body.unwrap_or_default();
     let written = file.write_all(&line).and_then(|()| file.write_all(content)).and_then(|()| file.sync_data());
@@ -210,7 +261,7 @@ mod tests {
         let again = vec![1, 3];
         let body = Some(Cow::Borrowed(&b"{\"a\":\n1}"[..]));
         let mut read = |entry: &Entry| {
-            append(&mut file, entry, "what", 0, true).unwrap();
+            append(&mut file, entry, &Origin { request: "what", portal: "" }, 0, true).unwrap();
             as_01_reads(&std::fs::read(&path).unwrap())
         };
         for (entry, expected) in [

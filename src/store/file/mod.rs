@@ -9,6 +9,8 @@
 //! tokens/acme.bitrix24.ru.json.removed    a pair that was set aside
 //! tokens/acme.bitrix24.ru.lock            flock by whoever writes; holds the notes; never unlinked
 //! tokens/acme.bitrix24.ru.limits          the bucket, under a lock of its own that is held for a read and a write; a hint
+//! tokens/acme.bitrix24.ru.moved           where the portal has moved to ([`moving`])
+//! tokens/acme.bitrix24.ru.gate            held by whoever has a key of the portal open ([`gate`])
 //! tokens/idempotency/CLIENT/usage         how much this client keeps; locked for a moment at each change
 //! tokens/idempotency/CLIENT/KEY.call      one key: a journal, locked by whoever has it open
 //! ```
@@ -17,15 +19,18 @@
 //! locks (Linux maps it to byte-range locks).
 
 mod folder;
+mod gate;
 mod idempotency;
 pub mod in_place;
 mod journal;
 pub mod lock;
+mod moving;
 mod replace;
 pub mod reserved;
 
+use super::moving::{State, Still};
 use super::records::{Installation, Notes};
-use super::{Claim, Lock, Store, Whereabouts, POLL};
+use super::{client_name, Claim, Lock, Store, Whereabouts, POLL};
 use crate::system::clock::{unix_now_ms, Deadline};
 use crate::system::disk::{
     create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, open_to_read,
@@ -33,7 +38,6 @@ use crate::system::disk::{
 };
 use crate::values::bucket::{Bucket, Known, Step, Told};
 use crate::values::portal::PortalName;
-use crate::values::secret::{hex, sha256};
 pub use folder::{parse, Folder, RESERVED};
 use fs2::FileExt;
 use idempotency::Keys;
@@ -59,17 +63,9 @@ impl Store for Folder {
     }
 
     fn try_lock(&self, portal: &PortalName) -> Result<Option<Box<dyn Lock>>, Reason> {
-        let path = self.lock_file(portal);
-        let file = open_or_create_in_folder(&path)?;
-        match FileExt::try_lock_exclusive(&file) {
-            Ok(()) => {
-                let lock = FileLock::new(file, self.clone(), portal.clone());
-                lock.settle()?;
-                Ok(Some(Box::new(lock)))
-            }
-            Err(error) if is_contended(&error) => Ok(None),
-            Err(error) => Err(explain(&error, "lock", &path)),
-        }
+        let Some(lock) = self.try_file_lock(portal)? else { return Ok(None) };
+        lock.settle()?;
+        Ok(Some(Box::new(lock)))
     }
 
     fn adopt_lock(&self, portal: &PortalName, passed_on: File) -> Result<Box<dyn Lock>, Reason> {
@@ -107,9 +103,9 @@ impl Store for Folder {
         request: &str,
         until: Deadline,
     ) -> Result<Claim, Reason> {
-        let hash = hex(&sha256(client.as_bytes()));
-        let folder = self.path.join("idempotency").join(&hash[..16]);
-        Keys::new(folder, self.quota).claim(portal, key, request, until)
+        let Some(entered) = gate::enter(self, portal, until)? else { return Ok(Claim::Busy) };
+        let folder = self.path.join("idempotency").join(client_name(client));
+        Keys::new(folder, self.quota).claim(portal, key, request, until, entered)
     }
 
     fn check(&self) -> Result<(), Reason> {
@@ -128,6 +124,34 @@ impl Store for Folder {
         let path = self.tokens(portal);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Whereabouts { name, full: path.display().to_string() }
+    }
+
+    fn name(&self) -> String {
+        self.path.canonicalize().unwrap_or_else(|_| self.path.clone()).display().to_string()
+    }
+
+    fn portals(&self) -> Result<Vec<PortalName>, Reason> {
+        Ok(self.portals_in_it())
+    }
+
+    fn state(&self, portal: &PortalName) -> Result<State, Reason> {
+        self.state_of(portal)
+    }
+
+    fn still(&self, portal: &PortalName, until: Deadline) -> Result<Option<Box<dyn Still + '_>>, Reason> {
+        Ok(self.keep_still(portal, until)?.map(|still| Box::new(still) as Box<dyn Still + '_>))
+    }
+}
+
+impl Folder {
+    fn try_file_lock(&self, portal: &PortalName) -> Result<Option<FileLock>, Reason> {
+        let path = self.lock_file(portal);
+        let file = open_or_create_in_folder(&path)?;
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => Ok(Some(FileLock::new(file, self.clone(), portal.clone()))),
+            Err(error) if is_contended(&error) => Ok(None),
+            Err(error) => Err(explain(&error, "lock", &path)),
+        }
     }
 }
 

@@ -25,6 +25,9 @@ impl<'l> Next<'l> {
 impl Room for Next<'_> {
     /// The folder is synced last, so that after a power cut one of the two pairs is there, whole.
     fn replace(mut self: Box<Self>, expected: Option<&str>, tokens: &Tokens) -> Result<Replaced, Reason> {
+        if let Some(mark) = self.folder.mark(self.portal)? {
+            return Err(mark.sentence(self.portal));
+        }
         let is_expected = self.folder.holds(self.portal, expected);
         if is_expected == Ok(false) {
             return Ok(Replaced::OtherIsStored);

@@ -1,0 +1,166 @@
+//! The database, if one is configured: connection, rights, version, clock, TLS, pooling and connections.
+
+use super::line::Line;
+use crate::app::App;
+use crate::store::Examined;
+use crate::system::clock::unix_now_ms;
+use crate::values::database::{Address, Encryption};
+
+const CHECK: &str = "database";
+/// Fewer are gone with a few calls at once.
+const FEW_CONNECTIONS: i64 = 10;
+/// That the clocks may differ before it is told.
+const TOLERANCE_MS: i64 = 2000;
+
+pub fn check(app: &App) -> Vec<Line> {
+    let (Some(address), Some(examined)) = (&app.config.database, app.store.examine()) else { return Vec::new() };
+    match examined {
+        // The reason names the database.
+        Err(why) => vec![Line::reason(CHECK, &why)],
+        Ok(examined) => {
+            let ahead_ms = app.store.now_ms().saturating_sub(unix_now_ms());
+            judge(address, &examined, ahead_ms)
+        }
+    }
+}
+
+fn judge(address: &Address, examined: &Examined, ahead_ms: i64) -> Vec<Line> {
+    vec![
+        server(address, examined),
+        rights(examined),
+        encryption(address, examined),
+        pooling(examined),
+        connections(examined),
+        clock(ahead_ms),
+    ]
+}
+
+fn server(address: &Address, examined: &Examined) -> Line {
+    let text = format!("{address} answers: {}", examined.version);
+    match (examined.is_read_only, examined.is_known) {
+        (true, _) => Line::fail(
+            CHECK,
+            format!("{text}, but it is read-only"),
+            "name the server that can be written to, or all of them: postgres://…@db1,db2/…",
+        ),
+        (false, false) => Line::warn(CHECK, text, "that is older than what this program is made for: take a newer one"),
+        (false, true) => Line::ok(CHECK, text),
+    }
+}
+
+fn rights(examined: &Examined) -> Line {
+    const CHECK: &str = "database rights";
+    match examined.missing.as_slice() {
+        [] => Line::ok(CHECK, "the tables are there and can be used"),
+        missing => Line::fail(
+            CHECK,
+            format!("missing: {}", missing.join(", ")),
+            "let the user of [storage] url own the tables, or grant it these",
+        ),
+    }
+}
+
+fn encryption(address: &Address, examined: &Examined) -> Line {
+    const CHECK: &str = "database TLS";
+    const SURE: &str = "write sslmode=verify-full (and ca_file under [bitrix24] for an own authority)";
+    match address.encryption {
+        Encryption::None if address.is_here() => Line::ok(CHECK, "none, and none is needed within this machine"),
+        Encryption::None => Line::warn(CHECK, "none: whoever is on the way reads the tokens", SURE),
+        // A pooler's own connection to the server says nothing of the one to the pooler.
+        Encryption::IfPossible if examined.is_encrypted && !examined.is_pooled => {
+            Line::warn(CHECK, "used, but the server is not verified, and it may be left out", SURE)
+        }
+        Encryption::IfPossible => Line::warn(CHECK, "perhaps none: sslmode=prefer takes what it gets", SURE),
+        Encryption::Required => Line::warn(CHECK, "used, but the server is not verified", SURE),
+        Encryption::OfAuthority => Line::ok(CHECK, "used; the server's authority is verified, its name is not"),
+        Encryption::OfName => Line::ok(CHECK, "used; the server and its name are verified"),
+    }
+}
+
+fn pooling(examined: &Examined) -> Line {
+    const CHECK: &str = "database pooling";
+    match (&examined.no_transactions, examined.is_pooled) {
+        (Some(why), _) => Line::fail(
+            CHECK,
+            format!("no transaction can be done: {why}"),
+            "let the pooler have pool_mode = transaction (or session)",
+        ),
+        (None, true) => Line::ok(CHECK, "a pooler is in front, and does transactions"),
+        (None, false) => Line::ok(CHECK, "none is seen; transactions are done"),
+    }
+}
+
+fn connections(examined: &Examined) -> Line {
+    const CHECK: &str = "database connections";
+    let Examined { most_connections: most, connections: now, .. } = examined;
+    let text = format!("the server allows {most}, {now} are open");
+    match most.saturating_sub(*now) {
+        left if left < FEW_CONNECTIONS && !examined.is_pooled => Line::warn(
+            CHECK,
+            text,
+            "each CGI call under way or FastCGI worker takes one, each refresh another: raise max_connections, or put \
+             pgbouncer in front",
+        ),
+        _ => Line::ok(CHECK, text),
+    }
+}
+
+/// It need not agree: only one of the two counts.
+fn clock(ahead_ms: i64) -> Line {
+    const CHECK: &str = "database clock";
+    if ahead_ms.abs() <= TOLERANCE_MS {
+        return Line::ok(CHECK, "agrees with this machine's");
+    }
+    let direction = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    Line::ok(CHECK, format!("{} s {direction} this machine's; the database's counts", ahead_ms.abs() / 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::Status;
+    use super::*;
+
+    fn judged(address: &str, examined: Examined) -> Vec<Line> {
+        judge(&Address::parse(&format!("postgres://u:geheim@{address}")).unwrap(), &examined, 0)
+    }
+
+    fn fine() -> Examined {
+        Examined { is_known: true, most_connections: 97, connections: 3, ..Examined::default() }
+    }
+
+    fn status(lines: &[Line], check: &str) -> Status {
+        lines.iter().find(|line| line.check == format!("database {check}").trim()).unwrap().status
+    }
+
+    #[test]
+    fn what_the_server_says_is_ok_or_says_what_to_do() {
+        let lines = judged("localhost/b", fine());
+        assert!(lines.iter().all(|line| line.status == Status::Ok), "{lines:?}");
+        let full = Examined { connections: 96, ..fine() };
+        assert_eq!(status(&judged("localhost/b", full.clone()), "connections"), Status::Warn);
+        let pooled = Examined { is_pooled: true, ..full };
+        assert_eq!(status(&judged("localhost/b", pooled), "connections"), Status::Ok);
+        let by_statement = Examined { no_transactions: Some("refused".into()), ..fine() };
+        assert_eq!(status(&judged("localhost/b", by_statement), "pooling"), Status::Fail);
+        let without = Examined { missing: vec!["DELETE on b24proxy_keys".into()], ..fine() };
+        assert_eq!(status(&judged("localhost/b", without), "rights"), Status::Fail);
+        assert_eq!(status(&judged("localhost/b", Examined { is_read_only: true, ..fine() }), ""), Status::Fail);
+        assert_eq!(clock(-3_600_000).text, "3600 s behind this machine's; the database's counts");
+    }
+
+    #[test]
+    fn tls_is_ok_where_the_server_is_verified_or_on_this_machine() {
+        for (address, expected) in [
+            ("db.lan/b", Status::Ok),
+            ("db.lan/b?sslmode=verify-ca", Status::Ok),
+            ("%2Frun/b", Status::Ok),
+            ("db.lan/b?sslmode=require", Status::Warn),
+            ("db.lan/b?sslmode=prefer", Status::Warn),
+            ("db.lan/b?sslmode=disable", Status::Warn),
+        ] {
+            let lines = judged(address, fine());
+            assert_eq!(status(&lines, "TLS"), expected, "{address}");
+            assert!(!format!("{lines:?}").contains("geheim"));
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! `b24proxy move --to ADDRESS`, between a folder and a database, and `check` of a database.
+
+use crate::fixture::*;
+use crate::{assert_line, ended, lines, run, Ended};
+use serde_json::{json, Value};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+use support::cgi::{Answer, Cgi};
+use support::eventually;
+use support::postgres::{pooler, shared, Database, PASSWORD};
+
+const ADD: &str = r#"{"method":"crm.deal.add","params":{"fields":{"TITLE":"a"}}}"#;
+
+fn on_files() -> Proxy {
+    let proxy = Proxy::installed().on_files();
+    let (aliases, fast) = ("aliases = [\"acme\"]", "requests_per_second = 100\nburst = 250");
+    proxy.portal().set_bucket(100.0, 250.0);
+    proxy.reconfigured(aliases, &format!("{aliases}\n{fast}"))
+}
+
+/// The address on standard input, so that no password is in the process list.
+fn move_to(proxy: &Proxy, address: &str) -> Ended {
+    let moved = ended(proxy, proxy.sandbox.command_line(&["move", "--to", "-"]), &format!("{address}\n"));
+    assert!(!moved.all().contains(PASSWORD), "{}", moved.all());
+    moved
+}
+
+fn folder(proxy: &Proxy) -> String {
+    proxy.sandbox.tokens().display().to_string()
+}
+
+/// With the configuration that names the database.
+fn named(proxy: &Proxy, database: &Database) -> String {
+    let storage = format!("\n[storage]\ntype = \"postgres\"\nurl = \"{}\"\n", database.url());
+    format!("{}{storage}", proxy.config())
+}
+
+fn add(proxy: &Proxy, key: &str) -> Answer {
+    keyed(proxy, key).run()
+}
+
+fn keyed<'p>(proxy: &'p Proxy, key: &str) -> Cgi<'p> {
+    proxy.request(ADD).header("Idempotency-Key", key)
+}
+
+#[track_caller]
+fn assert_moved(answer: &Answer, place: &str) {
+    assert_failure(answer, 500, "storage_error");
+    let (text, log) = (answer.text(), &answer.stderr);
+    assert!(text.contains(place) && log.contains(place), "{text} {log}");
+    assert!(!text.contains(PASSWORD) && !log.contains(PASSWORD), "{text} {log}");
+}
+
+#[test]
+fn all_that_is_stored_moves_into_a_database_and_back_and_whoever_asks_the_old_place_is_told_the_new_one() {
+    let proxy = on_files();
+    let files = proxy.config().to_owned();
+    let database = shared().database();
+    let first = add(&proxy, "kept");
+    assert_eq!(first.status, 200, "{}", first.text());
+    let pair = proxy.stored();
+    let moved = move_to(&proxy, &database.url());
+    assert_eq!(moved.code, 0, "{}", moved.all());
+    assert!(
+        moved.stdout.contains("moved to postgres://") && moved.stdout.contains("1 idempotency"),
+        "{}",
+        moved.stdout
+    );
+    let name = shared().folder().display().to_string();
+    assert_moved(&add(&proxy, "kept"), &name);
+    assert_moved(&add(&proxy, "new"), &name);
+    assert_moved(&proxy.call("profile", json!({})), &name);
+    assert_eq!(proxy.stored_bytes(), None, "no token is left in the folder");
+    // The new place.
+    let (portal, in_database) = (proxy.portal().name(), named(&proxy, &database));
+    let proxy = proxy.configured(&in_database);
+    let stored: Value = serde_json::from_str(&database.sql("SELECT pair FROM b24proxy_portals")).unwrap();
+    assert_eq!(stored["refresh_token"], pair["refresh_token"]);
+    let replayed = add(&proxy, "kept");
+    assert_eq!((replayed.status, replayed.header("Idempotent-Replayed")), (200, Some("true")), "{}", replayed.text());
+    assert_eq!(replayed.json()["data"], first.json()["data"]);
+    assert_eq!(add(&proxy, "of the database").status, 200);
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), 2);
+    let again = move_to(&proxy, &database.url());
+    assert!(again.code == 1 && again.stderr.contains("already"), "{}", again.all());
+    // And back: what is marked there is replaced.
+    let back = move_to(&proxy, &folder(&proxy));
+    assert!(back.code == 0 && back.stdout.contains(&portal), "{}", back.all());
+    assert_moved(&add(&proxy, "kept"), &folder(&proxy));
+    let proxy = proxy.configured(&files);
+    for key in ["kept", "of the database"] {
+        assert_eq!(add(&proxy, key).header("Idempotent-Replayed"), Some("true"), "{key}");
+    }
+    assert_eq!(add(&proxy, "new").status, 200);
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), 3);
+}
+
+#[test]
+fn a_target_that_holds_a_portal_unmarked_is_refused_and_nothing_is_changed() {
+    let proxy = on_files();
+    let database = shared().database();
+    database.keep(&format!("{}.json", proxy.stem()), &proxy.stored().to_string());
+    let before = database.sql("SELECT * FROM b24proxy_portals");
+    for _ in 0..2 {
+        let moved = move_to(&proxy, &database.url());
+        assert_eq!(moved.code, 1, "{}", moved.all());
+        assert!(moved.stdout.contains(&format!("{}: REFUSED", proxy.portal().name())), "{}", moved.stdout);
+    }
+    assert_eq!(database.sql("SELECT * FROM b24proxy_portals"), before);
+    assert_eq!(proxy.call("profile", json!({})).status, 200);
+    assert!(!proxy.sandbox.tokens().join(format!("{}.moved", proxy.stem())).exists());
+}
+
+#[test]
+fn an_address_that_is_none_is_wrong_usage_and_not_shown() {
+    let proxy = on_files();
+    for address in ["tokens", "", "http://u:geheim@db.lan/b", "postgres://u:geheim@db.lan"] {
+        let moved = move_to(&proxy, address);
+        assert!(moved.code == 2 && !moved.all().contains("geheim"), "{}", moved.all());
+    }
+    let away = move_to(&proxy, &format!("postgres://u:{PASSWORD}@127.0.0.1:1/b"));
+    assert_eq!(away.code, 1, "{}", away.all());
+    assert_eq!(proxy.call("profile", json!({})).status, 200);
+}
+
+#[test]
+fn calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice() {
+    let proxy = on_files();
+    let database = shared().database();
+    let in_database = named(&proxy, &database);
+    let (ended, number) = (AtomicBool::new(false), AtomicU32::new(0));
+    let answered = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut answered = Vec::new();
+                    while !ended.load(Ordering::SeqCst) {
+                        let key = format!("key {}", number.fetch_add(1, Ordering::SeqCst));
+                        answered.push((key.clone(), add(&proxy, &key)));
+                    }
+                    answered
+                })
+            })
+            .collect();
+        eventually("calls are under way", || proxy.simulator.ledger().executed("crm.deal.add") > 4);
+        let moved = move_to(&proxy, &database.url());
+        std::thread::sleep(Duration::from_millis(300));
+        ended.store(true, Ordering::SeqCst);
+        assert_eq!(moved.code, 0, "{}", moved.all());
+        callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect::<Vec<_>>()
+    });
+    let proxy = proxy.configured(&in_database);
+    let mut executed = 0;
+    for (key, answer) in &answered {
+        match answer.status {
+            200 => {
+                executed += 1;
+                let replayed = add(&proxy, key);
+                assert_eq!(replayed.header("Idempotent-Replayed"), Some("true"), "{key}: {}", replayed.text());
+                assert_eq!(replayed.json()["data"], answer.json()["data"], "{key}");
+            }
+            _ => assert_moved(answer, "postgres://"),
+        }
+    }
+    assert!(executed > 4 && executed < answered.len(), "{executed} of {}", answered.len());
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), executed);
+}
+
+/// Killed at moments that are spread over a whole move; the same command ends it.
+fn killed_and_repeated(proxy: &Proxy, database: &Database, to: &str) {
+    let mut killed = 0;
+    for millisecond in (4..).step_by(6) {
+        // What the killed one held would last for ten seconds.
+        if killed > 0 && database.sql("SELECT to_regclass('b24proxy_entries') IS NOT NULL") == "t" {
+            database.end_leases();
+        }
+        let mut command = proxy.sandbox.command_line(&["move", "--to", to]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(millisecond));
+        let was_running = child.try_wait().unwrap().is_none();
+        let _ = child.kill();
+        let status = child.wait().unwrap();
+        if !was_running || status.success() {
+            assert!(status.success(), "{status}");
+            break;
+        }
+        killed += 1;
+    }
+    assert!(killed > 2, "{killed}");
+    eventually("the same command ends it", || {
+        let ended = run(proxy, &["move", "--to", to]);
+        ended.code == 0
+    });
+}
+
+#[test]
+fn a_move_that_is_killed_anywhere_is_ended_by_the_same_command_in_both_directions() {
+    let proxy = on_files();
+    let files = proxy.config().to_owned();
+    let database = shared().database();
+    for key in 0..20 {
+        assert_eq!(add(&proxy, &key.to_string()).status, 200);
+    }
+    let (pair, executed) = (proxy.stored()["refresh_token"].clone(), proxy.simulator.ledger().executed("crm.deal.add"));
+    let in_database = named(&proxy, &database);
+    let assert_whole = |proxy: &Proxy| {
+        for key in 0..20 {
+            let replayed = add(proxy, &key.to_string());
+            assert_eq!(replayed.header("Idempotent-Replayed"), Some("true"), "{key}: {}", replayed.text());
+        }
+        assert_eq!(proxy.call("profile", json!({})).status, 200);
+        assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), executed);
+    };
+    killed_and_repeated(&proxy, &database, &database.url());
+    let proxy = proxy.configured(&in_database);
+    assert_whole(&proxy);
+    killed_and_repeated(&proxy, &database, &folder(&proxy));
+    let proxy = proxy.configured(&files);
+    assert_whole(&proxy);
+    assert_eq!(proxy.stored()["refresh_token"], pair);
+}
+
+#[test]
+fn check_tells_what_it_finds_of_a_database_and_shows_no_password() {
+    let proxy = Proxy::installed().on_files();
+    let pooled = shared().database();
+    let (direct, through) = (shared().database(), pooler().url(&pooled));
+    let storage = |url: &str| format!("{}\n[storage]\ntype = \"postgres\"\nurl = \"{url}\"\n", proxy.config());
+    for url in [direct.url(), through] {
+        proxy.sandbox.write_config(&storage(&url));
+        let checked = run(&proxy, &["check", "--json"]);
+        assert_line(&checked, "database", "ok", "PostgreSQL 1");
+        assert_line(&checked, "database rights", "ok", "");
+        assert_line(&checked, "database TLS", "ok", "none is needed");
+        assert_line(&checked, "database pooling", "ok", "transactions");
+        assert_line(&checked, "database connections", "ok", "open");
+        assert_line(&checked, "database clock", "ok", "");
+        assert!(!checked.all().contains(PASSWORD), "{}", checked.all());
+    }
+    let name = direct.sql("SELECT current_database()");
+    direct.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
+    proxy.sandbox.write_config(&storage(&direct.url()));
+    assert_line(&run(&proxy, &["check", "--json"]), "database", "fail", "read-only");
+    proxy.sandbox.write_config(&storage(&format!("postgres://nobody:{PASSWORD}@127.0.0.1:1/b")));
+    let away = run(&proxy, &["check", "--json"]);
+    assert_line(&away, "database", "fail", "postgres://127.0.0.1:1/b");
+    assert!(!away.all().contains(PASSWORD), "{}", away.all());
+    let folders: Vec<_> = lines(&away).into_iter().filter(|(check, ..)| check == "token folder").collect();
+    assert!(folders.iter().all(|(_, status, _)| status == "ok"), "the folder is not to blame: {folders:?}");
+}
+
+#[test]
+fn check_names_each_right_that_is_missing() {
+    let proxy = Proxy::installed().on_files();
+    let database = shared().database();
+    let schema = run(&proxy, &["check", "--schema"]).stdout;
+    database.sql(&schema);
+    let user = format!("poor_{}", database.sql("SELECT current_database()"));
+    database.sql(&format!(
+        "CREATE USER {user}; GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {user}; \
+         GRANT DELETE ON b24proxy_entries, b24proxy_clients, b24proxy_portals, b24proxy_limits TO {user}"
+    ));
+    let url = database.url().replace("postgres://postgres:", &format!("postgres://{user}:"));
+    let config = format!("{}\n[storage]\ntype = \"postgres\"\nurl = \"{url}\"\n", proxy.config());
+    proxy.sandbox.write_config(&config);
+    let checked = run(&proxy, &["check", "--json"]);
+    assert_line(&checked, "database rights", "fail", "DELETE on b24proxy_keys");
+    assert!(!checked.stdout.contains("DELETE on b24proxy_entries"), "{}", checked.stdout);
+}
+
+#[test]
+fn the_statements_that_make_the_tables_are_printed_without_a_configuration_or_a_database() {
+    let proxy = Proxy::not_installed();
+    std::fs::remove_file(proxy.sandbox.config()).unwrap();
+    let printed = run(&proxy, &["check", "--schema"]);
+    assert!(
+        printed.code == 0 && printed.stdout.starts_with("CREATE TABLE IF NOT EXISTS b24proxy_"),
+        "{}",
+        printed.all()
+    );
+    let database = shared().database();
+    // And once more: each is made where it is not there.
+    database.sql(&printed.stdout);
+    database.sql(&printed.stdout);
+    assert_eq!(database.sql("SELECT count(*) FROM pg_tables WHERE tablename LIKE 'b24proxy_%'"), "6");
+}
