@@ -124,47 +124,53 @@ fn an_address_that_is_none_is_wrong_usage_and_not_shown() {
     assert_eq!(proxy.call("profile", json!({})).status, 200);
 }
 
-#[test]
-fn calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice() {
-    let proxy = on_files();
-    let database = shared().database();
-    let in_database = named(&proxy, &database);
+/// Callers during a move; what the old place answered the new one, by `config`, answers too.
+fn called_during_a_move(proxy: Proxy, to: &str, config: &str) -> Proxy {
+    let before = proxy.simulator.ledger().executed("crm.deal.add");
     let (ended, number) = (AtomicBool::new(false), AtomicU32::new(0));
     let answered = std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut answered = Vec::new();
-                    while !ended.load(Ordering::SeqCst) {
-                        let key = format!("key {}", number.fetch_add(1, Ordering::SeqCst));
-                        answered.push((key.clone(), add(&proxy, &key)));
-                    }
-                    answered
-                })
-            })
-            .collect();
-        eventually("calls are under way", || proxy.simulator.ledger().executed("crm.deal.add") > 4);
-        let moved = move_to(&proxy, &database.url());
+        let call = || {
+            let mut answered = Vec::new();
+            while !ended.load(Ordering::SeqCst) {
+                let key = format!("key {} to {}", number.fetch_add(1, Ordering::SeqCst), config.len());
+                answered.push((key.clone(), add(&proxy, &key)));
+            }
+            answered
+        };
+        let callers: Vec<_> = (0..4).map(|_| scope.spawn(call)).collect();
+        eventually("calls are under way", || proxy.simulator.ledger().executed("crm.deal.add") > before + 4);
+        let moved = move_to(&proxy, to);
         std::thread::sleep(Duration::from_millis(300));
         ended.store(true, Ordering::SeqCst);
         assert_eq!(moved.code, 0, "{}", moved.all());
         callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect::<Vec<_>>()
     });
-    let proxy = proxy.configured(&in_database);
+    let place = if to.starts_with('/') { to } else { "postgres://" };
+    let proxy = proxy.configured(config);
     let mut executed = 0;
     for (key, answer) in &answered {
-        match answer.status {
-            200 => {
-                executed += 1;
-                let replayed = add(&proxy, key);
-                assert_eq!(replayed.header("Idempotent-Replayed"), Some("true"), "{key}: {}", replayed.text());
-                assert_eq!(replayed.json()["data"], answer.json()["data"], "{key}");
-            }
-            _ => assert_moved(answer, "postgres://"),
+        if answer.status != 200 {
+            assert_moved(answer, place);
+            continue;
         }
+        executed += 1;
+        let replayed = add(&proxy, key);
+        assert_eq!(replayed.header("Idempotent-Replayed"), Some("true"), "{key}: {}", replayed.text());
+        assert_eq!(replayed.json()["data"], answer.json()["data"], "{key}");
     }
     assert!(executed > 4 && executed < answered.len(), "{executed} of {}", answered.len());
-    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), executed);
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), before + executed);
+    proxy
+}
+
+#[test]
+fn calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice() {
+    let proxy = on_files();
+    let (database, files) = (shared().database(), proxy.config().to_owned());
+    let in_database = named(&proxy, &database);
+    let proxy = called_during_a_move(proxy, &database.url(), &in_database);
+    let to = folder(&proxy);
+    called_during_a_move(proxy, &to, &files);
 }
 
 /// Killed at moments that are spread over a whole move; the same command ends it.

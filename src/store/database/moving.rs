@@ -90,7 +90,9 @@ impl StillRow<'_> {
     fn set(&self, row: Row) -> Result<(), Reason> {
         match self.node.link.ask(|statements| statements.set_portal(self.portal.as_str(), self.lease, &row))? {
             true => self.row.replace(row),
-            false => return Err(format!("the lock of {} was lost in between", self.portal)),
+            false => {
+                return Err(format!("the lock of {} was lost in between: run the same command again", self.portal))
+            }
         };
         Ok(())
     }

@@ -138,8 +138,8 @@ statements! {
     OPEN_KEY = "INSERT INTO b24proxy_keys AS k (id, client, portal, request, lease, lease_until) \
         SELECT $1, $2, $5, $3, $4, {now} + {lease} WHERE NOT EXISTS (SELECT FROM b24proxy_portals AS p \
             WHERE p.portal = $5 AND (p.moved IS NOT NULL OR p.closed = p.lease AND p.lease_until > {now})) \
-        ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until \
-        WHERE k.lease_until <= {now} OR k.lease = $4 \
+        ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until, \
+            portal = excluded.portal WHERE k.lease_until <= {now} OR k.lease = $4 \
         RETURNING request, entries, coalesce(begun_at <= {now} - {lifetime}, false)";
     RENEW_KEY = "UPDATE b24proxy_keys SET lease_until = {now} + {lease} WHERE id = $1 AND lease = $2";
     ENTRIES = "SELECT entry, body FROM b24proxy_entries WHERE id = $1 ORDER BY number";
@@ -181,7 +181,8 @@ statements! {
     PORTALS = "SELECT portal FROM b24proxy_portals WHERE pair IS NOT NULL OR moved IS NOT NULL \
         UNION SELECT portal FROM b24proxy_keys WHERE entries > 0 AND portal <> ''";
     SET_PORTAL = "WITH {durable} UPDATE b24proxy_portals SET fingerprint = $3, pair = $4, notes = $5, moved = $6 \
-        FROM durable WHERE portal = $1 AND lease = $2";
+        FROM durable WHERE portal = $1 AND lease = $2 \
+        AND NOT EXISTS (SELECT FROM b24proxy_keys AS k WHERE k.portal = $1 AND k.lease <> 0)";
     CLOSE_KEYS = "UPDATE b24proxy_portals SET closed = $2 WHERE portal = $1 AND lease = $2";
     // Waits for every statement that began before the keys were closed.
     WRITE_NO_KEYS = "LOCK TABLE b24proxy_keys IN SHARE MODE";

@@ -127,7 +127,8 @@ pub trait Statements: Send {
     /// Of which something is kept.
     fn portals(&mut self) -> Answer<Vec<String>>;
 
-    /// Durable; `false`: the lease is another's.
+    /// Durable; `false`: the lease is another's, or somebody has opened a key of the portal since they were fenced, as the lease
+    /// had ended for a while.
     fn set_portal(&mut self, portal: &str, lease: i64, row: &Row) -> Answer<bool>;
 
     /// When it returns no key of the portal is being opened any more, and none is while this lease lasts.

@@ -3,6 +3,7 @@
 
 use super::postgres::{self, SCHEMA};
 use super::Database;
+use crate::store::moving::State;
 use crate::store::records::{Entry, Installation, Notes};
 use crate::store::test_suite::{portal, tokens, Temporary};
 use crate::store::{Claim, Lock, Replaced, Store, QUOTA};
@@ -118,6 +119,35 @@ fn a_lock_that_was_handed_over_is_not_gone_on_with_where_another_node_has_had_it
     server.sql("UPDATE b24proxy_portals SET lease_until = 1");
     two.put(Some("one"), "two");
     assert!(one.store.adopt_lock(&portal(), passed_on).is_err());
+}
+
+#[test]
+fn a_move_that_was_held_up_for_longer_than_its_lease_marks_nothing_where_a_key_was_opened_meanwhile() {
+    let server = shared().database();
+    let (one, two) = (node(&server), node(&server));
+    one.put(None, "one");
+    let state = |node: &Node| node.store.state(&portal()).unwrap();
+    let moving = one.store.still(&portal(), Deadline::after(Duration::from_secs(5))).unwrap().unwrap();
+    server.sql("UPDATE b24proxy_portals SET lease_until = 1");
+    let Ok(Claim::Opened(mut journal, _)) = two.store.claim("c", &portal(), "k", "what", soon()) else { panic!() };
+    journal.append(&Entry::Begun).unwrap();
+    drop(journal);
+    assert!(moving.moved("/elsewhere").is_err());
+    drop(moving);
+    assert_eq!(state(&one), State::Here);
+    let moving = one.store.still(&portal(), Deadline::after(Duration::from_secs(5))).unwrap().unwrap();
+    moving.moved("/elsewhere").unwrap();
+    assert!(matches!(state(&two), State::Marked(_)));
+}
+
+#[test]
+fn whoever_had_a_key_open_for_longer_than_its_lease_writes_nothing_once_the_portal_moves() {
+    let server = shared().database();
+    let (one, two) = (node(&server), node(&server));
+    let Ok(Claim::Opened(mut late, _)) = one.store.claim("c", &portal(), "k", "what", soon()) else { panic!() };
+    server.sql("UPDATE b24proxy_keys SET lease_until = 1");
+    drop(two.store.still(&portal(), Deadline::after(Duration::from_secs(5))).unwrap().unwrap());
+    assert!(late.append(&Entry::Begun).is_err());
 }
 
 #[test]
