@@ -261,7 +261,7 @@ impl Bench {
     #[track_caller]
     pub fn assert_tidy(&self, after: &str) {
         let stem = self.proxy.stem();
-        let expected = ["json", "lock", "limits"].map(|ending| format!("{stem}.{ending}"));
+        let expected = ["json", "lock", "limits", "gate"].map(|ending| format!("{stem}.{ending}"));
         for entry in std::fs::read_dir(self.proxy.sandbox.tokens()).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             assert!(name == "idempotency" || expected.contains(&name), "{after}: {name} is left behind");
