@@ -202,7 +202,7 @@ statements! {
     FORGET_KEYS = "DELETE FROM b24proxy_keys WHERE portal = $1";
     // A backend that is older than the connection to it has served others.
     EXAMINE = "SELECT split_part(version(), ' ', 1) || ' ' || split_part(version(), ' ', 2), \
-        current_setting('server_version_num')::int >= 100000, \
+        current_setting('server_version_num')::int >= 130000, \
         coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false), \
         current_setting('transaction_read_only') = 'on', \
         array(SELECT r || ' on ' || t FROM unnest(ARRAY['b24proxy_version', 'b24proxy_portals', 'b24proxy_limits', \
