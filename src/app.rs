@@ -7,7 +7,7 @@ use crate::store::Store;
 use crate::system::clock::Deadline;
 use crate::system::log::{ErrorStream, Log, Sink};
 use crate::upstream::http::Http;
-use crate::values::database::Address;
+use crate::values::database::{Address, Kind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,30 +82,49 @@ pub fn storage_at(config: &Config, place: &Place) -> Box<dyn Store> {
     }
 }
 
-/// The statements that make a database's tables.
-#[cfg(feature = "postgres")]
-pub const SCHEMA: Option<&str> = Some(crate::store::database::postgres::SCHEMA);
-#[cfg(not(feature = "postgres"))]
-pub const SCHEMA: Option<&str> = None;
+/// The statements that make a database's tables; `None`: this program is built without it.
+pub fn schema(kind: Kind) -> Option<&'static str> {
+    use crate::store::database;
+    match kind {
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => Some(database::postgres::SCHEMA),
+        #[cfg(feature = "mysql")]
+        Kind::MySql => Some(database::mysql::SCHEMA),
+        #[cfg(not(all(feature = "postgres", feature = "mysql")))]
+        _ => None,
+    }
+}
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 fn database(config: &Config, address: &Address, stays: bool) -> Box<dyn Store> {
-    use crate::store::database::{postgres, Database};
+    use crate::store::database::{Connect, Database};
     use crate::store::QUOTA;
-    use crate::upstream::tls;
     let (name, ca_file, patience) =
         (address.to_string(), config.bitrix24.ca_file.clone(), config.bitrix24.connect_timeout);
     let address = address.clone();
-    let connect = move || {
-        let tls = |encryption| tls::of_database(encryption, ca_file.as_deref()).map_err(|failure| failure.text());
-        postgres::connect(&address, patience, &tls)
+    let connect: Connect = match address.kind {
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => Box::new(move || {
+            use crate::{store::database::postgres, upstream::tls};
+            let tls = |encryption| tls::of_database(encryption, ca_file.as_deref()).map_err(|failure| failure.text());
+            postgres::connect(&address, patience, &tls)
+        }),
+        #[cfg(feature = "mysql")]
+        Kind::MySql => Box::new(move || crate::store::database::mysql::connect(&address, patience, ca_file.as_deref())),
+        #[cfg(not(all(feature = "postgres", feature = "mysql")))]
+        _ => return none(config),
     };
-    Box::new(Database::new(Box::new(connect), name, &config.token_folder, QUOTA, stays))
+    Box::new(Database::new(connect, name, &config.token_folder, QUOTA, stays))
 }
 
-/// The configuration names none then.
-#[cfg(not(feature = "postgres"))]
+#[cfg(not(any(feature = "postgres", feature = "mysql")))]
 fn database(config: &Config, _: &Address, _: bool) -> Box<dyn Store> {
+    none(config)
+}
+
+/// Of a kind that this program is built without: the configuration names none then.
+#[cfg(not(all(feature = "postgres", feature = "mysql")))]
+fn none(config: &Config) -> Box<dyn Store> {
     Box::new(Folder::new(&config.token_folder))
 }
 

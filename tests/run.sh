@@ -76,6 +76,7 @@ whole() {
         --skip memory:: --skip host_limits:: --test-threads "$threads"
     # And with a database in place of the token folder.
     step env B24PROXY_TEST_STORAGE=postgres cargo test --workspace --locked --test contract
+    step env B24PROXY_TEST_STORAGE=mysql cargo test --workspace --locked --test contract
 }
 
 long() {

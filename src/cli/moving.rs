@@ -3,11 +3,11 @@
 use super::arguments::{Arguments, Flag, JSON};
 use super::command::{nothing, Command, Failure, Outcome, Setup};
 use super::terminal::{self, say};
-use crate::app::{storage_at, Place};
+use crate::app::{schema, storage_at, Place};
 use crate::store::moving::{carry, step, Step};
 use crate::store::Store;
 use crate::system::clock::Deadline;
-use crate::values::database::Address;
+use crate::values::database::{Address, Kind};
 use crate::values::portal::PortalName;
 use anyhow::anyhow;
 use serde::Serialize;
@@ -28,8 +28,8 @@ pub const COMMAND: Command = Command {
     summary: "carries all that is stored to another place",
     help: "Carries tokens and idempotency keys, with their answers, from the place that
 proxy.toml names to ADDRESS: a folder (from the root on, such as
-/home/USER/b24proxy/tokens), or a database, postgres://USER:PASSWORD@HOST/NAME.
-With - the address is read from standard input, where others do not see its
+/home/USER/b24proxy/tokens), or a database, postgres://USER:PASSWORD@HOST/NAME or
+mysql://…. With - the address is read from standard input, where others do not see its
 password.
 
 Calls go on meanwhile. Each portal is copied under its lock; only when all of it
@@ -112,8 +112,8 @@ fn read_address() -> Result<String, Failure> {
 
 /// The error shows nothing of the address, in which a password may stand.
 fn place(to: &str) -> Result<Place, String> {
-    if to.starts_with("postgres://") || to.starts_with("postgresql://") {
-        return match cfg!(feature = "postgres") {
+    if let Some(kind) = Kind::of(to) {
+        return match schema(kind).is_some() {
             true => Address::parse(to).map(|address| Place::Database(Box::new(address))),
             false => Err("leads to a database that this build does not have"),
         }
@@ -121,12 +121,12 @@ fn place(to: &str) -> Result<Place, String> {
     }
     let path = PathBuf::from(to);
     if to.contains("://") {
-        return Err("the address of --to must begin with postgres://, or be a folder".into());
+        return Err("the address of --to must begin with postgres:// or mysql://, or be a folder".into());
     }
     match path.is_absolute() && !to.contains(char::is_control) {
         true => Ok(Place::Folder(path)),
         false => Err("--to must name a folder from the root on, such as /home/USER/b24proxy/tokens, or a database, \
-                      such as postgres://b24proxy:PASSWORD@db.lan/b24proxy"
+                      such as postgres://b24proxy:PASSWORD@db.lan/b24proxy or mysql://…"
             .into()),
     }
 }
@@ -138,8 +138,9 @@ fn advice(place: &Place) -> String {
             path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"")
         ),
         Place::Database(address) => format!(
-            "\nNow let proxy.toml name it, on every node:\n\n[storage]\ntype = \"postgres\"\nurl  = \"…\"   # {address}, \
-             with user and password"
+            "\nNow let proxy.toml name it, on every node:\n\n[storage]\ntype = \"{}\"\nurl  = \"…\"   # {address}, \
+             with user and password",
+            address.kind.name()
         ),
     }
 }
@@ -218,7 +219,7 @@ mod tests {
     #[test]
     fn a_place_is_a_folder_from_the_root_on_or_a_database_and_no_password_is_shown() {
         assert!(matches!(place("/home/u/tokens"), Ok(Place::Folder(_))));
-        for wrong in ["", "tokens", "mysql://u:geheim@h/d", "postgres://u:geheim@h", "/a\u{7}"] {
+        for wrong in ["", "tokens", "mysql://u:geheim@h", "redis://u:geheim@h/d", "postgres://u:geheim@h", "/a\u{7}"] {
             let why = place(wrong).err().expect(wrong);
             assert!(why.contains("--to") && !why.contains("geheim"), "{why}");
         }

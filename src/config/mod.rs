@@ -16,7 +16,7 @@ pub use sources::Sources;
 use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
 use crate::values::connector;
-use crate::values::database::Address;
+use crate::values::database::{Address, Kind};
 use crate::values::listening::MOST_WORKERS;
 use crate::values::method::{Method, Pattern};
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
@@ -525,9 +525,10 @@ fn storage(section: &file::Storage, folder: &Path) -> Result<PathBuf, String> {
 
 /// `None`: files are enough.
 fn database(section: &file::Storage) -> Result<Option<Address>, String> {
-    match section.kind.as_str() {
+    let (kind, example) = match section.kind.as_str() {
         "file" => return Ok(None),
-        "postgres" if cfg!(feature = "postgres") => {}
+        "postgres" if cfg!(feature = "postgres") => (Kind::Postgres, "postgres://user:password@db.lan/b24proxy"),
+        "mysql" if cfg!(feature = "mysql") => (Kind::MySql, "mysql://user:password@db.lan/b24proxy"),
         "postgres" | "mysql" => {
             return Err(format!(
                 "[storage] type = {:?}: this build has no such database; write type = \"file\"",
@@ -539,15 +540,23 @@ fn database(section: &file::Storage) -> Result<Option<Address>, String> {
                         calls from server to server, has none; write type = \"file\""
                 .into())
         }
-        other => return Err(format!("[storage] type = {:?} is unknown; write type = \"file\"", shown(other))),
-    }
+        other => {
+            return Err(format!(
+                "[storage] type = {:?} is unknown; write \"file\", \"postgres\" or \"mysql\"",
+                shown(other)
+            ))
+        }
+    };
     let url = section.url.as_ref().filter(|url| !url.is_empty());
-    let url = url
-        .ok_or("[storage] url is missing: the database's address, such as postgres://user:password@db.lan/b24proxy")?;
+    let url = url.ok_or_else(|| format!("[storage] url is missing: the database's address, such as {example}"))?;
     if url.expose().contains('…') {
         return Err("[storage] url is still a sample: put your own database's address there".into());
     }
-    Address::parse(url.expose()).map(Some).map_err(|why| format!("[storage] url {why}"))
+    let address = Address::parse(url.expose()).map_err(|why| format!("[storage] url {why}"))?;
+    match address.kind == kind {
+        true => Ok(Some(address)),
+        false => Err(format!("[storage] url must be such as {example}, as type = {:?} says", section.kind)),
+    }
 }
 
 /// `portals`: `None` where they are wrong themselves.
@@ -841,7 +850,7 @@ mod tests {
     #[test]
     fn sessions_and_databases_that_cannot_be_are_refused_with_the_reason() {
         for (kind, word) in
-            [("postgres", "url is missing"), ("mysql", "no such database"), ("session", "browser"), ("x", "unknown")]
+            [("postgres", "url is missing"), ("mysql", "such as mysql://"), ("session", "browser"), ("x", "unknown")]
         {
             let text = format!("{GOOD}\n[storage]\ntype = \"{kind}\"");
             assert!(refused(&text).contains(word), "{}", refused(&text));
@@ -859,6 +868,11 @@ mod tests {
             let why = refused(&with(url));
             assert!(why.contains("[storage] url") && why.contains(word) && !why.contains("geheim"), "{why}");
         }
+        let with = |url: &str| format!("{GOOD}\n[storage]\ntype = \"mysql\"\nurl = \"{url}\"");
+        let config = parse(&with("mysql://u:geheim@db.lan/b24")).unwrap();
+        assert_eq!(config.database.as_ref().map(ToString::to_string).as_deref(), Some("mysql://db.lan/b24"));
+        let why = refused(&with("postgres://u:geheim@db.lan/b24"));
+        assert!(why.contains("mysql://user") && !why.contains("geheim"), "{why}");
     }
 
     #[test]

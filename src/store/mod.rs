@@ -3,7 +3,7 @@
 //!
 //! The words are those that an open file under `flock` and a row in a database can both honour.
 
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+#[cfg_attr(not(any(feature = "postgres", feature = "mysql")), allow(dead_code))]
 pub mod database;
 pub mod file;
 pub mod moving;
@@ -133,6 +133,8 @@ pub struct Examined {
     pub no_transactions: Option<Reason>,
     /// The server's end of the connection is older than this process's: a pooler stands between.
     pub is_pooled: bool,
+    /// A setting by which it forgets what it has said is stored, when it is killed or its machine fails.
+    pub forgets: Option<String>,
     /// How many connections it allows, and how many there are.
     pub most_connections: i64,
     pub connections: i64,

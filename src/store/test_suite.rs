@@ -61,26 +61,48 @@ fn files() -> Fixture {
 
 #[cfg(feature = "postgres")]
 fn postgres() -> Fixture {
-    on_postgres(&support::postgres::shared().database().url())
+    use support::database::{shared, Kind};
+    on_database(&shared(Kind::Postgres).database().url())
 }
 
 /// Through a pooler, which gives each transaction another connection to the server.
 #[cfg(feature = "postgres")]
 fn pooled_postgres() -> Fixture {
-    use support::postgres::{pooler, shared};
-    on_postgres(&pooler().url(&shared().database()))
+    use support::database::{shared, Kind};
+    on_database(&support::postgres::pooler().url(&shared(Kind::Postgres).database()))
 }
 
-#[cfg(feature = "postgres")]
-fn on_postgres(url: &str) -> Fixture {
-    use super::database::{postgres, Database};
-    use crate::values::database::Address;
+#[cfg(feature = "mysql")]
+fn mysql() -> Fixture {
+    use support::database::{shared, Kind};
+    on_database(&shared(Kind::MySql).database().url())
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn on_database(url: &str) -> Fixture {
     let place = Temporary::new();
+    let store = database(url, Duration::from_secs(5), &place.path().join("tokens"), FEW);
+    Fixture { store: Box::new(store), _place: place }
+}
+
+/// A process of a node with this folder.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub fn database(url: &str, patience: Duration, folder: &Path, quota: Quota) -> super::database::Database {
+    use super::database::{Connect, Database};
+    use crate::values::database::{Address, Kind};
     let address = Address::parse(url).unwrap();
     let name = address.to_string();
-    let connect = move || postgres::connect(&address, Duration::from_secs(5), &|_| Err("no TLS here".into()));
-    let store = Database::new(Box::new(connect), name, &place.path().join("tokens"), FEW, true);
-    Fixture { store: Box::new(store), _place: place }
+    let connect: Connect = match address.kind {
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => {
+            Box::new(move || super::database::postgres::connect(&address, patience, &|_| Err("no TLS here".into())))
+        }
+        #[cfg(feature = "mysql")]
+        Kind::MySql => Box::new(move || super::database::mysql::connect(&address, patience, None)),
+        #[cfg(not(all(feature = "postgres", feature = "mysql")))]
+        kind => panic!("there is no {kind:?} in this build"),
+    };
+    Database::new(connect, name, folder, quota, true)
 }
 
 /// Each sentence as a test of each kind of storage.
@@ -91,6 +113,8 @@ macro_rules! of_every_kind {
         of_every_kind!(@ postgres $($sentence)*);
         #[cfg(feature = "postgres")]
         of_every_kind!(@ pooled_postgres $($sentence)*);
+        #[cfg(feature = "mysql")]
+        of_every_kind!(@ mysql $($sentence)*);
     };
     (@ $kind:ident $($sentence:ident)*) => {
         mod $kind {

@@ -1,16 +1,22 @@
-//! The address of a database: `postgres://user:password@db.lan/b24proxy`.
+//! The address of a database: `postgres://user:password@db.lan/b24proxy`, `mysql://…`.
 
 use super::percent::decoded;
 use super::secret::Secret;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
-/// Of an address that names none.
-const DEFAULT_PORT: u16 = 5432;
+/// In whose words a database is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Postgres,
+    /// MariaDB too.
+    MySql,
+}
 
 /// Where a database is, and as whom and how it is asked.
 #[derive(Clone, Debug)]
 pub struct Address {
+    pub kind: Kind,
     /// More than one: copies of one database, of which that one counts that can be written to.
     pub hosts: Vec<(Host, u16)>,
     pub user: String,
@@ -23,39 +29,93 @@ pub struct Address {
 pub enum Host {
     /// A name, or an address; IPv6 without brackets.
     Name(String),
-    /// The folder of a unix socket.
+    /// The folder of a unix socket; of MySQL's the socket itself.
     Socket(PathBuf),
 }
 
-/// What is asked of the connection, from the weakest to the strongest, in the words of PostgreSQL's own `sslmode`.
+/// What is asked of the connection, from the weakest to the strongest, in the words of PostgreSQL's own `sslmode` and MySQL's
+/// own `ssl-mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Encryption {
-    /// `disable`
+    /// `disable`, `disabled`
     None,
-    /// `prefer`: if the server can.
+    /// `prefer`, `preferred`: if the server can.
     IfPossible,
-    /// `require`: whoever the server is.
+    /// `require`, `required`: whoever the server is.
     Required,
-    /// `verify-ca`: a known authority vouches for it.
+    /// `verify-ca`, `verify_ca`: a known authority vouches for it.
     OfAuthority,
-    /// `verify-full`: and for its name.
+    /// `verify-full`, `verify_identity`: and for its name.
     OfName,
 }
 
-const MODES: [(&str, Encryption); 5] = [
-    ("disable", Encryption::None),
-    ("prefer", Encryption::IfPossible),
-    ("require", Encryption::Required),
-    ("verify-ca", Encryption::OfAuthority),
-    ("verify-full", Encryption::OfName),
-];
+impl Kind {
+    pub fn of(address: &str) -> Option<Kind> {
+        let scheme = address.split_once("://")?.0;
+        [Kind::Postgres, Kind::MySql].into_iter().find(|kind| kind.schemes().contains(&scheme))
+    }
+
+    /// As `[storage] type` has it.
+    pub fn name(self) -> &'static str {
+        self.schemes()[0]
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Kind::Postgres => "PostgreSQL",
+            Kind::MySql => "MySQL, MariaDB",
+        }
+    }
+
+    fn schemes(self) -> &'static [&'static str] {
+        match self {
+            Kind::Postgres => &["postgres", "postgresql"],
+            Kind::MySql => &["mysql", "mariadb"],
+        }
+    }
+
+    /// Of an address that names none.
+    fn port(self) -> u16 {
+        match self {
+            Kind::Postgres => 5432,
+            Kind::MySql => 3306,
+        }
+    }
+
+    /// What may stand behind the `?`: for the encryption, and for a unix socket.
+    fn names(self) -> [&'static str; 2] {
+        match self {
+            Kind::Postgres => ["sslmode", "host"],
+            Kind::MySql => ["ssl-mode", "socket"],
+        }
+    }
+
+    fn encryption(self, word: &str) -> Result<Encryption, &'static str> {
+        use Encryption::{IfPossible, None, OfAuthority, OfName, Required};
+        let word = word.to_ascii_lowercase();
+        Ok(match (self, word.as_str()) {
+            (Kind::Postgres, "disable") | (Kind::MySql, "disabled") => None,
+            (Kind::Postgres, "prefer") | (Kind::MySql, "preferred") => IfPossible,
+            (Kind::Postgres, "require") | (Kind::MySql, "required") => Required,
+            (Kind::Postgres, "verify-ca") | (Kind::MySql, "verify_ca") => OfAuthority,
+            (Kind::Postgres, "verify-full") | (Kind::MySql, "verify_identity") => OfName,
+            (Kind::Postgres, _) => {
+                return Err("has an sslmode that is none of disable, prefer, require, verify-ca, verify-full")
+            }
+            (Kind::MySql, _) => {
+                return Err("has an ssl-mode that is none of disabled, preferred, required, verify_ca, verify_identity")
+            }
+        })
+    }
+}
 
 impl Address {
     /// The error says what to write, and nothing of what is written: a password stands in it.
     pub fn parse(address: &str) -> Result<Address, &'static str> {
-        const FORM: &str = "must be such as postgres://user:password@db.lan/b24proxy";
-        let rest = ["postgres://", "postgresql://"].into_iter().find_map(|scheme| address.strip_prefix(scheme));
-        let rest = rest.ok_or("must begin with postgres://, such as postgres://user:password@db.lan/b24proxy")?;
+        const FORM: &str = "must be such as postgres://user:password@db.lan/b24proxy or mysql://…";
+        let kind = Kind::of(address)
+            .ok_or("must begin with postgres:// or mysql://, such as postgres://user:password@db.lan/b24proxy")?;
+        let rest = address.split_once("://").map_or("", |(_, rest)| rest);
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (place, database) =
             rest.split_once('/').ok_or("must end with the database's name, as in …@db.lan/b24proxy")?;
@@ -78,20 +138,22 @@ impl Address {
         }
         let (mut hosts, mut encryption) = (Vec::new(), None);
         if !place.is_empty() {
-            hosts = place.split(',').map(host_and_port).collect::<Option<Vec<_>>>().ok_or(FORM)?;
+            let named = place.split(',').map(|place| host_and_port(place, kind.port()));
+            hosts = named.collect::<Option<Vec<_>>>().ok_or(FORM)?;
         }
         for (name, value) in
             query.split('&').filter(|part| !part.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
         {
-            match name {
-                "sslmode" => {
-                    let mode = MODES.iter().find(|(word, _)| *word == value);
-                    let mode =
-                        mode.ok_or("has an sslmode that is none of disable, prefer, require, verify-ca, verify-full")?;
-                    encryption = Some(mode.1);
-                }
-                "host" if hosts.is_empty() => hosts = vec![host_and_port(value).ok_or(FORM)?],
-                _ => return Err("may have sslmode=… behind the ?, and nothing else"),
+            let [mode, socket] = kind.names();
+            if name == mode {
+                encryption = Some(kind.encryption(value)?);
+            } else if name == socket && hosts.is_empty() {
+                hosts = vec![host_and_port(value, kind.port()).ok_or(FORM)?];
+            } else {
+                return Err(match kind {
+                    Kind::Postgres => "may have sslmode=… behind the ?, and nothing else",
+                    Kind::MySql => "may have ssl-mode=… behind the ?, and nothing else",
+                });
             }
         }
         if hosts.is_empty() {
@@ -100,9 +162,9 @@ impl Address {
         let is_here = hosts.iter().all(|(host, _)| host.is_here());
         let encryption = encryption.unwrap_or(if is_here { Encryption::None } else { Encryption::OfName });
         if encryption > Encryption::IfPossible && hosts.iter().any(|(host, _)| matches!(host, Host::Socket(_))) {
-            return Err("asks for TLS over a unix socket, which has none: leave out sslmode");
+            return Err("asks for TLS over a unix socket, which has none: leave out sslmode or ssl-mode");
         }
-        Ok(Address { hosts, user, password: Secret::new(plain(password)?), database, encryption })
+        Ok(Address { kind, hosts, user, password: Secret::new(plain(password)?), database, encryption })
     }
 }
 
@@ -116,7 +178,7 @@ impl Address {
 impl std::fmt::Display for Address {
     /// Without user and password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("postgres://")?;
+        write!(f, "{}://", self.kind.name())?;
         for (i, (host, port)) in self.hosts.iter().enumerate() {
             f.write_str(if i > 0 { "," } else { "" })?;
             match host {
@@ -124,7 +186,7 @@ impl std::fmt::Display for Address {
                 Host::Name(name) if name.contains(':') => write!(f, "[{name}]")?,
                 Host::Name(name) => f.write_str(name)?,
             }
-            if *port != DEFAULT_PORT {
+            if *port != self.kind.port() {
                 write!(f, ":{port}")?;
             }
         }
@@ -144,7 +206,7 @@ impl Host {
     }
 }
 
-fn host_and_port(place: &str) -> Option<(Host, u16)> {
+fn host_and_port(place: &str, default: u16) -> Option<(Host, u16)> {
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -156,7 +218,7 @@ fn host_and_port(place: &str) -> Option<(Host, u16)> {
     let port = match port.strip_prefix(':') {
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok().filter(|port| *port > 0)?,
         Some(_) => return None,
-        None => port.is_empty().then_some(DEFAULT_PORT)?,
+        None => port.is_empty().then_some(default)?,
     };
     // A path, with its slashes encoded or not (in `host=`).
     let plain = String::from_utf8(decoded(host.as_bytes())).ok()?;
@@ -187,6 +249,10 @@ mod tests {
             ("postgres://u@10.0.0.1,db2.lan:5433/b24", "postgres://10.0.0.1,db2.lan:5433/b24", "u", ""),
             ("postgres://u@%2Frun%2Fpg/b24", "postgres:///run/pg/b24", "u", ""),
             ("postgres://u@/b24?host=/run/pg", "postgres:///run/pg/b24", "u", ""),
+            ("mysql://u:p@db.lan/b24", "mysql://db.lan/b24", "u", "p"),
+            ("mariadb://u:p@db.lan:3307/b24", "mysql://db.lan:3307/b24", "u", "p"),
+            ("mysql://u@%2Frun%2Fmysqld.sock/b24", "mysql:///run/mysqld.sock/b24", "u", ""),
+            ("mysql://u@/b24?socket=/run/mysqld.sock", "mysql:///run/mysqld.sock/b24", "u", ""),
         ] {
             let address = parsed(text);
             assert_eq!((&*address.to_string(), &*address.user, address.password.expose()), (shown, user, password));
@@ -203,6 +269,13 @@ mod tests {
             ("postgres://u:p@%2Frun/b", Encryption::None),
             ("postgres://u:p@db.lan/b?sslmode=disable", Encryption::None),
             ("postgres://u:p@localhost/b?sslmode=verify-ca", Encryption::OfAuthority),
+            ("mysql://u:p@db.lan/b", Encryption::OfName),
+            ("mysql://u:p@127.0.0.1/b", Encryption::None),
+            ("mysql://u:p@db.lan/b?ssl-mode=disabled", Encryption::None),
+            ("mysql://u:p@db.lan/b?ssl-mode=PREFERRED", Encryption::IfPossible),
+            ("mysql://u:p@db.lan/b?ssl-mode=required", Encryption::Required),
+            ("mysql://u:p@localhost/b?ssl-mode=verify_ca", Encryption::OfAuthority),
+            ("mysql://u:p@localhost/b?ssl-mode=VERIFY_IDENTITY", Encryption::OfName),
         ] {
             assert_eq!(parsed(text).encryption, expected, "{text}");
         }
@@ -226,6 +299,11 @@ mod tests {
             "postgres://u:geheim@db.lan/b?options=-c",
             "postgres://u:geheim@%2Frun/b?sslmode=require",
             "postgres://u:geheim%00@db.lan/b",
+            "mysql://u:geheim@db.lan",
+            "mysql://u:geheim@db.lan/b?sslmode=disable",
+            "mysql://u:geheim@db.lan/b?ssl-mode=require",
+            "mysql://u:geheim@db.lan/b?ssl-mode=verify-ca",
+            "mysql://u:geheim@%2Frun/b?ssl-mode=required",
         ] {
             let why = Address::parse(text).expect_err(text);
             assert!(!why.contains("geheim"), "{why}");
@@ -234,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "(postgres://)?[a-z:/@?=&,%\\[\\]0-9]{0,40}") {
+        fn no_text_panics(text in "((postgres|mysql)://)?[a-z:/@?=&,%\\[\\]0-9]{0,40}") {
             let _ = Address::parse(&text);
         }
     }

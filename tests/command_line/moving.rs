@@ -7,8 +7,9 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use support::cgi::{Answer, Cgi};
+use support::database::{shared, Database, Kind, PASSWORD};
 use support::eventually;
-use support::postgres::{pooler, shared, Database, PASSWORD};
+use support::postgres::pooler;
 
 const ADD: &str = r#"{"method":"crm.deal.add","params":{"fields":{"TITLE":"a"}}}"#;
 
@@ -32,8 +33,34 @@ fn folder(proxy: &Proxy) -> String {
 
 /// With the configuration that names the database.
 fn named(proxy: &Proxy, database: &Database) -> String {
-    let storage = format!("\n[storage]\ntype = \"postgres\"\nurl = \"{}\"\n", database.url());
-    format!("{}{storage}", proxy.config())
+    format!("{}\n{}", proxy.config(), database.section())
+}
+
+/// Each sentence as a test of each kind of database.
+macro_rules! of_every_kind {
+    ($($sentence:ident)*) => {
+        of_every_kind!(@ postgres Postgres $($sentence)*);
+        of_every_kind!(@ mysql MySql $($sentence)*);
+    };
+    (@ $name:ident $kind:ident $($sentence:ident)*) => {
+        mod $name {
+            $(
+                #[test]
+                fn $sentence() {
+                    super::$sentence(support::database::Kind::$kind);
+                }
+            )*
+        }
+    };
+}
+
+of_every_kind! {
+    all_that_is_stored_moves_into_a_database_and_back_and_whoever_asks_the_old_place_is_told_the_new_one
+    a_target_that_holds_a_portal_unmarked_is_refused_and_nothing_is_changed
+    calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice
+    a_move_that_is_killed_anywhere_is_ended_by_the_same_command_in_both_directions
+    check_names_each_right_that_is_missing
+    the_statements_that_make_the_tables_are_printed_for_the_database_that_is_named
 }
 
 fn add(proxy: &Proxy, key: &str) -> Answer {
@@ -52,22 +79,22 @@ fn assert_moved(answer: &Answer, place: &str) {
     assert!(!text.contains(PASSWORD) && !log.contains(PASSWORD), "{text} {log}");
 }
 
-#[test]
-fn all_that_is_stored_moves_into_a_database_and_back_and_whoever_asks_the_old_place_is_told_the_new_one() {
+fn all_that_is_stored_moves_into_a_database_and_back_and_whoever_asks_the_old_place_is_told_the_new_one(kind: Kind) {
     let proxy = on_files();
     let files = proxy.config().to_owned();
-    let database = shared().database();
+    let database = shared(kind).database();
     let first = add(&proxy, "kept");
     assert_eq!(first.status, 200, "{}", first.text());
     let pair = proxy.stored();
     let moved = move_to(&proxy, &database.url());
     assert_eq!(moved.code, 0, "{}", moved.all());
     assert!(
-        moved.stdout.contains("moved to postgres://") && moved.stdout.contains("1 idempotency"),
+        moved.stdout.contains(&format!("moved to {}://", database.type_name()))
+            && moved.stdout.contains("1 idempotency"),
         "{}",
         moved.stdout
     );
-    let name = shared().folder().display().to_string();
+    let name = shared(kind).folder().display().to_string();
     assert_moved(&add(&proxy, "kept"), &name);
     assert_moved(&add(&proxy, "new"), &name);
     assert_moved(&proxy.call("profile", json!({})), &name);
@@ -96,10 +123,9 @@ fn all_that_is_stored_moves_into_a_database_and_back_and_whoever_asks_the_old_pl
     assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), 3);
 }
 
-#[test]
-fn a_target_that_holds_a_portal_unmarked_is_refused_and_nothing_is_changed() {
+fn a_target_that_holds_a_portal_unmarked_is_refused_and_nothing_is_changed(kind: Kind) {
     let proxy = on_files();
-    let database = shared().database();
+    let database = shared(kind).database();
     database.keep(&format!("{}.json", proxy.stem()), &proxy.stored().to_string());
     let before = database.sql("SELECT * FROM b24proxy_portals");
     for _ in 0..2 {
@@ -145,7 +171,7 @@ fn called_during_a_move(proxy: Proxy, to: &str, config: &str) -> Proxy {
         assert_eq!(moved.code, 0, "{}", moved.all());
         callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect::<Vec<_>>()
     });
-    let place = if to.starts_with('/') { to } else { "postgres://" };
+    let place = to.split_once("://").map_or(to, |(scheme, _)| scheme);
     let proxy = proxy.configured(config);
     let mut executed = 0;
     for (key, answer) in &answered {
@@ -163,10 +189,9 @@ fn called_during_a_move(proxy: Proxy, to: &str, config: &str) -> Proxy {
     proxy
 }
 
-#[test]
-fn calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice() {
+fn calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice(kind: Kind) {
     let proxy = on_files();
-    let (database, files) = (shared().database(), proxy.config().to_owned());
+    let (database, files) = (shared(kind).database(), proxy.config().to_owned());
     let in_database = named(&proxy, &database);
     let proxy = called_during_a_move(proxy, &database.url(), &in_database);
     let to = folder(&proxy);
@@ -178,7 +203,7 @@ fn killed_and_repeated(proxy: &Proxy, database: &Database, to: &str) {
     let mut killed = 0;
     for millisecond in (4..).step_by(6) {
         // What the killed one held would last for ten seconds.
-        if killed > 0 && database.sql("SELECT to_regclass('b24proxy_entries') IS NOT NULL") == "t" {
+        if killed > 0 && database.has_tables() {
             database.end_leases();
         }
         let mut command = proxy.sandbox.command_line(&["move", "--to", to]);
@@ -200,11 +225,10 @@ fn killed_and_repeated(proxy: &Proxy, database: &Database, to: &str) {
     });
 }
 
-#[test]
-fn a_move_that_is_killed_anywhere_is_ended_by_the_same_command_in_both_directions() {
+fn a_move_that_is_killed_anywhere_is_ended_by_the_same_command_in_both_directions(kind: Kind) {
     let proxy = on_files();
     let files = proxy.config().to_owned();
-    let database = shared().database();
+    let database = shared(kind).database();
     for key in 0..20 {
         assert_eq!(add(&proxy, &key.to_string()).status, 200);
     }
@@ -228,66 +252,105 @@ fn a_move_that_is_killed_anywhere_is_ended_by_the_same_command_in_both_direction
 }
 
 #[test]
+fn all_that_is_stored_moves_from_one_kind_of_database_to_the_other() {
+    let proxy = on_files();
+    let (one, other) = (shared(Kind::Postgres).database(), shared(Kind::MySql).database());
+    let configurations = [named(&proxy, &one), named(&proxy, &other)];
+    assert_eq!(add(&proxy, "kept").status, 200);
+    assert_eq!(move_to(&proxy, &one.url()).code, 0);
+    let mut proxy = proxy.configured(&configurations[0]);
+    for (to, configuration) in [(&other, &configurations[1]), (&one, &configurations[0])] {
+        let moved = move_to(&proxy, &to.url());
+        assert!(moved.code == 0 && moved.stdout.contains("1 idempotency"), "{}", moved.all());
+        assert_moved(&add(&proxy, "kept"), to.type_name());
+        proxy = proxy.configured(configuration);
+        assert_eq!(add(&proxy, "kept").header("Idempotent-Replayed"), Some("true"));
+    }
+    assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), 1);
+}
+
+#[test]
 fn check_tells_what_it_finds_of_a_database_and_shows_no_password() {
     let proxy = Proxy::installed().on_files();
-    let pooled = shared().database();
-    let (direct, through) = (shared().database(), pooler().url(&pooled));
-    let storage = |url: &str| format!("{}\n[storage]\ntype = \"postgres\"\nurl = \"{url}\"\n", proxy.config());
-    for url in [direct.url(), through] {
-        proxy.sandbox.write_config(&storage(&url));
+    let (direct, pooled, mysql) =
+        (shared(Kind::Postgres).database(), shared(Kind::Postgres).database(), shared(Kind::MySql).database());
+    let storage =
+        |kind: &str, url: &str| format!("{}\n[storage]\ntype = \"{kind}\"\nurl = \"{url}\"\n", proxy.config());
+    for (kind, url, version, setting) in [
+        ("postgres", direct.url(), "PostgreSQL 1", "fsync = off"),
+        ("postgres", pooler().url(&pooled), "PostgreSQL 1", "fsync = off"),
+        ("mysql", mysql.url(), "MariaDB 1", "innodb_flush_log_at_trx_commit = 2"),
+    ] {
+        proxy.sandbox.write_config(&storage(kind, &url));
         let checked = run(&proxy, &["check", "--json"]);
-        assert_line(&checked, "database", "ok", "PostgreSQL 1");
+        assert_line(&checked, "database", "ok", version);
         assert_line(&checked, "database rights", "ok", "");
         assert_line(&checked, "database TLS", "ok", "none is needed");
+        // As the servers of the tests are.
+        assert_line(&checked, "database durability", "fail", setting);
         assert_line(&checked, "database pooling", "ok", "transactions");
         assert_line(&checked, "database connections", "ok", "open");
         assert_line(&checked, "database clock", "ok", "");
         assert!(!checked.all().contains(PASSWORD), "{}", checked.all());
     }
-    let name = direct.sql("SELECT current_database()");
-    direct.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on"));
-    proxy.sandbox.write_config(&storage(&direct.url()));
+    direct.sql(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", direct.name()));
+    proxy.sandbox.write_config(&storage("postgres", &direct.url()));
     assert_line(&run(&proxy, &["check", "--json"]), "database", "fail", "read-only");
-    proxy.sandbox.write_config(&storage(&format!("postgres://nobody:{PASSWORD}@127.0.0.1:1/b")));
-    let away = run(&proxy, &["check", "--json"]);
-    assert_line(&away, "database", "fail", "postgres://127.0.0.1:1/b");
-    assert!(!away.all().contains(PASSWORD), "{}", away.all());
-    let folders: Vec<_> = lines(&away).into_iter().filter(|(check, ..)| check == "token folder").collect();
-    assert!(folders.iter().all(|(_, status, _)| status == "ok"), "the folder is not to blame: {folders:?}");
+    for kind in ["postgres", "mysql"] {
+        proxy.sandbox.write_config(&storage(kind, &format!("{kind}://nobody:{PASSWORD}@127.0.0.1:1/b")));
+        let away = run(&proxy, &["check", "--json"]);
+        assert_line(&away, "database", "fail", &format!("{kind}://127.0.0.1:1/b"));
+        assert!(!away.all().contains(PASSWORD), "{}", away.all());
+        let folders: Vec<_> = lines(&away).into_iter().filter(|(check, ..)| check == "token folder").collect();
+        assert!(folders.iter().all(|(_, status, _)| status == "ok"), "the folder is not to blame: {folders:?}");
+    }
 }
 
-#[test]
-fn check_names_each_right_that_is_missing() {
+fn check_names_each_right_that_is_missing(kind: Kind) {
     let proxy = Proxy::installed().on_files();
-    let database = shared().database();
-    let schema = run(&proxy, &["check", "--schema"]).stdout;
-    database.sql(&schema);
-    let user = format!("poor_{}", database.sql("SELECT current_database()"));
-    database.sql(&format!(
-        "CREATE USER {user}; GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {user}; \
-         GRANT DELETE ON b24proxy_entries, b24proxy_clients, b24proxy_portals, b24proxy_limits TO {user}"
-    ));
-    let url = database.url().replace("postgres://postgres:", &format!("postgres://{user}:"));
-    let config = format!("{}\n[storage]\ntype = \"postgres\"\nurl = \"{url}\"\n", proxy.config());
+    let database = shared(kind).database();
+    database.tables();
+    let (user, name) = (format!("poor_{}", database.name()), database.name());
+    database.sql(&match kind {
+        Kind::Postgres => format!(
+            "CREATE USER {user}; GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {user}; \
+             GRANT DELETE ON b24proxy_entries, b24proxy_clients, b24proxy_portals, b24proxy_limits TO {user}"
+        ),
+        Kind::MySql => {
+            let rest = ["entries", "clients", "portals", "limits"]
+                .map(|table| format!("GRANT DELETE ON {name}.b24proxy_{table} TO {user};"));
+            format!(
+                "CREATE USER {user} IDENTIFIED BY '{PASSWORD}'; GRANT SELECT, INSERT, UPDATE ON {name}.* TO {user}; {}",
+                rest.concat()
+            )
+        }
+    });
+    let (scheme, place) = database
+        .url()
+        .split_once('@')
+        .map(|(user, place)| (user.split_once("://").expect("an address").0.to_owned(), place.to_owned()))
+        .expect("a user");
+    let url = format!("{scheme}://{user}:{PASSWORD}@{place}");
+    let config = format!("{}\n[storage]\ntype = \"{scheme}\"\nurl = \"{url}\"\n", proxy.config());
     proxy.sandbox.write_config(&config);
     let checked = run(&proxy, &["check", "--json"]);
     assert_line(&checked, "database rights", "fail", "DELETE on b24proxy_keys");
     assert!(!checked.stdout.contains("DELETE on b24proxy_entries"), "{}", checked.stdout);
 }
 
-#[test]
-fn the_statements_that_make_the_tables_are_printed_without_a_configuration_or_a_database() {
-    let proxy = Proxy::not_installed();
-    std::fs::remove_file(proxy.sandbox.config()).unwrap();
+fn the_statements_that_make_the_tables_are_printed_for_the_database_that_is_named(kind: Kind) {
+    let proxy = Proxy::not_installed().on_files();
+    let all = run(&proxy, &["check", "--schema"]);
+    assert_eq!((all.code, all.stdout.matches("EXISTS b24proxy_portals").count()), (0, 2), "{}", all.all());
+    let database = shared(kind).database();
+    proxy.sandbox.write_config(&named(&proxy, &database));
     let printed = run(&proxy, &["check", "--schema"]);
-    assert!(
-        printed.code == 0 && printed.stdout.starts_with("CREATE TABLE IF NOT EXISTS b24proxy_"),
-        "{}",
-        printed.all()
-    );
-    let database = shared().database();
+    assert_eq!((printed.code, printed.stdout.matches("EXISTS b24proxy_portals").count()), (0, 1), "{}", printed.all());
+    assert!(all.stdout.contains(&printed.stdout), "{}", printed.stdout);
+    assert!(!database.has_tables(), "they are printed, not made");
     // And once more: each is made where it is not there.
     database.sql(&printed.stdout);
     database.sql(&printed.stdout);
-    assert_eq!(database.sql("SELECT count(*) FROM pg_tables WHERE tablename LIKE 'b24proxy_%'"), "6");
+    assert!(database.has_tables());
+    assert_eq!(proxy.call("profile", json!({})).status, 409);
 }

@@ -4,7 +4,7 @@ use serde_json::{json, Value};
 use simulator::{Options, Portal, Simulator, TokenPair};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::cgi::{Answer, Cgi};
-use support::postgres::{self, Database};
+use support::database::{self, Database};
 use support::Sandbox;
 
 /// The token of the one client.
@@ -32,7 +32,7 @@ impl Proxy {
     pub fn with(options: Options) -> Proxy {
         let https = options.https;
         let mut proxy = Proxy { sandbox: Sandbox::new(), simulator: Simulator::start(options), config: String::new() };
-        proxy.sandbox.keep_in(postgres::is_wanted().then(|| postgres::shared().database()));
+        proxy.sandbox.keep_in(database::wanted().map(|kind| database::shared(kind).database()));
         proxy.sandbox.write("b24proxy/ca.pem", 0o600, proxy.simulator.ca_pem().as_bytes());
         let config = proxy.standard_config(https);
         proxy.configured(&config)
@@ -77,7 +77,7 @@ level = "debug"
     pub fn configured(mut self, config: &str) -> Proxy {
         self.config = config.to_owned();
         if let Some(database) = self.sandbox.database().filter(|_| !config.contains("\n[storage]")) {
-            self.config = format!("{config}\n{}", storage(database));
+            self.config = format!("{config}\n{}", database.section());
         }
         self.sandbox.write_config(&self.config);
         self
@@ -86,7 +86,7 @@ level = "debug"
     /// With this database, whatever storage is tested.
     pub fn on_database(mut self, database: Database<'static>) -> Proxy {
         let config = match self.sandbox.database() {
-            Some(other) => self.config.replace(&storage(other), ""),
+            Some(other) => self.config.replace(&other.section(), ""),
             None => self.config.clone(),
         };
         self.sandbox.keep_in(Some(database));
@@ -96,7 +96,7 @@ level = "debug"
     /// What this test says is said of files alone.
     pub fn on_files(mut self) -> Proxy {
         let Some(database) = self.sandbox.database() else { return self };
-        let config = self.config.replace(&storage(database), "");
+        let config = self.config.replace(&database.section(), "");
         let pair = self.stored_bytes();
         self.sandbox.keep_in(None);
         if let Some(pair) = pair {
@@ -206,10 +206,6 @@ level = "debug"
     pub fn call(&self, method: &str, params: Value) -> Answer {
         self.request(json!({ "domain": self.portal().name(), "method": method, "params": params }).to_string()).run()
     }
-}
-
-fn storage(database: &Database) -> String {
-    format!("[storage]\ntype = \"postgres\"\nurl = \"{}\"\n", database.url())
 }
 
 /// The content of a token file with this pair.

@@ -90,7 +90,7 @@ fn a_refresher_that_cannot_be_started_says_why_and_spends_nothing() {
 #[test]
 fn a_refresher_that_is_refused_memory_spends_nothing_and_leaves_no_failure_to_share() {
     let mut busy = 0;
-    for half_mib in 18..36 {
+    for half_mib in 18..50 {
         let proxy = Proxy::not_installed();
         proxy.store_expired_pair(&proxy.portal().issue_pair(1));
         limit(&proxy, &format!("--as={}", half_mib << 19));
@@ -109,7 +109,7 @@ fn a_refresher_that_is_refused_memory_spends_nothing_and_leaves_no_failure_to_sh
 #[test]
 fn with_few_descriptors_or_little_memory_nothing_is_half_done() {
     let descriptors = (3..10).map(|count| format!("--nofile={count}"));
-    let memory = (16..40).map(|half_mib| format!("--as={}", half_mib << 19));
+    let memory = (16..54).map(|half_mib| format!("--as={}", half_mib << 19));
     let mut busy = 0;
     for refused in descriptors.chain(memory) {
         let proxy = named();

@@ -5,14 +5,14 @@ use serde_json::{json, Value};
 use simulator::{Action, Fault, Target};
 use std::time::{Duration, Instant, SystemTime};
 use support::cgi::{Answer, Cgi};
-use support::postgres::{shared, Postgres, PASSWORD};
+use support::database::{kind, shared, Kind, Server, PASSWORD};
 use support::{eventually, signal, Sandbox};
 
 const LONG: Duration = Duration::from_secs(10);
 const ADD: &str = r#"{"method":"crm.deal.add"}"#;
 
 /// A node and another one beside it, with a token folder and a configuration of its own.
-fn two_nodes(server: &'static Postgres) -> (Proxy, Sandbox) {
+fn two_nodes(server: &'static Server) -> (Proxy, Sandbox) {
     let (aliases, fast) = ("aliases = [\"acme\"]", "requests_per_second = 100\nburst = 250");
     let proxy = Proxy::not_installed().on_database(server.database());
     let proxy = proxy.reconfigured(aliases, &format!("{aliases}\n{fast}"));
@@ -24,8 +24,8 @@ fn two_nodes(server: &'static Postgres) -> (Proxy, Sandbox) {
 }
 
 /// A server of this test's own, which it may kill.
-fn own() -> &'static Postgres {
-    Box::leak(Box::new(Postgres::start()))
+fn own() -> &'static Server {
+    Box::leak(Box::new(Server::start(kind())))
 }
 
 fn add(node: &Sandbox) -> Cgi<'_> {
@@ -55,7 +55,7 @@ fn files(node: &Sandbox) -> Vec<String> {
 
 #[test]
 fn a_hundred_callers_on_two_nodes_that_find_the_token_expired_cause_one_refresh_and_no_token_stays_on_a_node() {
-    let (proxy, other) = two_nodes(shared());
+    let (proxy, other) = two_nodes(shared(kind()));
     for round in 1..=2 {
         match round {
             1 => proxy.store_expired_pair(&proxy.portal().issue_pair(1)),
@@ -91,7 +91,7 @@ fn a_hundred_callers_on_two_nodes_that_find_the_token_expired_cause_one_refresh_
 
 #[test]
 fn a_node_that_dies_in_a_refresh_blocks_others_for_ten_seconds_at_most() {
-    let (proxy, other) = two_nodes(shared());
+    let (proxy, other) = two_nodes(shared(kind()));
     proxy.store_expired_pair(&proxy.portal().issue_pair(1));
     proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
     let mut request = add(&proxy.sandbox).content_length(Some(ADD.len())).as_cgi().spawn();
@@ -149,7 +149,7 @@ fn a_pair_that_came_while_the_database_was_away_is_stored_by_the_nodes_next_run(
 
 #[test]
 fn a_key_is_one_key_on_every_node() {
-    let (proxy, other) = two_nodes(shared());
+    let (proxy, other) = two_nodes(shared(kind()));
     proxy.store_pair(&proxy.portal().issue_pair(1));
     let executed = || proxy.simulator.ledger().executed("crm.deal.add");
     let first = add(&proxy.sandbox).header("Idempotency-Key", "k").run();
@@ -237,8 +237,8 @@ fn a_database_that_is_away_or_does_not_answer_is_a_storage_error_before_anything
 fn the_way_to_the_database_is_as_safe_as_its_address_asks() {
     let (authority, key) = authority();
     let (certificate, own_key) = certified(&key);
-    let tls: &'static Postgres = Box::leak(Box::new(Postgres::start_at_port(Some((&certificate, &own_key)))));
-    let plain: &'static Postgres = Box::leak(Box::new(Postgres::start_at_port(None)));
+    let tls: &'static Server = Box::leak(Box::new(Server::start_at_port(kind(), Some((&certificate, &own_key)))));
+    let plain: &'static Server = Box::leak(Box::new(Server::start_at_port(kind(), None)));
     let proxy = Proxy::not_installed().on_database(tls.database());
     proxy.store_pair(&proxy.portal().issue_pair(1));
     let (own, without) = (tls.database(), plain.database());
@@ -251,19 +251,19 @@ fn the_way_to_the_database_is_as_safe_as_its_address_asks() {
         Cgi::new(&proxy.sandbox).path("/health").run()
     };
     for (host, mode, ca_file, works) in [
-        ("localhost", "?sslmode=verify-full", &both, true),
-        ("localhost", "?sslmode=verify-full", &ca, false),
+        ("localhost", "verify-full", &both, true),
+        ("localhost", "verify-full", &ca, false),
         // Its name is localhost alone.
-        ("127.0.0.1", "?sslmode=verify-full", &both, false),
-        ("127.0.0.1", "?sslmode=verify-ca", &both, true),
-        ("127.0.0.1", "?sslmode=verify-ca", &ca, false),
-        ("127.0.0.1", "?sslmode=require", &ca, true),
-        ("127.0.0.1", "?sslmode=prefer", &ca, true),
+        ("127.0.0.1", "verify-full", &both, false),
+        ("127.0.0.1", "verify-ca", &both, true),
+        ("127.0.0.1", "verify-ca", &ca, false),
+        ("127.0.0.1", "require", &ca, true),
+        ("127.0.0.1", "prefer", &ca, true),
         // This server takes nobody without TLS, which is not used to this machine unless it is asked for.
-        ("127.0.0.1", "?sslmode=disable", &both, false),
+        ("127.0.0.1", "disable", &both, false),
         ("127.0.0.1", "", &both, false),
     ] {
-        let answer = health(&format!("{}{mode}", own.url_at(host)), ca_file);
+        let answer = health(&format!("{}{}", own.url_at(host), asked(mode)), ca_file);
         assert_eq!(answer.status == 200, works, "{host} {mode}: {} {}", answer.text(), answer.stderr);
         assert!(!answer.stderr.contains(PASSWORD), "{}", answer.stderr);
         if !works && mode.contains("verify") {
@@ -271,9 +271,22 @@ fn the_way_to_the_database_is_as_safe_as_its_address_asks() {
         }
     }
     for (mode, works) in [("", true), ("disable", true), ("prefer", true), ("require", false), ("verify-full", false)] {
-        let mode = if mode.is_empty() { String::new() } else { format!("?sslmode={mode}") };
-        let answer = health(&format!("{}{mode}", without.url_at("localhost")), &both);
+        let answer = health(&format!("{}{}", without.url_at("localhost"), asked(mode)), &both);
         assert_eq!(answer.status == 200, works, "{mode}: {} {}", answer.text(), answer.stderr);
+    }
+}
+
+/// As the address of the database says it.
+fn asked(mode: &str) -> String {
+    match (kind(), mode) {
+        (_, "") => String::new(),
+        (Kind::Postgres, mode) => format!("?sslmode={mode}"),
+        (Kind::MySql, "disable") => "?ssl-mode=disabled".into(),
+        (Kind::MySql, "prefer") => "?ssl-mode=preferred".into(),
+        (Kind::MySql, "require") => "?ssl-mode=required".into(),
+        (Kind::MySql, "verify-ca") => "?ssl-mode=verify_ca".into(),
+        (Kind::MySql, "verify-full") => "?ssl-mode=verify_identity".into(),
+        (_, other) => panic!("{other} is no mode"),
     }
 }
 

@@ -85,10 +85,7 @@ fn kept(proxy: &Proxy) -> String {
     let own = format!("{}.{}", proxy.stem(), if proxy.sandbox.database().is_some() { "kept" } else { "json" });
     let mut text = std::fs::read_to_string(proxy.sandbox.path().join("b24proxy/proxy.log")).unwrap_or_default();
     if let Some(database) = proxy.sandbox.database() {
-        text += &database.sql(
-            "SELECT notes FROM b24proxy_portals UNION ALL SELECT known FROM b24proxy_limits UNION ALL \
-             SELECT entry || coalesce(convert_from(body, 'UTF8'), '') FROM b24proxy_entries",
-        );
+        text += &database.texts();
     }
     let mut folders = vec![proxy.sandbox.tokens()];
     while let Some(folder) = folders.pop() {

@@ -130,7 +130,7 @@ fn configuration(block: &Block) {
 /// Leads to what was moved there, its address replaced by a real one.
 fn database(block: &Block) {
     let proxy = Proxy::installed().on_files();
-    let database = support::postgres::shared().database();
+    let database = support::database::shared(support::database::Kind::Postgres).database();
     crate::commands::assert_runs(&proxy, &["move", "--to", &database.url()], &block.at());
     let section = block.text.replace("postgres://b24proxy:PASSWORD@db.lan/b24proxy", &database.url());
     let config = format!("{}\n{section}", proxy.config());

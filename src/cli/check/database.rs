@@ -29,6 +29,7 @@ fn judge(address: &Address, examined: &Examined, ahead_ms: i64) -> Vec<Line> {
         server(address, examined),
         rights(examined),
         encryption(address, examined),
+        durability(examined),
         pooling(examined),
         connections(examined),
         clock(ahead_ms),
@@ -41,7 +42,7 @@ fn server(address: &Address, examined: &Examined) -> Line {
         (true, _) => Line::fail(
             CHECK,
             format!("{text}, but it is read-only"),
-            "name the server that can be written to, or all of them: postgres://…@db1,db2/…",
+            "name the server that can be written to, or all of them: …@db1,db2/…",
         ),
         (false, false) => Line::warn(CHECK, text, "that is older than what this program is made for: take a newer one"),
         (false, true) => Line::ok(CHECK, text),
@@ -62,7 +63,7 @@ fn rights(examined: &Examined) -> Line {
 
 fn encryption(address: &Address, examined: &Examined) -> Line {
     const CHECK: &str = "database TLS";
-    const SURE: &str = "write sslmode=verify-full (and ca_file under [bitrix24] for an own authority)";
+    const SURE: &str = "write sslmode=verify-full, for MySQL ssl-mode=verify_identity (and ca_file under [bitrix24] for an own authority)";
     match address.encryption {
         Encryption::None if address.is_here() => Line::ok(CHECK, "none, and none is needed within this machine"),
         Encryption::None => Line::warn(CHECK, "none: whoever is on the way reads the tokens", SURE),
@@ -70,10 +71,25 @@ fn encryption(address: &Address, examined: &Examined) -> Line {
         Encryption::IfPossible if examined.is_encrypted && !examined.is_pooled => {
             Line::warn(CHECK, "used, but the server is not verified, and it may be left out", SURE)
         }
-        Encryption::IfPossible => Line::warn(CHECK, "perhaps none: sslmode=prefer takes what it gets", SURE),
+        Encryption::IfPossible => Line::warn(CHECK, "perhaps none: this mode takes what it gets", SURE),
         Encryption::Required => Line::warn(CHECK, "used, but the server is not verified", SURE),
         Encryption::OfAuthority => Line::ok(CHECK, "used; the server's authority is verified, its name is not"),
         Encryption::OfName => Line::ok(CHECK, "used; the server and its name are verified"),
+    }
+}
+
+fn durability(examined: &Examined) -> Line {
+    const CHECK: &str = "database durability";
+    match &examined.forgets {
+        None => Line::ok(CHECK, "what it has stored outlives a failure of its machine"),
+        Some(setting) => Line::fail(
+            CHECK,
+            format!(
+                "{setting} there: when its machine fails, a token that was stored may be lost, and a call repeated"
+            ),
+            "let the server have innodb_flush_log_at_trx_commit = 1 (MySQL, MariaDB), fsync and full_page_writes = on \
+             (PostgreSQL)",
+        ),
     }
 }
 
@@ -142,6 +158,8 @@ mod tests {
         assert_eq!(status(&judged("localhost/b", pooled), "connections"), Status::Ok);
         let by_statement = Examined { no_transactions: Some("refused".into()), ..fine() };
         assert_eq!(status(&judged("localhost/b", by_statement), "pooling"), Status::Fail);
+        let forgetful = Examined { forgets: Some("fsync = off".into()), ..fine() };
+        assert_eq!(status(&judged("localhost/b", forgetful), "durability"), Status::Fail);
         let without = Examined { missing: vec!["DELETE on b24proxy_keys".into()], ..fine() };
         assert_eq!(status(&judged("localhost/b", without), "rights"), Status::Fail);
         assert_eq!(status(&judged("localhost/b", Examined { is_read_only: true, ..fine() }), ""), Status::Fail);

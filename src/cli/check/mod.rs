@@ -1,9 +1,9 @@
 //! `b24proxy check`: what goes wrong on shared hosting, found before 1C finds it.
 //!
 //! [`program`]: the executable and `proxy.toml`. [`folder`]: the token folder, its file system and locks. [`tokens`]: each
-//! portal's files. [`database`]: where there is one. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from outside, [`front`] one before it,
-//! [`passage`] what it lets through, and [`privacy`] what it hands out. Each check answers [`Line`]s; what an observation means
-//! is decided by functions of values.
+//! portal's files. [`database`]: where there is one. [`network`]: portals, OAuth server, clock. [`web`]: the web server, from
+//! outside, [`front`] one before it, [`passage`] what it lets through, and [`privacy`] what it hands out. Each check answers
+//! [`Line`]s; what an observation means is decided by functions of values.
 
 mod address;
 mod database;
@@ -20,9 +20,10 @@ mod web;
 use super::arguments::{Arguments, Flag, JSON};
 use super::command::{nothing, surroundings, Command, Failure, Outcome, Setup};
 use super::terminal::say;
+use crate::app;
 use crate::config::Config;
 use crate::upstream::http::Http;
-use anyhow::anyhow;
+use crate::values::database::Kind;
 use line::{Line, Status};
 use std::time::Duration;
 
@@ -52,8 +53,8 @@ Each line is \"ok\", \"warn\" (perhaps wrong) or \"FAIL\" with what to do about 
 --json prints a list of {\"check\",\"status\",\"text\",\"cure\"}, the status ok, warn or
 fail. Exit status 1: something FAILs.
 
---schema prints the statements that make a database's tables, for psql, and does
-nothing else; the program makes them itself where its user may.
+--schema prints the statements that make the tables, for psql or mysql, of the
+database that proxy.toml names or else of each kind, and does nothing else; the program makes them itself where its user may.
 
 Run it as the user as whom the web server runs the program; started by root it
 goes on as the user whom proxy.toml and the token folder belong to.",
@@ -66,8 +67,7 @@ goes on as the user whom proxy.toml and the token folder belong to.",
 
 fn run(arguments: &Arguments) -> Outcome {
     if arguments.has(SCHEMA.name) {
-        let statements = crate::app::SCHEMA.ok_or_else(|| anyhow!("this build has no database"))?;
-        say(statements);
+        say(schema().trim_end());
         return Ok(());
     }
     let url = arguments.value(URL.name).map(address::Address::parse).transpose().map_err(Failure::Usage)?;
@@ -121,6 +121,17 @@ fn run(arguments: &Arguments) -> Outcome {
     } else {
         Err(Failure::Told)
     }
+}
+
+/// Of the database that is configured; where none is, or there is no configuration yet, of each kind.
+fn schema() -> String {
+    let config = Config::load(&surroundings()).ok();
+    let kinds = match config.and_then(|config| config.database) {
+        Some(address) => vec![address.kind],
+        None => vec![Kind::Postgres, Kind::MySql],
+    };
+    let written = kinds.into_iter().filter_map(|kind| Some(format!("-- {}\n{}", kind.title(), app::schema(kind)?)));
+    written.collect::<Vec<_>>().join("\n")
 }
 
 fn summary(failed: usize, warned: usize, with_url: bool) -> String {

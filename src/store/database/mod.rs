@@ -10,11 +10,15 @@ mod lease;
 mod link;
 mod lock;
 mod moving;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 mod node;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod private;
 pub mod statements;
+#[cfg(all(test, feature = "mysql"))]
+mod test_mysql;
 #[cfg(test)]
 mod test_nodes;
 
@@ -27,7 +31,7 @@ use crate::values::bucket::{Bucket, Known, Step, Told};
 use crate::values::portal::PortalName;
 use crate::values::secret::random_hex;
 use lease::POLL;
-use link::Connect;
+pub use link::Connect;
 use lock::RowLock;
 use node::{notes_of, Node};
 use private::Private;

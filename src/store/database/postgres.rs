@@ -212,7 +212,9 @@ statements! {
         coalesce((SELECT extract(epoch FROM clock_timestamp() - backend_start) * 1000 > $1 + 2000 \
             FROM pg_stat_activity WHERE pid = pg_backend_pid()), false), \
         current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint, \
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')";
+        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), \
+        (SELECT name || ' = ' || setting FROM pg_settings \
+            WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' LIMIT 1)";
     OLDEST = "SELECT coalesce(min(begun_at), {now}) + {lifetime} - {now} FROM b24proxy_keys WHERE client = $1";
 }
 
@@ -574,6 +576,7 @@ impl Statements for Connection {
             is_pooled: row.get(5),
             most_connections: row.get(6),
             connections: row.get(7),
+            forgets: row.get(8),
         })
     }
 }

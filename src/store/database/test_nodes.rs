@@ -1,19 +1,17 @@
 //! Two nodes at one database, which may fail them.
-#![cfg(feature = "postgres")]
+#![cfg(all(feature = "postgres", feature = "mysql"))]
 
-use super::postgres::{self, SCHEMA};
 use super::Database;
 use crate::store::moving::State;
 use crate::store::records::{Entry, Installation, Notes};
-use crate::store::test_suite::{portal, tokens, Temporary};
-use crate::store::{Claim, Lock, Replaced, Store, QUOTA};
+use crate::store::test_suite::{database, portal, tokens, Temporary};
+use crate::store::{Appended, Claim, Lock, Replaced, Store, QUOTA};
 use crate::system::clock::Deadline;
 use crate::values::bucket::{Bucket, Step, Turn};
-use crate::values::database::Address;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Barrier;
 use std::time::{Duration, Instant, SystemTime};
-use support::postgres::{shared, Database as Server, Postgres, PASSWORD};
+use support::database::{shared, Database as Server, Kind, Server as Machine, PASSWORD};
 
 struct Node {
     store: Database,
@@ -22,10 +20,7 @@ struct Node {
 
 /// `processes` of one node share its folder.
 fn process(node: &Temporary, server: &Server) -> Database {
-    let address = Address::parse(&server.url()).unwrap();
-    let name = address.to_string();
-    let connect = move || postgres::connect(&address, Duration::from_secs(1), &|_| Err("no TLS here".into()));
-    Database::new(Box::new(connect), name, &node.path().join("tokens"), QUOTA, true)
+    database(&server.url(), Duration::from_secs(1), &node.path().join("tokens"), QUOTA)
 }
 
 fn node(server: &Server) -> Node {
@@ -69,9 +64,43 @@ fn soon() -> Deadline {
 
 const STEM: &str = "crm.example.org_8443";
 
-#[test]
-fn a_lock_is_one_nodes_and_whoever_comes_too_late_writes_nothing() {
-    let server = shared().database();
+/// Each sentence as a test of each kind of database.
+macro_rules! of_every_kind {
+    ($($sentence:ident)*) => {
+        of_every_kind!(@ postgres Postgres $($sentence)*);
+        of_every_kind!(@ mysql MySql $($sentence)*);
+    };
+    (@ $name:ident $kind:ident $($sentence:ident)*) => {
+        mod $name {
+            $(
+                #[test]
+                fn $sentence() {
+                    super::$sentence(support::database::Kind::$kind);
+                }
+            )*
+        }
+    };
+}
+
+of_every_kind! {
+    a_lock_is_one_nodes_and_whoever_comes_too_late_writes_nothing
+    what_a_process_that_has_ended_held_is_free_at_once_on_its_node_and_soon_on_others
+    a_lock_that_was_handed_over_is_not_gone_on_with_where_another_node_has_had_it_since
+    a_move_that_was_held_up_for_longer_than_its_lease_marks_nothing_where_a_key_was_opened_meanwhile
+    whoever_had_a_key_open_for_longer_than_its_lease_writes_nothing_once_the_portal_moves
+    a_lease_is_renewed_for_as_long_as_its_holder_works
+    a_pair_that_the_database_does_not_take_waits_on_its_node_and_is_stored_by_its_next_run
+    a_pair_that_was_overtaken_is_not_stored_and_what_was_kept_an_hour_is_removed
+    a_server_that_takes_over_and_is_behind_gets_what_was_stored_last
+    of_many_processes_that_come_first_each_finds_the_tables
+    many_processes_share_one_bucket
+    a_key_is_held_by_a_lease_and_its_holder_comes_too_late_when_that_has_ended
+    the_keys_of_a_client_that_many_use_at_once_are_counted_rightly
+    a_connection_that_was_lost_is_made_anew_and_nothing_is_done_twice
+}
+
+fn a_lock_is_one_nodes_and_whoever_comes_too_late_writes_nothing(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     one.put(None, "one");
     let late = one.lock();
@@ -91,26 +120,22 @@ fn a_lock_is_one_nodes_and_whoever_comes_too_late_writes_nothing() {
     assert_eq!(one.stored().as_deref(), Some("of two"));
 }
 
-#[test]
-fn what_a_process_that_has_ended_held_is_free_at_once_on_its_node_and_soon_on_others() {
-    let server = shared().database();
+fn what_a_process_that_has_ended_held_is_free_at_once_on_its_node_and_soon_on_others(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     one.put(None, "one");
     // Killed: its lock file is free, its lease stands.
     drop(one.lock().pass_on());
     assert!(two.store.try_lock(&portal()).unwrap().is_none());
-    let until: i64 = server
-        .sql("SELECT lease_until - extract(epoch FROM now()) * 1000 FROM b24proxy_portals")
-        .parse::<f64>()
-        .unwrap() as i64;
+    let until: i64 = server.sql("SELECT lease_until FROM b24proxy_portals").parse().unwrap();
+    let until = until - server.now_ms();
     assert!((8_000..=10_000).contains(&until), "{until}");
     drop(one.store.try_lock(&portal()).unwrap().expect("the next on its node goes on"));
     drop(two.lock());
 }
 
-#[test]
-fn a_lock_that_was_handed_over_is_not_gone_on_with_where_another_node_has_had_it_since() {
-    let server = shared().database();
+fn a_lock_that_was_handed_over_is_not_gone_on_with_where_another_node_has_had_it_since(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     one.put(None, "one");
     let passed_on = one.lock().pass_on();
@@ -121,9 +146,8 @@ fn a_lock_that_was_handed_over_is_not_gone_on_with_where_another_node_has_had_it
     assert!(one.store.adopt_lock(&portal(), passed_on).is_err());
 }
 
-#[test]
-fn a_move_that_was_held_up_for_longer_than_its_lease_marks_nothing_where_a_key_was_opened_meanwhile() {
-    let server = shared().database();
+fn a_move_that_was_held_up_for_longer_than_its_lease_marks_nothing_where_a_key_was_opened_meanwhile(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     one.put(None, "one");
     let state = |node: &Node| node.store.state(&portal()).unwrap();
@@ -140,9 +164,8 @@ fn a_move_that_was_held_up_for_longer_than_its_lease_marks_nothing_where_a_key_w
     assert!(matches!(state(&two), State::Marked(_)));
 }
 
-#[test]
-fn whoever_had_a_key_open_for_longer_than_its_lease_writes_nothing_once_the_portal_moves() {
-    let server = shared().database();
+fn whoever_had_a_key_open_for_longer_than_its_lease_writes_nothing_once_the_portal_moves(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     let Ok(Claim::Opened(mut late, _)) = one.store.claim("c", &portal(), "k", "what", soon()) else { panic!() };
     server.sql("UPDATE b24proxy_keys SET lease_until = 1");
@@ -150,9 +173,8 @@ fn whoever_had_a_key_open_for_longer_than_its_lease_writes_nothing_once_the_port
     assert!(late.append(&Entry::Begun).is_err());
 }
 
-#[test]
-fn a_lease_is_renewed_for_as_long_as_its_holder_works() {
-    let server = shared().database();
+fn a_lease_is_renewed_for_as_long_as_its_holder_works(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     let lock = one.lock();
     let room = lock.reserve().unwrap();
@@ -164,9 +186,8 @@ fn a_lease_is_renewed_for_as_long_as_its_holder_works() {
     drop(two.lock());
 }
 
-#[test]
-fn a_pair_that_the_database_does_not_take_waits_on_its_node_and_is_stored_by_its_next_run() {
-    let own = Postgres::start();
+fn a_pair_that_the_database_does_not_take_waits_on_its_node_and_is_stored_by_its_next_run(kind: Kind) {
+    let own = Machine::start(kind);
     let server = own.database();
     let (one, two) = (node(&server), node(&server));
     one.put(None, "one");
@@ -187,9 +208,8 @@ fn a_pair_that_the_database_does_not_take_waits_on_its_node_and_is_stored_by_its
     assert_eq!(one.files(), [format!("{STEM}.kept"), format!("{STEM}.lock")]);
 }
 
-#[test]
-fn a_pair_that_was_overtaken_is_not_stored_and_what_was_kept_an_hour_is_removed() {
-    let server = shared().database();
+fn a_pair_that_was_overtaken_is_not_stored_and_what_was_kept_an_hour_is_removed(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     one.put(None, "one");
     let next = one.place.path().join(format!("tokens/{STEM}.next"));
@@ -217,9 +237,8 @@ fn a_pair_that_was_overtaken_is_not_stored_and_what_was_kept_an_hour_is_removed(
     assert_eq!(one.files(), [format!("{STEM}.lock")]);
 }
 
-#[test]
-fn a_server_that_takes_over_and_is_behind_gets_what_was_stored_last() {
-    let server = shared().database();
+fn a_server_that_takes_over_and_is_behind_gets_what_was_stored_last(kind: Kind) {
+    let server = shared(kind).database();
     let one = node(&server);
     one.put(None, "one");
     one.put(Some("one"), "two");
@@ -237,9 +256,8 @@ fn a_server_that_takes_over_and_is_behind_gets_what_was_stored_last() {
     assert_eq!(first.stored(), None);
 }
 
-#[test]
-fn of_many_processes_that_come_first_each_finds_the_tables() {
-    let server = shared().database();
+fn of_many_processes_that_come_first_each_finds_the_tables(kind: Kind) {
+    let server = shared(kind).database();
     let all = Barrier::new(12);
     std::thread::scope(|scope| {
         for _ in 0..12 {
@@ -251,15 +269,17 @@ fn of_many_processes_that_come_first_each_finds_the_tables() {
         }
     });
     assert_eq!(server.sql("SELECT version FROM b24proxy_version"), "1");
-    server.sql(SCHEMA);
+    server.sql(match kind {
+        Kind::Postgres => super::postgres::SCHEMA,
+        Kind::MySql => super::mysql::SCHEMA,
+    });
     server.sql("UPDATE b24proxy_version SET version = 2");
     let why = node(&server).store.read(&portal()).unwrap_err();
     assert!(why.contains("version 2") && !why.contains(PASSWORD), "{why}");
 }
 
-#[test]
-fn many_processes_share_one_bucket() {
-    let server = shared().database();
+fn many_processes_share_one_bucket(kind: Kind) {
+    let server = shared(kind).database();
     let bucket = Bucket { rate: 2.0, burst: 50.0 };
     let (at_once, all) = (AtomicU32::new(0), Barrier::new(8));
     std::thread::scope(|scope| {
@@ -282,9 +302,8 @@ fn many_processes_share_one_bucket() {
     assert!((50..=54).contains(&at_once.load(Ordering::Relaxed)), "{at_once:?}");
 }
 
-#[test]
-fn a_key_is_held_by_a_lease_and_its_holder_comes_too_late_when_that_has_ended() {
-    let server = shared().database();
+fn a_key_is_held_by_a_lease_and_its_holder_comes_too_late_when_that_has_ended(kind: Kind) {
+    let server = shared(kind).database();
     let (one, two) = (node(&server), node(&server));
     let opened = |node: &Node| match node.store.claim("c", &portal(), "k", "what", soon()).unwrap() {
         Claim::Opened(journal, entries) => Some((journal, entries)),
@@ -302,22 +321,57 @@ fn a_key_is_held_by_a_lease_and_its_holder_comes_too_late_when_that_has_ended() 
     other.append(&Entry::NotSent).unwrap();
     drop(other);
     assert_eq!(opened(&one).unwrap().1, [Entry::Begun, Entry::NotSent]);
-    assert_eq!(server.sql("SELECT keys FROM b24proxy_clients"), "1");
+    assert_eq!(server.sql("SELECT c.keys FROM b24proxy_clients AS c"), "1");
     server.sql("UPDATE b24proxy_keys SET begun_at = begun_at - 86400000");
     assert_eq!(opened(&two).unwrap().1, [], "after a day it is free");
-    assert_eq!(server.sql("SELECT keys FROM b24proxy_clients"), "0");
+    assert_eq!(server.sql("SELECT c.keys FROM b24proxy_clients AS c"), "0");
 }
 
-#[test]
-fn a_connection_that_was_lost_is_made_anew_and_nothing_is_done_twice() {
-    let own = Postgres::start();
+fn the_keys_of_a_client_that_many_use_at_once_are_counted_rightly(kind: Kind) {
+    let server = shared(kind).database();
+    let all = Barrier::new(8);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (server, all) = (&server, &all);
+            scope.spawn(move || {
+                let node = node(server);
+                node.stored();
+                all.wait();
+                for i in 0..12 {
+                    let key = format!("{thread} {i}");
+                    let until = Deadline::after(Duration::from_secs(5));
+                    let Ok(Claim::Opened(mut journal, _)) = node.store.claim("c", &portal(), &key, "what", until)
+                    else {
+                        panic!("{key}")
+                    };
+                    assert_eq!(journal.append(&Entry::Begun), Ok(Appended::Kept), "{key}");
+                    let body = Some(b"12345"[..].into());
+                    let done = Entry::Done { status: 200, content_type: "a/b".into(), body };
+                    assert_eq!(journal.append(&done), Ok(Appended::Kept), "{key}");
+                    match i % 3 {
+                        0 => journal.forget(),
+                        _ => drop(journal),
+                    }
+                    if i == 6 {
+                        // The next one sweeps.
+                        server.sql("UPDATE b24proxy_clients SET swept_at = 0");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(server.sql("SELECT c.keys, c.bytes FROM b24proxy_clients AS c"), "64|320");
+    assert_eq!(server.sql("SELECT count(*) FROM b24proxy_keys"), "64");
+}
+
+fn a_connection_that_was_lost_is_made_anew_and_nothing_is_done_twice(kind: Kind) {
+    let own = Machine::start(kind);
     let server = own.database();
     let one = node(&server);
     one.put(None, "one");
     let lock = one.lock();
     let Ok(Claim::Opened(mut journal, _)) = one.store.claim("c", &portal(), "k", "what", soon()) else { panic!() };
-    let lost =
-        || server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'b24proxy'");
+    let lost = || server.lose_connections();
     lost();
     journal.append(&Entry::Begun).unwrap();
     own.kill();
@@ -328,7 +382,8 @@ fn a_connection_that_was_lost_is_made_anew_and_nothing_is_done_twice() {
     lost();
     assert_eq!(put(&*lock, Some("one"), "two"), Ok(Replaced::Yes));
     drop(journal);
-    assert_eq!(server.sql("SELECT keys, (SELECT count(*) FROM b24proxy_entries) FROM b24proxy_clients"), "1|2");
+    let count = "SELECT c.keys, (SELECT count(*) FROM b24proxy_entries WHERE number >= 0) FROM b24proxy_clients AS c";
+    assert_eq!(server.sql(count), "1|2");
     // Frozen, it takes connections and answers none.
     own.freeze();
     let begun = Instant::now();
@@ -340,7 +395,7 @@ fn a_connection_that_was_lost_is_made_anew_and_nothing_is_done_twice() {
 
 #[test]
 fn what_must_not_be_lost_is_durable_whatever_the_servers_default_is() {
-    let server = shared().database();
+    let server = shared(Kind::Postgres).database();
     drop(node(&server).lock());
     server.sql(
         "CREATE TABLE seen (what text, level text); \

@@ -21,10 +21,12 @@ use std::time::{Duration, Instant};
 
 pub mod browser;
 pub mod cgi;
+pub mod database;
 pub mod example;
 mod executable;
 pub mod fastcgi;
 pub mod http;
+mod mysql;
 pub mod postgres;
 mod processes;
 mod random;

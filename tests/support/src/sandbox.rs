@@ -6,8 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::database::Database;
 use crate::executable::{executable, install};
-use crate::postgres::Database;
 use crate::processes;
 use crate::resident::Residents;
 
