@@ -234,6 +234,24 @@ fn a_database_that_is_away_or_does_not_answer_is_a_storage_error_before_anything
 }
 
 #[test]
+fn health_tells_of_a_database_that_takes_nothing() {
+    let server = own();
+    let (proxy, _) = two_nodes(server);
+    proxy.store_pair(&proxy.portal().issue_pair(1));
+    let health = || Cgi::new(&proxy.sandbox).path("/health").run();
+    assert_eq!(health().status, 200, "{}", health().stderr);
+    server.make_read_only();
+    let answer = health();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.stderr.contains("read-only"), "{}", answer.stderr);
+    // A resident one keeps its connection.
+    server.kill();
+    assert_eq!(health().status, 503);
+    server.resume();
+    assert_eq!(health().status, 200, "{}", health().stderr);
+}
+
+#[test]
 fn the_way_to_the_database_is_as_safe_as_its_address_asks() {
     let (authority, key) = authority();
     let (certificate, own_key) = certified(&key);

@@ -137,7 +137,8 @@ impl Store for Database {
         self.guarded()?;
         create_private_folder(&self.node.folder.path)?;
         writable(&self.node.folder.path)?;
-        self.node.link.ask(|_| Ok(()))
+        // It changes nothing, and is refused where nothing can be changed.
+        self.node.link.ask(|statements| statements.renew_lease("", 0)).map(drop)
     }
 
     fn place(&self, portal: &PortalName) -> Whereabouts {

@@ -164,6 +164,22 @@ impl Server {
         let _ = fs::remove_file(self.folder.join("data/postmaster.pid"));
     }
 
+    /// Until it is started again.
+    pub fn make_read_only(&self) {
+        match self.kind {
+            Kind::Postgres => {
+                self.sql(None, "ALTER SYSTEM SET default_transaction_read_only = on");
+                self.sql(None, "SELECT pg_reload_conf()");
+                // Whoever is connected sees it soon.
+                while self.sql(None, "SHOW default_transaction_read_only") != "on" {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                fs::remove_file(self.folder.join("data/postgresql.auto.conf")).expect("it was just written");
+            }
+            Kind::MySql => drop(self.sql(None, "SET GLOBAL read_only = 1")),
+        }
+    }
+
     /// It answers nothing, and takes connections all the same.
     pub fn freeze(&self) {
         self.signal("STOP");
