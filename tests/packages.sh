@@ -40,9 +40,9 @@ php-curl                /usr/lib/php/*/curl.so  bench
 libapache2-mod-fcgid    /usr/lib/apache2/modules/mod_fcgid.so  bench
 openssl                 openssl                 quick all
 pgbouncer               /usr/sbin/pgbouncer     quick long all
-mariadb-client-core     /usr/bin/mariadb        quick long all
-mariadb-server-core     /usr/sbin/mariadbd      quick long all
-postgresql-15           /usr/lib/postgresql/*/bin/initdb  quick long all
+mariadb-client-core     /usr/bin/mariadb        bench quick long all
+mariadb-server-core     /usr/sbin/mariadbd      bench quick long all
+postgresql-15           /usr/lib/postgresql/*/bin/initdb  bench quick long all
 time                    /usr/bin/time           quick all
 systemd                 systemd-analyze         quick all
 strace                  strace                  long all

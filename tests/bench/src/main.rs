@@ -1,5 +1,6 @@
 //! What a call costs: README.md beside this says what is measured and how. Started by run.sh.
 
+mod databases;
 mod growth;
 mod load;
 mod processes;
@@ -68,6 +69,8 @@ fn main() {
     results.memory = bench.memory(if quick { [500, 2_000] } else { [1_000, 100_000] });
     print!("{}", results.tables());
     print!("{}", bench.growth(if quick { 5 } else { 15 }));
+    let (rounds, count, duration) = if quick { (1, 5, 200) } else { (5, 40, 500) };
+    print!("{}", bench.databases(rounds, count, Duration::from_millis(duration)));
     print!("{}", results.targets());
     print!("{}", results.noise());
     println!("\n{:.0} s", begun.elapsed().as_secs_f64());
@@ -82,6 +85,8 @@ struct Bench {
     sandbox: Sandbox,
     upstream: Upstream,
     ca_pem: String,
+    /// Of `localhost`, and its key.
+    certificate: (String, String),
     body: String,
 }
 
@@ -92,6 +97,7 @@ impl Bench {
         let ca_pem = simulator.ca_pem();
         let tickets = std::env::var_os("B24PROXY_BENCH_NO_TICKETS").is_none();
         let upstream = Upstream::start(&certificate, &key, tickets);
+        let certificate = (certificate, key);
 
         let sandbox = Sandbox::new();
         let host = std::env::var("B24PROXY_BENCH_HOST").unwrap_or_else(|_| "localhost".into());
@@ -157,8 +163,17 @@ impl Bench {
             "method": "catalog.product.add",
             "params": {"fields": {"iblockId": 15, "name": "Стол", "detailText": params}},
         });
-        let resident = resident(&sandbox, &sandbox.executable(), "resident", WORKERS);
-        let mut bench = Bench { servers: Vec::new(), resident, fpm, sandbox, upstream, ca_pem, body: body.to_string() };
+        let resident = resident(&sandbox, &sandbox.executable(), "resident", WORKERS, None);
+        let mut bench = Bench {
+            servers: Vec::new(),
+            resident,
+            fpm,
+            sandbox,
+            upstream,
+            ca_pem,
+            certificate,
+            body: body.to_string(),
+        };
         bench.configure(&portal, 0);
         for (_, kind) in SERVERS {
             let setup = Setup {
@@ -264,6 +279,18 @@ file = "log"
 
     /// The program itself, started as fcgiwrap does, so many times.
     fn run(&self, contestant: usize, body: &str, count: usize, key: Option<&str>) -> Run {
+        self.run_with(contestant, body, count, key, None)
+    }
+
+    /// By this configuration.
+    fn run_with(
+        &self,
+        contestant: usize,
+        body: &str,
+        count: usize,
+        key: Option<&str>,
+        configuration: Option<&str>,
+    ) -> Run {
         let program = match contestant {
             PROXY => self.sandbox.executable(),
             _ => {
@@ -279,6 +306,7 @@ file = "log"
             .args([&body, &program])
             .args(key)
             .envs(self.environment(&program, length))
+            .envs(configuration.map(|path| ("B24PROXY_CONFIG", path)))
             .current_dir(program.parent().expect("a program lies in a folder"));
         let output = command.output().expect("the runner can be started");
         let text = String::from_utf8_lossy(&output.stdout);
@@ -351,7 +379,7 @@ file = "log"
 
     /// What a manager with four workers, which share their program with nobody, occupy after so many calls.
     fn memory(&self, after: [usize; 2]) -> [(usize, Memory); 2] {
-        let four = resident(&self.sandbox, &self.sandbox.path().join("four/b24proxy"), "four", FOUR);
+        let four = resident(&self.sandbox, &self.sandbox.path().join("four/b24proxy"), "four", FOUR, None);
         let mut done = 0;
         after.map(|wanted| {
             while done < wanted {
@@ -382,10 +410,11 @@ file = "log"
 }
 
 /// The program resident, listening at `bench/NAME.socket`.
-fn resident(sandbox: &Sandbox, program: &Path, name: &str, workers: usize) -> Group {
+fn resident(sandbox: &Sandbox, program: &Path, name: &str, workers: usize, configuration: Option<&str>) -> Group {
     let socket = sandbox.path().join("bench").join(format!("{name}.socket"));
     let mut command = sandbox.command(program);
     command.args(["fastcgi", "--workers", &workers.to_string(), "--listen", &format!("unix:{}", socket.display())]);
+    command.envs(configuration.map(|path| ("B24PROXY_CONFIG", path)));
     let group = Group::start(command).expect("the program can be started");
     support::eventually("the resident program listens", || socket.exists());
     group
