@@ -3,7 +3,7 @@
 use super::lease::{new_lease, POLL};
 use super::link::{Link, Renewal, Use};
 use super::node::Node;
-use super::statements::{Kept, NewKey, OpenKey, Statements};
+use super::statements::{Kept, NewKey, OpenKey};
 
 use crate::store::records::Entry;
 use crate::store::{client_name, key_name, Appended, Claim, Journal, Quota, KEY_LIFETIME};
@@ -46,8 +46,8 @@ pub fn claim(
                     quota: database.quota,
                     place: format!("{}: {} in b24proxy_keys", database.name, key.key),
                     entries: row.entries,
+                    renewal: Some(renewal(link, &key)?),
                     key,
-                    renewal: None,
                     _use: link.used(),
                 };
                 let entries = open.read()?;
@@ -64,6 +64,11 @@ pub fn claim(
     }
 }
 
+fn renewal(link: &Arc<Link>, key: &OpenKey) -> Result<Renewal, Reason> {
+    let OpenKey { key, lease } = key.clone();
+    Renewal::start(link, move |statements| statements.renew_key(&key, lease))
+}
+
 struct Open {
     link: Arc<Link>,
     client: String,
@@ -73,7 +78,7 @@ struct Open {
     place: String,
     /// So many are there.
     entries: i32,
-    /// From the first entry that is written here on.
+    /// Who has it open may wait long before a first entry: for the limit, for a refresh.
     renewal: Option<Renewal>,
     _use: Use,
 }
@@ -90,15 +95,6 @@ impl Open {
             Ok(entry.with_body(body))
         });
         parsed.collect()
-    }
-
-    fn renew(&mut self) -> Result<(), Reason> {
-        if self.renewal.is_none() {
-            let OpenKey { key, lease } = self.key.clone();
-            let renew = move |statements: &mut dyn Statements| statements.renew_key(&key, lease);
-            self.renewal = Some(Renewal::start(&self.link, renew)?);
-        }
-        Ok(())
     }
 
     /// The first entry; where the client has no place left, once more when what has expired has gone.
@@ -136,7 +132,6 @@ impl Open {
 impl Journal for Open {
     fn append(&mut self, entry: &Entry) -> Result<Appended, Reason> {
         let text = serde_json::to_string(entry).expect("plain data serializes");
-        self.renew()?;
         let appended = if self.entries == 0 {
             self.begin(&text)?
         } else {

@@ -36,8 +36,10 @@ impl Node {
         names
     }
 
+    /// At once, but for what a process that another test starts inherits until it runs its program.
     fn lock(&self) -> Box<dyn Lock> {
-        self.store.try_lock(&portal()).unwrap().expect("nobody has it")
+        let moment = Deadline::after(Duration::from_secs(2));
+        self.store.lock(&portal(), moment).unwrap().expect("nobody has it")
     }
 
     fn put(&self, expected: Option<&str>, access: &str) {
@@ -95,6 +97,7 @@ of_every_kind! {
     of_many_processes_that_come_first_each_finds_the_tables
     many_processes_share_one_bucket
     a_key_is_held_by_a_lease_and_its_holder_comes_too_late_when_that_has_ended
+    a_key_stays_its_holders_for_as_long_as_that_waits_before_it_begins
     the_keys_of_a_client_that_many_use_at_once_are_counted_rightly
     a_connection_that_was_lost_is_made_anew_and_nothing_is_done_twice
 }
@@ -130,7 +133,7 @@ fn what_a_process_that_has_ended_held_is_free_at_once_on_its_node_and_soon_on_ot
     let until: i64 = server.sql("SELECT lease_until FROM b24proxy_portals").parse().unwrap();
     let until = until - server.now_ms();
     assert!((8_000..=10_000).contains(&until), "{until}");
-    drop(one.store.try_lock(&portal()).unwrap().expect("the next on its node goes on"));
+    drop(one.lock());
     drop(two.lock());
 }
 
@@ -325,6 +328,16 @@ fn a_key_is_held_by_a_lease_and_its_holder_comes_too_late_when_that_has_ended(ki
     server.sql("UPDATE b24proxy_keys SET begun_at = begun_at - 86400000");
     assert_eq!(opened(&two).unwrap().1, [], "after a day it is free");
     assert_eq!(server.sql("SELECT c.keys FROM b24proxy_clients AS c"), "0");
+}
+
+fn a_key_stays_its_holders_for_as_long_as_that_waits_before_it_begins(kind: Kind) {
+    let server = shared(kind).database();
+    let (one, two) = (node(&server), node(&server));
+    let Ok(Claim::Opened(mut waiting, _)) = one.store.claim("c", &portal(), "k", "what", soon()) else { panic!() };
+    server.sql("UPDATE b24proxy_keys SET lease_until = lease_until - 6000");
+    std::thread::sleep(Duration::from_millis(5000));
+    assert!(matches!(two.store.claim("c", &portal(), "k", "what", soon()), Ok(Claim::Busy)));
+    assert_eq!(waiting.append(&Entry::Begun), Ok(Appended::Kept));
 }
 
 fn the_keys_of_a_client_that_many_use_at_once_are_counted_rightly(kind: Kind) {
