@@ -84,12 +84,11 @@ pub fn storage_at(config: &Config, place: &Place) -> Box<dyn Store> {
 
 /// The statements that make a database's tables; `None`: this program is built without it.
 pub fn schema(kind: Kind) -> Option<&'static str> {
-    use crate::store::database;
     match kind {
         #[cfg(feature = "postgres")]
-        Kind::Postgres => Some(database::postgres::SCHEMA),
+        Kind::Postgres => Some(crate::store::database::postgres::SCHEMA),
         #[cfg(feature = "mysql")]
-        Kind::MySql => Some(database::mysql::SCHEMA),
+        Kind::MySql => Some(crate::store::database::mysql::SCHEMA),
         #[cfg(not(all(feature = "postgres", feature = "mysql")))]
         _ => None,
     }
@@ -106,11 +105,15 @@ fn database(config: &Config, address: &Address, stays: bool) -> Box<dyn Store> {
         #[cfg(feature = "postgres")]
         Kind::Postgres => Box::new(move || {
             use crate::{store::database::postgres, upstream::tls};
-            let tls = |encryption| tls::of_database(encryption, ca_file.as_deref()).map_err(|failure| failure.text());
-            postgres::connect(&address, patience, &tls)
+            let trusted =
+                |encryption| tls::of_database(encryption, ca_file.as_deref()).map_err(|failure| failure.text());
+            postgres::connect(&address, patience, &trusted, tls::told)
         }),
         #[cfg(feature = "mysql")]
-        Kind::MySql => Box::new(move || crate::store::database::mysql::connect(&address, patience, ca_file.as_deref())),
+        Kind::MySql => Box::new(move || {
+            use crate::{store::database::mysql, upstream::tls};
+            mysql::connect(&address, patience, ca_file.as_deref(), tls::told)
+        }),
         #[cfg(not(all(feature = "postgres", feature = "mysql")))]
         _ => return none(config),
     };

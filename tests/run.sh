@@ -42,6 +42,13 @@ style() {
     step cargo clippy --workspace --all-targets --locked -- -D warnings
 }
 
+# Without a database, and with one kind alone: each build is whole.
+kinds() {
+    for kind in "" postgres mysql; do
+        step cargo clippy --no-default-features --features "$kind" --all-targets --locked -- -D warnings
+    done
+}
+
 # The release is what is tested from here on.
 release() {
     step cargo build --release --locked
@@ -64,6 +71,7 @@ quick() {
 
 whole() {
     style
+    kinds
     step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
     step sh tests/onec/lint.sh
     release

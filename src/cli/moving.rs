@@ -114,10 +114,15 @@ fn read_address() -> Result<String, Failure> {
 fn place(to: &str) -> Result<Place, String> {
     if let Some(kind) = Kind::of(to) {
         return match schema(kind).is_some() {
-            true => Address::parse(to).map(|address| Place::Database(Box::new(address))),
-            false => Err("leads to a database that this build does not have"),
-        }
-        .map_err(|why| format!("the address of --to {why}"));
+            true => Address::parse(to)
+                .map(|address| Place::Database(Box::new(address)))
+                .map_err(|why| format!("the address of --to {why}")),
+            false => Err(format!(
+                "the address of --to leads to a database that this program was built without: build it with cargo build \
+                 --release --locked --features {}",
+                kind.name()
+            )),
+        };
     }
     let path = PathBuf::from(to);
     if to.contains("://") {

@@ -531,9 +531,10 @@ fn database(section: &file::Storage) -> Result<Option<Address>, String> {
         "mysql" if cfg!(feature = "mysql") => (Kind::MySql, "mysql://user:password@db.lan/b24proxy"),
         "postgres" | "mysql" => {
             return Err(format!(
-                "[storage] type = {:?}: this build has no such database; write type = \"file\"",
-                section.kind
-            ))
+            "[storage] type = {0:?}: this program was built without it; build it with cargo build --release --locked \
+                 --features {0}, or write type = \"file\"",
+            section.kind
+        ))
         }
         "session" => {
             return Err("[storage] type = \"session\" cannot work: a session belongs to one browser, and 1C, which \

@@ -224,9 +224,11 @@ impl Installer<'_> {
             Installation::Installed(old) => Some(old),
         };
         if old.as_ref().is_some_and(|old| !old.member_id.is_empty() && old.member_id != issued.member_id) {
+            let place = self.job.app.store.place(&portal.name);
             return Err(Problem::Mismatch {
                 portal: portal.name.to_string(),
-                file: self.job.app.store.place(&portal.name).name,
+                file: place.name,
+                set_aside: place.set_aside,
             });
         }
         let replaced = old.as_ref().map(|old| old.fingerprint());

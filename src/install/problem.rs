@@ -38,7 +38,10 @@ pub enum Problem {
     /// Another Bitrix24 is installed under this name.
     Mismatch {
         portal: String,
+        /// Where its tokens are.
         file: String,
+        /// By which statement a database sets them aside.
+        set_aside: Option<String>,
     },
     /// The stored tokens work, so nothing is removed.
     StillWorks,

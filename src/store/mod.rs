@@ -146,6 +146,8 @@ pub struct Whereabouts {
     pub name: String,
     /// With its folder, for the administrator.
     pub full: String,
+    /// The statement that takes it out of use in a database, without losing it; `None`: it is a file, which can be moved.
+    pub set_aside: Option<String>,
 }
 
 /// A portal's exclusive lock.

@@ -94,11 +94,11 @@ pub fn database(url: &str, patience: Duration, folder: &Path, quota: Quota) -> s
     let name = address.to_string();
     let connect: Connect = match address.kind {
         #[cfg(feature = "postgres")]
-        Kind::Postgres => {
-            Box::new(move || super::database::postgres::connect(&address, patience, &|_| Err("no TLS here".into())))
-        }
+        Kind::Postgres => Box::new(move || {
+            super::database::postgres::connect(&address, patience, &|_| Err("no TLS here".into()), ToString::to_string)
+        }),
         #[cfg(feature = "mysql")]
-        Kind::MySql => Box::new(move || super::database::mysql::connect(&address, patience, None)),
+        Kind::MySql => Box::new(move || super::database::mysql::connect(&address, patience, None, ToString::to_string)),
         #[cfg(not(all(feature = "postgres", feature = "mysql")))]
         kind => panic!("there is no {kind:?} in this build"),
     };

@@ -50,6 +50,15 @@ pub fn of_database(encryption: Encryption, ca_file: Option<&Path>) -> Result<Cli
     Ok(config)
 }
 
+/// What is wrong with a database's TLS, and what mends it.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub fn told(error: &Error) -> String {
+    match explain(error) {
+        Failure::NotSent { why, obstacle } => obstacle.advised(&why),
+        other => other.text(),
+    }
+}
+
 fn verifying(
     ca_file: Option<&Path>,
     verifier: impl FnOnce(Trust) -> Arc<dyn ServerCertVerifier>,

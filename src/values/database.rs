@@ -83,10 +83,18 @@ impl Kind {
     }
 
     /// What may stand behind the `?`: for the encryption, and for a unix socket.
-    fn names(self) -> [&'static str; 2] {
+    pub fn names(self) -> [&'static str; 2] {
         match self {
             Kind::Postgres => ["sslmode", "host"],
             Kind::MySql => ["ssl-mode", "socket"],
+        }
+    }
+
+    /// What asks for a known authority, whatever the server's name is, and what asks for the most.
+    pub fn modes(self) -> [&'static str; 2] {
+        match self {
+            Kind::Postgres => ["sslmode=verify-ca", "sslmode=verify-full"],
+            Kind::MySql => ["ssl-mode=verify_ca", "ssl-mode=verify_identity"],
         }
     }
 
@@ -111,58 +119,57 @@ impl Kind {
 
 impl Address {
     /// The error says what to write, and nothing of what is written: a password stands in it.
-    pub fn parse(address: &str) -> Result<Address, &'static str> {
-        const FORM: &str = "must be such as postgres://user:password@db.lan/b24proxy or mysql://…";
+    pub fn parse(address: &str) -> Result<Address, String> {
         let kind = Kind::of(address)
             .ok_or("must begin with postgres:// or mysql://, such as postgres://user:password@db.lan/b24proxy")?;
+        let name = kind.name();
+        // What is special in an address may be part of a password.
+        let refused = |why: &str| {
+            format!(
+                "{why}, as in {name}://user:password@db.lan/b24proxy; in a password write %40 for @, %2F for /, %3F for ? and \
+                 %25 for %"
+            )
+        };
+        let form = || refused("cannot be read: it must be an address");
         let rest = address.split_once("://").map_or("", |(_, rest)| rest);
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (place, database) =
-            rest.split_once('/').ok_or("must end with the database's name, as in …@db.lan/b24proxy")?;
-        let (user, place) =
-            place.rsplit_once('@').ok_or("must name a user, as in postgres://user:password@db.lan/…")?;
+        let (place, database) = rest.split_once('/').ok_or_else(|| refused("must end with the database's name"))?;
+        let (user, place) = place.rsplit_once('@').ok_or_else(|| refused("must name a user"))?;
         let (user, password) = user.split_once(':').unwrap_or((user, ""));
         let plain = |text: &str| {
             let text = String::from_utf8(decoded(text.as_bytes())).ok();
-            text.filter(|text| !text.contains(char::is_control)).ok_or(FORM)
+            text.filter(|text| !text.contains(char::is_control)).ok_or_else(form)
         };
         let (user, database) = (plain(user)?, plain(database)?);
         if user.is_empty() {
-            return Err("must name a user, as in postgres://user:password@db.lan/b24proxy");
+            return Err(refused("must name a user"));
         }
         if database.is_empty() || database.contains('/') {
-            return Err(
-                "must end with the database's name, as in …@db.lan/b24proxy; in a password write %2F for /, %3F \
-                        for ?, %40 for @ and %25 for %",
-            );
+            return Err(refused("must end with the database's name"));
         }
         let (mut hosts, mut encryption) = (Vec::new(), None);
         if !place.is_empty() {
             let named = place.split(',').map(|place| host_and_port(place, kind.port()));
-            hosts = named.collect::<Option<Vec<_>>>().ok_or(FORM)?;
+            hosts = named.collect::<Option<Vec<_>>>().ok_or_else(form)?;
         }
-        for (name, value) in
-            query.split('&').filter(|part| !part.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
-        {
-            let [mode, socket] = kind.names();
-            if name == mode {
+        let [mode, socket] = kind.names();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let (word, value) = part.split_once('=').unwrap_or((part, ""));
+            if word == mode {
                 encryption = Some(kind.encryption(value)?);
-            } else if name == socket && hosts.is_empty() {
-                hosts = vec![host_and_port(value, kind.port()).ok_or(FORM)?];
+            } else if word == socket && hosts.is_empty() {
+                hosts = vec![host_and_port(value, kind.port()).ok_or_else(form)?];
             } else {
-                return Err(match kind {
-                    Kind::Postgres => "may have sslmode=… behind the ?, and nothing else",
-                    Kind::MySql => "may have ssl-mode=… behind the ?, and nothing else",
-                });
+                return Err(refused(&format!("may have {mode}=… behind a ?, and nothing else")));
             }
         }
         if hosts.is_empty() {
-            return Err("must name a host, as in postgres://user:password@db.lan/b24proxy");
+            return Err(refused("must name a host"));
         }
         let is_here = hosts.iter().all(|(host, _)| host.is_here());
         let encryption = encryption.unwrap_or(if is_here { Encryption::None } else { Encryption::OfName });
         if encryption > Encryption::IfPossible && hosts.iter().any(|(host, _)| matches!(host, Host::Socket(_))) {
-            return Err("asks for TLS over a unix socket, which has none: leave out sslmode or ssl-mode");
+            return Err(format!("asks for TLS over a unix socket, which has none: leave {mode} out"));
         }
         Ok(Address { kind, hosts, user, password: Secret::new(plain(password)?), database, encryption })
     }

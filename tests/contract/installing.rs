@@ -4,6 +4,7 @@ use crate::fixture::*;
 use crate::visitor::*;
 use simulator::{Action, Fault, Options, PortalOptions, Target};
 use std::time::Duration;
+use support::database::{shared, Kind};
 
 /// All of section 7, as an installation just now by this user of the simulator's portal leaves it.
 #[track_caller]
@@ -433,7 +434,7 @@ fn an_address_that_may_not_be_used_is_403() {
 
 #[test]
 fn another_bitrix24_under_a_known_name_is_409_and_the_file_is_named_on_every_way() {
-    let proxy = Proxy::installed();
+    let proxy = Proxy::installed().on_files();
     let before = proxy.stored_bytes();
     proxy.portal().set_member_id("another-member-id");
     let file = proxy.place();
@@ -448,6 +449,30 @@ fn another_bitrix24_under_a_known_name_is_409_and_the_file_is_named_on_every_way
     proxy.sandbox.remove_token_file(&format!("{}.json", proxy.stem()));
     page(&proxy.install_in_browser(1), 200);
     assert_eq!(proxy.stored()["member_id"], "another-member-id");
+}
+
+#[test]
+fn another_bitrix24_under_a_known_name_is_409_and_a_database_is_named_the_statement_that_sets_its_tokens_aside() {
+    for kind in [Kind::Postgres, Kind::MySql] {
+        let proxy = Proxy::not_installed().on_database(shared(kind).database());
+        page(&proxy.install_in_browser(1), 200);
+        let before = proxy.stored()["refresh_token"].clone();
+        proxy.portal().set_member_id("another-member-id");
+        assert_says(&page(&proxy.install_in_browser(1), 409), &["in the program's database", "install again"]);
+        let event = proxy.post_event(&proxy.portal().event_form("ONAPPINSTALL"));
+        assert_failure(&event, 409, "member_mismatch");
+        let error = event.json()["error"].as_str().expect("a text").to_owned();
+        proxy.portal().uninstall();
+        assert_says(&page(&proxy.open_as(1), 409), &["в базе данных программы"]);
+        assert_eq!(proxy.stored()["refresh_token"], before);
+
+        let statement = error.split_once("UPDATE").and_then(|(_, rest)| rest.split_once(';')).expect(&error).0;
+        let database = proxy.sandbox.database().expect("it is on one");
+        database.sql(&format!("UPDATE{statement}"));
+        page(&proxy.install_in_browser(1), 200);
+        assert_eq!(proxy.stored()["member_id"], "another-member-id");
+        assert!(database.sql("SELECT removed FROM b24proxy_portals").contains(before.as_str().unwrap()), "it is kept");
+    }
 }
 
 #[test]

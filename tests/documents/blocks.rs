@@ -8,9 +8,11 @@ use crate::{assert_shown, documented_proxy, platform, shown_json};
 use serde_json::Value;
 use simulator::{Action, Content, Fault, File, Target};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::process::Command;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use support::cgi::{Answer, Cgi, SCRIPT_NAME};
+use support::database::{shared, Kind, Server};
 
 /// A block, by its document and its first line (or how that begins), and what runs it.
 type Known = (&'static str, &'static str, fn(&Block));
@@ -18,7 +20,11 @@ type Known = (&'static str, &'static str, fn(&Block));
 const BLOCKS: &[Known] = &[
     ("README.md", "tests/demo.sh ", shell),
     ("README.md", "[bitrix24]", configuration),
-    ("README.md", "[storage]", database),
+    ("README.md", "CREATE ROLE b24proxy", made_in_postgres),
+    ("README.md", "CREATE DATABASE b24proxy CHARACTER SET", made_in_mysql),
+    ("README.md", "[storage]  # PostgreSQL", database),
+    ("README.md", "[storage]  # MySQL", database),
+    ("README.md", "b24proxy move --to -", moved),
     ("README.md", "    include snippets/b24proxy.conf;", included),
     ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
     ("README.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
@@ -127,15 +133,90 @@ fn configuration(block: &Block) {
     assert_eq!(proxy.call("profile", serde_json::json!({})).status, 200, "{}", block.at());
 }
 
-/// Leads to what was moved there, its address replaced by a real one.
+const PASSWORD: &str = "Passwort/der@Datenbank?100%";
+const ENCODED: &str = "Passwort%2Fder%40Datenbank%3F100%25";
+
+/// A server of its own for each kind, by TCP, in which the statements of the documents have been executed: users and databases
+/// have the names that stand there.
+fn documented_server(kind: Kind) -> &'static Server {
+    static SERVERS: [OnceLock<Server>; 2] = [OnceLock::new(), OnceLock::new()];
+    SERVERS[kind as usize].get_or_init(|| {
+        let server = Server::start_at_port(kind, None);
+        let begins = match kind {
+            Kind::Postgres => "CREATE ROLE b24proxy",
+            Kind::MySql => "CREATE DATABASE b24proxy",
+        };
+        let readme = Document::load("README.md");
+        let block = readme.blocks.iter().find(|block| block.text.starts_with(begins)).expect("the statements");
+        server.forget_users();
+        assert_eq!(block.text.matches("'…'").count(), 1, "{}", block.at());
+        // Each alone, as psql sends them.
+        for statement in block.text.replace('…', PASSWORD).split_terminator(";\n") {
+            server.sql(None, statement);
+        }
+        server
+    })
+}
+
+fn made_in_postgres(_: &Block) {
+    documented_server(Kind::Postgres);
+}
+
+fn made_in_mysql(_: &Block) {
+    documented_server(Kind::MySql);
+}
+
+/// The section as it stands, but for password and place.
+fn section(block: &Block) -> String {
+    let kind = if block.text.contains("\"mysql\"") { Kind::MySql } else { Kind::Postgres };
+    let port = documented_server(kind).port().expect("it is at a port");
+    assert!(block.text.contains(":…@db.lan/"), "{}", block.at());
+    block.text.replace('…', ENCODED).replace("db.lan", &format!("127.0.0.1:{port}"))
+}
+
+/// Leads to what was moved there.
 fn database(block: &Block) {
     let proxy = Proxy::installed().on_files();
-    let database = support::database::shared(support::database::Kind::Postgres).database();
-    crate::commands::assert_runs(&proxy, &["move", "--to", &database.url()], &block.at());
-    let section = block.text.replace("postgres://b24proxy:PASSWORD@db.lan/b24proxy", &database.url());
-    let config = format!("{}\n{section}", proxy.config());
-    let proxy = proxy.configured(&config);
+    let section = section(block);
+    // As it stands it is refused as a sample.
+    let files = proxy.config().to_owned();
+    let sample = proxy.configured(&format!("{files}\n{}", block.text));
+    let refused = sample.get("/health").run();
+    assert!(refused.status == 503 && refused.stderr.contains("sample"), "{}: {}", block.at(), refused.stderr);
+    let proxy = sample.configured(&files);
+    let url = section.split("url  = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("an address");
+    let moved = typed_into(&proxy, &["move", "--to", "-"], url, &block.at());
+    assert!(!moved.contains(ENCODED) && !moved.contains(PASSWORD), "{}: {moved}", block.at());
+    let proxy = proxy.configured(&format!("{files}\n{section}"));
     assert_eq!(proxy.call("profile", serde_json::json!({})).status, 200, "{}", block.at());
+    let checked = proxy.sandbox.command_line(&["check"]).output().expect("it starts");
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    for found in ["database", "database rights", "database TLS", "database connections", "database clock"] {
+        assert!(checked.contains(&format!("ok    {found}:")), "{}: {found} in {checked}", block.at());
+    }
+}
+
+/// What is typed into a command.
+fn typed_into(proxy: &Proxy, arguments: &[&str], text: &str, at: &str) -> String {
+    let mut command = proxy.sandbox.command_line(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    child.stdin.take().expect("a pipe").write_all(format!("{text}\n").as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{at}: {told}");
+    told
+}
+
+/// The command as it stands, with an address on its standard input.
+fn moved(block: &Block) {
+    let proxy = Proxy::installed().on_files();
+    let words: Vec<&str> = block.text.split_whitespace().collect();
+    let (program, arguments) = words.split_first().expect("a command");
+    assert_eq!(*program, "b24proxy", "{}", block.at());
+    let database = shared(Kind::Postgres).database();
+    typed_into(&proxy, arguments, &database.url(), &block.at());
+    assert_eq!(database.sql("SELECT count(pair) FROM b24proxy_portals"), "1", "{}", block.at());
 }
 
 /// Sends a request as it stands, but for the token.

@@ -4,7 +4,7 @@ use super::line::Line;
 use crate::app::App;
 use crate::store::Examined;
 use crate::system::clock::unix_now_ms;
-use crate::values::database::{Address, Encryption};
+use crate::values::database::{Address, Encryption, Kind};
 
 const CHECK: &str = "database";
 /// Fewer are gone with a few calls at once.
@@ -15,6 +15,8 @@ const TOLERANCE_MS: i64 = 2000;
 pub fn check(app: &App) -> Vec<Line> {
     let (Some(address), Some(examined)) = (&app.config.database, app.store.examine()) else { return Vec::new() };
     match examined {
+        // What is wrong with it is told once, by the check of TLS.
+        Err(why) if why.contains(": ca_file /") => Vec::new(),
         // The reason names the database.
         Err(why) => vec![Line::reason(CHECK, &why)],
         Ok(examined) => {
@@ -25,15 +27,18 @@ pub fn check(app: &App) -> Vec<Line> {
 }
 
 fn judge(address: &Address, examined: &Examined, ahead_ms: i64) -> Vec<Line> {
-    vec![
+    let mut lines = vec![
         server(address, examined),
         rights(examined),
         encryption(address, examined),
-        durability(examined),
-        pooling(examined),
-        connections(examined),
-        clock(ahead_ms),
-    ]
+        durability(address.kind, examined),
+    ];
+    // Of MySQL nothing goes through a transaction, so that no pooler can be in the way of one.
+    if address.kind == Kind::Postgres {
+        lines.push(pooling(examined));
+    }
+    lines.extend([connections(address.kind, examined), clock(ahead_ms)]);
+    lines
 }
 
 fn server(address: &Address, examined: &Examined) -> Line {
@@ -42,7 +47,7 @@ fn server(address: &Address, examined: &Examined) -> Line {
         (true, _) => Line::fail(
             CHECK,
             format!("{text}, but it is read-only"),
-            "name the server that can be written to, or all of them: …@db1,db2/…",
+            format!("name the server that can be written to, or all of them: {}://…@db1,db2/…", address.kind.name()),
         ),
         (false, false) => Line::warn(CHECK, text, "that is older than what this program is made for: take a newer one"),
         (false, true) => Line::ok(CHECK, text),
@@ -52,33 +57,34 @@ fn server(address: &Address, examined: &Examined) -> Line {
 fn rights(examined: &Examined) -> Line {
     const CHECK: &str = "database rights";
     match examined.missing.as_slice() {
-        [] => Line::ok(CHECK, "the tables are there and can be used"),
+        [] => Line::ok(CHECK, "the tables are there, with every right to them"),
         missing => Line::fail(
             CHECK,
             format!("missing: {}", missing.join(", ")),
-            "let the user of [storage] url own the tables, or grant it these",
+            "GRANT these TO the user of [storage] url, or let it own the tables",
         ),
     }
 }
 
 fn encryption(address: &Address, examined: &Examined) -> Line {
     const CHECK: &str = "database TLS";
-    const SURE: &str = "write sslmode=verify-full, for MySQL ssl-mode=verify_identity (and ca_file under [bitrix24] for an own authority)";
+    let [_, most] = address.kind.modes();
+    let sure = format!("write ?{most} behind [storage] url (and ca_file under [bitrix24] for an own authority)");
     match address.encryption {
         Encryption::None if address.is_here() => Line::ok(CHECK, "none, and none is needed within this machine"),
-        Encryption::None => Line::warn(CHECK, "none: whoever is on the way reads the tokens", SURE),
+        Encryption::None => Line::warn(CHECK, "none: whoever is on the way reads the tokens", sure),
         // A pooler's own connection to the server says nothing of the one to the pooler.
         Encryption::IfPossible if examined.is_encrypted && !examined.is_pooled => {
-            Line::warn(CHECK, "used, but the server is not verified, and it may be left out", SURE)
+            Line::warn(CHECK, "used, but the server is not verified, and it may be left out", sure)
         }
-        Encryption::IfPossible => Line::warn(CHECK, "perhaps none: this mode takes what it gets", SURE),
-        Encryption::Required => Line::warn(CHECK, "used, but the server is not verified", SURE),
+        Encryption::IfPossible => Line::warn(CHECK, "perhaps none: this mode takes what it gets", sure),
+        Encryption::Required => Line::warn(CHECK, "used, but the server is not verified", sure),
         Encryption::OfAuthority => Line::ok(CHECK, "used; the server's authority is verified, its name is not"),
         Encryption::OfName => Line::ok(CHECK, "used; the server and its name are verified"),
     }
 }
 
-fn durability(examined: &Examined) -> Line {
+fn durability(kind: Kind, examined: &Examined) -> Line {
     const CHECK: &str = "database durability";
     match &examined.forgets {
         None => Line::ok(CHECK, "what it has stored outlives a failure of its machine"),
@@ -87,8 +93,12 @@ fn durability(examined: &Examined) -> Line {
             format!(
                 "{setting} there: when its machine fails, a token that was stored may be lost, and a call repeated"
             ),
-            "let the server have innodb_flush_log_at_trx_commit = 1 (MySQL, MariaDB), fsync and full_page_writes = on \
-             (PostgreSQL)",
+            match kind {
+                Kind::Postgres => "let the server have fsync = on and full_page_writes = on",
+                Kind::MySql => {
+                    "let the server have innodb_flush_log_at_trx_commit = 1, and sync_binlog = 1 beside a binary log"
+                }
+            },
         ),
     }
 }
@@ -106,7 +116,7 @@ fn pooling(examined: &Examined) -> Line {
     }
 }
 
-fn connections(examined: &Examined) -> Line {
+fn connections(kind: Kind, examined: &Examined) -> Line {
     const CHECK: &str = "database connections";
     let Examined { most_connections: most, connections: now, .. } = examined;
     let text = format!("the server allows {most}, {now} are open");
@@ -114,8 +124,13 @@ fn connections(examined: &Examined) -> Line {
         left if left < FEW_CONNECTIONS && !examined.is_pooled => Line::warn(
             CHECK,
             text,
-            "each CGI call under way or FastCGI worker takes one, each refresh another: raise max_connections, or put \
-             pgbouncer in front",
+            format!(
+                "each CGI call under way or FastCGI worker takes one, each refresh another: raise max_connections{}",
+                match kind {
+                    Kind::Postgres => ", or put pgbouncer in front",
+                    Kind::MySql => "",
+                }
+            ),
         ),
         _ => Line::ok(CHECK, text),
     }
@@ -137,7 +152,11 @@ mod tests {
     use super::*;
 
     fn judged(address: &str, examined: Examined) -> Vec<Line> {
-        judge(&Address::parse(&format!("postgres://u:geheim@{address}")).unwrap(), &examined, 0)
+        judged_of("postgres", address, examined)
+    }
+
+    fn judged_of(scheme: &str, address: &str, examined: Examined) -> Vec<Line> {
+        judge(&Address::parse(&format!("{scheme}://u:geheim@{address}")).unwrap(), &examined, 0)
     }
 
     fn fine() -> Examined {
@@ -164,6 +183,31 @@ mod tests {
         assert_eq!(status(&judged("localhost/b", without), "rights"), Status::Fail);
         assert_eq!(status(&judged("localhost/b", Examined { is_read_only: true, ..fine() }), ""), Status::Fail);
         assert_eq!(clock(-3_600_000).text, "3600 s behind this machine's; the database's counts");
+    }
+
+    #[test]
+    fn each_kind_is_advised_in_its_own_words() {
+        let poor = Examined { forgets: Some("x".into()), connections: 96, is_read_only: true, ..fine() };
+        for (scheme, address, own, others) in [
+            (
+                "postgres",
+                "db.lan/b?sslmode=require",
+                ["sslmode=verify-full", "fsync", "pgbouncer", "postgres://"],
+                "innodb",
+            ),
+            (
+                "mysql",
+                "db.lan/b?ssl-mode=required",
+                ["ssl-mode=verify_identity", "innodb_flush_log_at_trx_commit", "max_connections", "mysql://"],
+                "sslmode",
+            ),
+        ] {
+            let told = format!("{:?}", judged_of(scheme, address, poor.clone()));
+            assert!(own.iter().all(|word| told.contains(word)) && !told.contains(others), "{told}");
+            assert_eq!(told.contains("pgbouncer"), scheme == "postgres", "{told}");
+        }
+        let mysql = judged_of("mysql", "localhost/b", fine());
+        assert!(mysql.iter().all(|line| line.status == Status::Ok && line.check != "database pooling"), "{mysql:?}");
     }
 
     #[test]

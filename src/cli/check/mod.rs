@@ -54,7 +54,8 @@ Each line is \"ok\", \"warn\" (perhaps wrong) or \"FAIL\" with what to do about 
 fail. Exit status 1: something FAILs.
 
 --schema prints the statements that make the tables, for psql or mysql, of the
-database that proxy.toml names or else of each kind, and does nothing else; the program makes them itself where its user may.
+database that proxy.toml names or else of each kind, and does nothing else; the
+program makes them itself where its user may.
 
 Run it as the user as whom the web server runs the program; started by root it
 goes on as the user whom proxy.toml and the token folder belong to.",

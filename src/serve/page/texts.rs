@@ -246,18 +246,30 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
                  under [bitrix24] in proxy.toml.",
             ),
         ),
-        Problem::Mismatch { portal, file } => (
+        Problem::Mismatch { portal, file, set_aside } => (
             language.pick("Под этим именем установлен другой Битрикс24", "Another Bitrix24 is installed under this name"),
-            vec![language.pick(
-                format!(
-                    "Сохранённые токены {portal} принадлежат другому Битрикс24 (member_id не совпадает). Если портал \
-                     действительно заменён, переместите файл {file} из папки токенов и установите ещё раз."
+            vec![match set_aside {
+                None => language.pick(
+                    format!(
+                        "Сохранённые токены {portal} принадлежат другому Битрикс24 (member_id не совпадает). Если портал \
+                         действительно заменён, переместите файл {file} из папки токенов и установите ещё раз."
+                    ),
+                    format!(
+                        "The stored tokens of {portal} belong to another Bitrix24 (member_id differs). If the portal was \
+                         really replaced, move the file {file} out of the token folder and install again."
+                    ),
                 ),
-                format!(
-                    "The stored tokens of {portal} belong to another Bitrix24 (member_id differs). If the portal was really \
-                     replaced, move the file {file} out of the token folder and install again."
+                Some(statement) => language.pick(
+                    format!(
+                        "Сохранённые токены {portal} принадлежат другому Битрикс24 (member_id не совпадает). Если портал \
+                         действительно заменён, выполните в базе данных программы: {statement} и установите ещё раз."
+                    ),
+                    format!(
+                        "The stored tokens of {portal} belong to another Bitrix24 (member_id differs). If the portal was \
+                         really replaced, execute in the program's database: {statement} Then install again."
+                    ),
                 ),
-            )],
+            }],
         ),
         Problem::StillWorks => (
             language.pick("Токены действуют", "The tokens work"),

@@ -21,6 +21,7 @@ pub mod statements;
 mod test_mysql;
 #[cfg(test)]
 mod test_nodes;
+mod way;
 
 use super::moving::{State, Still};
 use super::records::{Installation, Notes};

@@ -6,9 +6,9 @@
 
 use super::lease::{new_lease, LEASE_MS};
 use super::statements::{Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements};
+use super::way::{cure, first_of, ExplainTls, Teller, NO_PASSWORD, UNKNOWN_NAME};
 
 use crate::store::{Examined, Quota, KEY_LIFETIME};
-use crate::system::clock::Deadline;
 use crate::system::refusal::{has_memory, refused, NO_MEMORY};
 use crate::values::database::{Address, Encryption, Host};
 use mysql::consts::CapabilityFlags;
@@ -16,9 +16,8 @@ use mysql::prelude::{FromRow, Queryable};
 use mysql::{from_row_opt, Conn, DriverError, Error, MySqlError, OptsBuilder, Params, SslOpts};
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -207,7 +206,7 @@ statements! {
     FORGET_KEYS = "DELETE FROM b24proxy_keys WHERE portal = ?";
     // MariaDB 12 says OFF where others say 0.
     EXAMINE = "SELECT VERSION(), CAST(@@read_only AS CHAR) NOT IN ('0', 'OFF'), @@innodb_flush_log_at_trx_commit, \
-        @@max_connections";
+        @@max_connections, @@log_bin, @@sync_binlog";
     OLDEST = "SELECT COALESCE(MIN(begun_at), {now}) + {lifetime} - {now} FROM b24proxy_keys WHERE client = ?";
 }
 
@@ -240,58 +239,49 @@ fn parameters(values: &[Value]) -> Params {
 struct Connection {
     conn: Conn,
     patience: Duration,
+    teller: Teller,
     /// What the server takes in one packet.
     packet: usize,
 }
 
 /// `patience`: for connecting, and for each answer. `ca_file`: an own authority's certificates.
-pub fn connect(address: &Address, patience: Duration, ca_file: Option<&Path>) -> Answer<Opened> {
-    let until = Deadline::after(patience);
-    let unusable = |failed: Failed| Failed { why: format!("the database {address}: {}", failed.why), ..failed };
-    if !has_memory(MEMORY) {
-        return Err(unusable(Failed { why: NO_MEMORY.into(), again: false }));
-    }
-    let mut last = Failed { why: "no host is named".into(), again: false };
-    for (i, (host, port)) in address.hosts.iter().enumerate() {
-        let of_many = address.hosts.len() - i;
-        let share = until.remaining() / u32::try_from(of_many).unwrap_or(u32::MAX);
-        match connect_to(host, *port, address, share, patience, ca_file) {
-            // Of copies that one counts that can be written to.
-            Ok((_, clock)) if clock.is_read_only && address.hosts.len() > 1 => {
-                last = Failed { why: READ_ONLY.into(), again: false };
-            }
-            Ok((connection, clock)) => return Ok(Opened { statements: Box::new(connection), now_ms: clock.now_ms }),
-            Err(failed) => last = failed,
+pub fn connect(address: &Address, patience: Duration, ca_file: Option<&Path>, explain: ExplainTls) -> Answer<Opened> {
+    let is_one_of_many = address.hosts.len() > 1;
+    first_of(address, patience, |one, share| {
+        let teller = Teller::new(one, explain);
+        if !has_memory(MEMORY) {
+            return Err(teller.failed(NO_MEMORY, false));
         }
-    }
-    Err(unusable(last))
+        let (connection, clock) = connect_to(one, share, patience, ca_file, &teller)?;
+        // Of copies that one counts that can be written to.
+        if clock.is_read_only && is_one_of_many {
+            return Err(teller.failed(READ_ONLY, false));
+        }
+        Ok(Opened { statements: Box::new(connection), now_ms: clock.now_ms })
+    })
 }
 
 /// `share`: of the time for connecting.
 fn connect_to(
-    host: &Host,
-    port: u16,
     address: &Address,
     share: Duration,
     patience: Duration,
     ca_file: Option<&Path>,
+    teller: &Teller,
 ) -> Answer<(Connection, Clock)> {
-    let options = options(host, port, address, patience);
-    let tls = match host {
-        Host::Socket(_) => None,
-        Host::Name(_) => tls(address.encryption, ca_file.map(Path::to_owned)),
+    let (host, port) = address.hosts.first().expect("an address has a host");
+    let options = options(host, *port, address, patience);
+    let (place, tls) = match host {
+        Host::Socket(_) => (None, None),
+        Host::Name(name) => (Some((name.clone(), *port)), tls(address.encryption, ca_file, teller)?),
     };
     let is_needed = address.encryption > Encryption::IfPossible;
-    let place = match host {
-        Host::Socket(_) => None,
-        Host::Name(name) => Some((name.clone(), port)),
-    };
     let connecting = move || match dial(place.clone(), options.clone().ssl_opts(tls), share) {
         Err(Error::DriverError(DriverError::TlsNotSupported)) if !is_needed => dial(place, options, share),
         connected => connected,
     };
-    let conn = within(share, connecting)?.map_err(|error| failed(&error, patience))?;
-    let mut connection = Connection { conn, patience, packet: 0 };
+    let conn = within(share, teller, connecting)?.map_err(|error| failed(&error, teller, share))?;
+    let mut connection = Connection { conn, patience, teller: teller.clone(), packet: 0 };
     let clock = connection.clock()?;
     Ok((connection, clock))
 }
@@ -324,7 +314,11 @@ fn options(host: &Host, port: u16, address: &Address, patience: Duration) -> Opt
 /// machine to connect; that is of one kind.
 fn dial(place: Option<(String, u16)>, options: OptsBuilder, share: Duration) -> mysql::Result<Conn> {
     let Some(place) = place else { return Conn::new(options) };
-    let addresses: Vec<SocketAddr> = place.to_socket_addrs()?.collect();
+    let addresses: Vec<SocketAddr> = match place.to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(error) if refused(&error).is_some() => return Err(error.into()),
+        Err(_) => return Err(std::io::Error::other(UNKNOWN_NAME).into()),
+    };
     let options = options.tcp_connect_timeout(Some(share / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX)));
     let mut last = None;
     for own in [SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))] {
@@ -341,33 +335,34 @@ fn dial(place: Option<(String, u16)>, options: OptsBuilder, share: Duration) -> 
     Err(last.unwrap_or(Error::DriverError(DriverError::CouldNotConnect(None))))
 }
 
-fn tls(encryption: Encryption, ca_file: Option<PathBuf>) -> Option<SslOpts> {
-    let options = SslOpts::default().with_root_cert_path(ca_file);
-    let options = match encryption {
-        Encryption::None => return None,
-        Encryption::IfPossible | Encryption::Required => options.with_danger_accept_invalid_certs(true),
-        Encryption::OfAuthority => options.with_danger_skip_domain_validation(true),
-        Encryption::OfName => options,
-    };
+fn tls(encryption: Encryption, ca_file: Option<&Path>, teller: &Teller) -> Answer<Option<SslOpts>> {
+    if encryption == Encryption::None {
+        return Ok(None);
+    }
+    // The driver does not say which file it is.
+    if let Some((path, error)) = ca_file.and_then(|path| Some((path, std::fs::File::open(path).err()?))) {
+        return Err(teller.failed(format_args!("ca_file {}: it cannot be read ({error})", path.display()), false));
+    }
+    let options = SslOpts::default().with_root_cert_path(ca_file.map(Path::to_owned));
     // The driver takes this process's, and there must be one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Some(options)
+    Ok(Some(match encryption {
+        Encryption::None | Encryption::IfPossible | Encryption::Required => {
+            options.with_danger_accept_invalid_certs(true)
+        }
+        Encryption::OfAuthority => options.with_danger_skip_domain_validation(true),
+        Encryption::OfName => options,
+    }))
 }
 
 /// Connecting has parts that nothing else bounds, such as looking a name up: a thread that takes too long is left alone.
-fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+fn within<T: Send + 'static>(share: Duration, teller: &Teller, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
     let (tell, told) = channel();
     let working = move || drop(tell.send(work()));
     if let Err(error) = std::thread::Builder::new().stack_size(STACK).spawn(working) {
-        let why = refused(&error).map_or_else(|| error.to_string(), str::to_owned);
-        return Err(Failed { why, again: false });
+        return Err(teller.io(&error, share));
     }
-    told.recv_timeout(patience).map_err(|_| silent(patience))
-}
-
-fn silent(patience: Duration) -> Failed {
-    let seconds = patience.as_secs_f32().round().max(1.0);
-    Failed { why: format!("the database has not answered within {seconds} seconds"), again: false }
+    told.recv_timeout(share).map_err(|_| teller.silent(share))
 }
 
 /// What a connection says of itself.
@@ -386,7 +381,7 @@ impl Connection {
                     tries -= 1;
                     std::thread::sleep(AFTER_OTHERS);
                 }
-                result => return result.map_err(|error| failed(&error, self.patience)),
+                result => return result.map_err(|error| failed(&error, &self.teller, self.patience)),
             }
         }
     }
@@ -419,7 +414,7 @@ impl Connection {
                         "its tables are of version {version}, this program's of {VERSION}: a newer b24proxy has used it; use \
                          that one on this node too"
                     );
-                    return Err(Failed { why, again: false });
+                    return Err(self.teller.failed(why, false));
                 }
                 Ok(Some((now_ms, Some(_), packet, commits, is_read_only))) => {
                     self.packet = usize::try_from(packet).unwrap_or(usize::MAX);
@@ -711,8 +706,8 @@ impl Statements for Connection {
 
     fn examine(&mut self) -> Answer<Examined> {
         let nothing = || Failed { why: "the database has answered nothing".into(), again: false };
-        let row: Option<(String, bool, u8, i64)> = self.row(&EXAMINE, &[])?;
-        let (version, is_read_only, flush, most_connections) = row.ok_or_else(nothing)?;
+        let row: Option<(String, bool, u8, i64, bool, i64)> = self.row(&EXAMINE, &[])?;
+        let (version, is_read_only, flush, most_connections, has_binlog, binlog) = row.ok_or_else(nothing)?;
         let status = |name: &str, rows: &[(String, String)]| {
             rows.iter().find(|row| row.0 == name).map(|row| row.1.clone()).unwrap_or_default()
         };
@@ -726,10 +721,19 @@ impl Statements for Connection {
             missing: if is_read_only { Vec::new() } else { self.missing()? },
             no_transactions: None,
             is_pooled: false,
-            forgets: (flush != 1).then(|| format!("innodb_flush_log_at_trx_commit = {flush}")),
+            forgets: forgets(flush, has_binlog, binlog),
             most_connections,
             connections: status("Threads_connected", &rows).parse().unwrap_or(0),
         })
+    }
+}
+
+/// Where a binary log is written, what is not in it is taken back when the server starts again.
+fn forgets(flush: u8, has_binlog: bool, binlog: i64) -> Option<String> {
+    match (flush, has_binlog, binlog) {
+        (1, false, _) | (1, true, 1) => None,
+        (1, true, binlog) => Some(format!("sync_binlog = {binlog}")),
+        (flush, ..) => Some(format!("innodb_flush_log_at_trx_commit = {flush}")),
     }
 }
 
@@ -753,6 +757,8 @@ fn limit(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+const WRONG_PASSWORD_OR_NO_TLS: &str = "correct user and password in [storage] url (special characters in them as %40 for @, %2F \
+    for /, %3F for ?, %25 for %), or let the user be allowed from that host; if it must come by TLS, ask for it by ssl-mode";
 const NO_TABLE: &str = "its tables are not there";
 const READ_ONLY: &str = "it is read-only: name the server that can be written to, or all of them (mysql://…@db1,db2/…)";
 /// A right is missing: on a table, on a column of it.
@@ -763,54 +769,33 @@ const NO_SUCH_KEY: u16 = 1452;
 const WAITS_FOR_OTHERS: [u16; 3] = [1205, 1213, 1020];
 
 /// What went wrong, and what mends it.
-fn failed(error: &Error, patience: Duration) -> Failed {
+fn failed(error: &Error, teller: &Teller, waited: Duration) -> Failed {
     match error {
-        Error::MySqlError(error) => of_server(error),
-        Error::IoError(error) => of_the_way(error, patience),
+        Error::MySqlError(error) => of_server(error, teller),
+        Error::IoError(error) => teller.io(error, waited),
         Error::CodecError(error) => match error.source().and_then(|source| source.downcast_ref()) {
-            Some(error) => of_the_way(error, patience),
-            None => Failed { why: error.to_string(), again: true },
+            Some(error) => teller.io(error, waited),
+            None => teller.failed(error, true),
         },
-        Error::DriverError(DriverError::ConnectTimeout) => silent(patience),
-        Error::DriverError(DriverError::CouldNotConnect(Some((_, why, _)))) => {
-            Failed { why: format!("no connection: {why}"), again: false }
-        }
-        Error::DriverError(DriverError::TlsNotSupported) => Failed {
-            why: "it has no TLS: let it have a certificate, or write ?ssl-mode=disabled where the network is trusted"
-                .into(),
-            again: false,
+        Error::DriverError(DriverError::ConnectTimeout) => teller.silent(waited),
+        Error::DriverError(DriverError::CouldNotConnect(Some((_, why, kind)))) => match cure(*kind) {
+            Some(cure) => teller.failed(cure, false),
+            None => teller.failed(format_args!("no connection: {why}"), false),
         },
-        Error::DriverError(DriverError::UnknownAuthPlugin(name)) => Failed {
-            why: format!(
+        Error::DriverError(DriverError::TlsNotSupported) => teller.no_tls(),
+        Error::DriverError(DriverError::UnknownAuthPlugin(name)) => teller.failed(
+            format_args!(
                 "it asks for the password in the way {name}: let the user be IDENTIFIED WITH mysql_native_password or \
                  caching_sha2_password"
             ),
-            again: false,
-        },
-        other => Failed { why: other.to_string(), again: true },
-    }
-}
-
-/// What reading and writing say, and TLS through them.
-fn of_the_way(error: &std::io::Error, patience: Duration) -> Failed {
-    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-        return silent(patience);
-    }
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let (why, again) = match (tls, refused(error)) {
-        (Some(rustls::Error::InvalidCertificate(problem)), _) => (
-            format!("its certificate is refused ({problem}): name its authority's in ca_file, or ask less by ssl-mode"),
             false,
         ),
-        (Some(other), _) => (format!("TLS: {other}"), false),
-        (None, Some(refused)) => (format!("{error}: {refused}"), false),
-        (None, None) => (error.to_string(), true),
-    };
-    Failed { why, again }
+        other => teller.failed(other, true),
+    }
 }
 
 /// What the server says. Of data it may show a value, which is left out.
-fn of_server(error: &MySqlError) -> Failed {
+fn of_server(error: &MySqlError, teller: &Teller) -> Failed {
     let (cure, again) = match error.code {
         1146 => (NO_TABLE, true),
         // Two make the tables at one moment.
@@ -818,23 +803,51 @@ fn of_server(error: &MySqlError) -> Failed {
         // It ends, or somebody has ended the connection, or prepared statements were lost on the way.
         1047 | 1053 | 1077 | 1079 | 1080 | 1243 | 1927 | 3032 | 4031 => ("the connection has ended", true),
         1290 | 1792 | 1836 | 3100 => (READ_ONLY, true),
-        1040 | 1203 | 1226 => ("it has no more connections: raise max_connections, or those that the user may have", false),
-        1044 | 1142 | 1143 | 1227 | 1370 => (
-            "let the user have ALL PRIVILEGES ON this database, or make the tables as b24proxy check --schema prints them",
+        1040 | 1203 | 1226 => (
+            "it has no more connections: raise max_connections, or what the user may have (max_user_connections)",
             false,
         ),
-        1045 | 1251 | 1698 => ("correct user and password in [storage] url, or the user's host at the server", false),
-        1049 => ("make it: CREATE DATABASE …", false),
+        1044 => (
+            "correct the database's name in [storage] url, or make it and give it to the user: CREATE DATABASE …; GRANT ALL \
+             PRIVILEGES ON ….* TO …",
+            false,
+        ),
+        1142 | 1143 | 1227 | 1370 => (
+            "GRANT ALL PRIVILEGES ON ….* TO the user, or make the tables as b24proxy check --schema prints them and give it \
+             SELECT, INSERT, UPDATE and DELETE on them",
+            false,
+        ),
+        1045 if error.message.ends_with("NO)") => (NO_PASSWORD, false),
+        // MariaDB says no more where it takes the user by TLS alone.
+        1045 | 1251 | 1698 => (WRONG_PASSWORD_OR_NO_TLS, false),
+        1130 => ("let the user be allowed from this machine: CREATE USER …@'ADDRESS OF THIS MACHINE', or …@'%'", false),
+        1049 => ("correct the database's name in [storage] url, or make it: CREATE DATABASE …", false),
         1129 => ("it has blocked this machine: FLUSH HOSTS there", false),
-        3159 => ("it wants TLS: leave out ssl-mode=disabled", false),
+        3159 => ("it wants TLS: ask for it by ssl-mode=verify_identity in [storage] url", false),
         1021 | 1114 => ("its disk is full: free some space there", false),
         _ => ("", error.state.starts_with("08")),
     };
-    let shows_values = ["22", "23"].iter().any(|class| error.state.starts_with(class));
-    let message = if shows_values { "it refuses a value" } else { &error.message };
-    let why = match cure {
-        "" => format!("{message} ({})", error.code),
-        cure => format!("{message} ({}): {cure}", error.code),
+    let message = match error.code {
+        // Without quotes the user stands in it.
+        1203 => "too many connections of this user",
+        _ if ["22", "23"].iter().any(|class| error.state.starts_with(class)) => "it refuses a value",
+        _ => &error.message,
     };
-    Failed { why, again }
+    match cure {
+        "" => teller.failed(format_args!("{message} ({})", error.code), again),
+        cure => teller.failed(format_args!("{message} ({}): {cure}", error.code), again),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_may_lose_what_it_has_said_is_stored_is_known_by_its_settings() {
+        assert_eq!((forgets(1, false, 0), forgets(1, true, 1)), (None, None));
+        assert_eq!(forgets(2, true, 1).as_deref(), Some("innodb_flush_log_at_trx_commit = 2"));
+        // As MariaDB has it where nobody has said otherwise.
+        assert_eq!(forgets(1, true, 0).as_deref(), Some("sync_binlog = 0"));
+    }
 }

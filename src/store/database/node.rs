@@ -81,7 +81,10 @@ impl Node {
     /// Where a portal's pair is kept.
     pub fn place(&self, portal: &PortalName) -> Whereabouts {
         let name = format!("b24proxy_portals, {portal}");
-        Whereabouts { full: format!("{}, {name}", self.name), name }
+        let set_aside = format!(
+            "UPDATE b24proxy_portals SET removed = pair, pair = NULL, fingerprint = NULL WHERE portal = '{portal}';"
+        );
+        Whereabouts { full: format!("{}, {name}", self.name), name, set_aside: Some(set_aside) }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::lease::LEASE_MS;
 use super::statements::{Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements};
+use super::way::{first_of, ExplainTls, Teller, NO_PASSWORD, UNKNOWN_NAME};
 
 use crate::store::{Examined, Quota, KEY_LIFETIME};
 use crate::system::disk::Reason;
@@ -13,8 +14,10 @@ use crate::values::database::{Address, Encryption, Host};
 use rustls::ClientConfig;
 use std::error::Error as _;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+use tokio::net::lookup_host;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -241,6 +244,7 @@ struct Connection {
     /// What reads and writes, while somebody waits.
     driver: Option<JoinHandle<Result<(), tokio_postgres::Error>>>,
     patience: Duration,
+    teller: Teller,
     since: Instant,
 }
 
@@ -249,46 +253,40 @@ pub fn connect(
     address: &Address,
     patience: Duration,
     tls: &dyn Fn(Encryption) -> Result<ClientConfig, Reason>,
+    explain: ExplainTls,
 ) -> Answer<Opened> {
-    let unusable = |why: Reason| Failed { why: format!("the database {address}: {why}"), again: false };
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| unusable(refused(&error).map_or_else(|| error.to_string(), str::to_owned)))?;
-    let since = Instant::now();
-    let mut connection = Connection { runtime: Some(runtime), client: None, driver: None, patience, since };
-    let config = configuration(address, patience);
-    // Connecting, and the words that come before the first statement.
-    let (client, driver) = match address.encryption {
-        Encryption::None => connection.within(async {
-            let (client, driver) = config.connect(NoTls).await?;
-            Ok((client, tokio::spawn(driver)))
-        }),
-        encryption => {
-            let connector = MakeRustlsConnect::new(tls(encryption).map_err(unusable)?);
-            connection.within(async {
-                let (client, driver) = config.connect(connector).await?;
-                Ok((client, tokio::spawn(driver)))
-            })
-        }
-    }
-    .map_err(|failed| Failed { why: unusable(failed.why).why, ..failed })?;
-    (connection.client, connection.driver) = (Some(client), Some(driver));
-    let now_ms = connection.clock().map_err(|failed| Failed { why: unusable(failed.why).why, ..failed })?;
-    Ok(Opened { statements: Box::new(connection), now_ms })
+    let is_one_of_many = address.hosts.len() > 1;
+    first_of(address, patience, |one, share| {
+        let teller = Teller::new(one, explain);
+        let runtime =
+            Builder::new_current_thread().enable_all().build().map_err(|error| teller.io(&error, patience))?;
+        let since = Instant::now();
+        let mut connection = Connection { runtime: Some(runtime), client: None, driver: None, patience, teller, since };
+        connection.open(one, is_one_of_many, share, tls)?;
+        let now_ms = connection.clock()?;
+        Ok(Opened { statements: Box::new(connection), now_ms })
+    })
 }
 
-fn configuration(address: &Address, patience: Duration) -> Config {
+/// What is asked of a connection; of a host each of its addresses.
+fn configuration(
+    address: &Address,
+    addresses: &[SocketAddr],
+    is_one_of_many: bool,
+    share: Duration,
+    patience: Duration,
+) -> Config {
     let mut config = Config::new();
     for (host, port) in &address.hosts {
         match host {
-            Host::Name(name) => config.host(name),
+            Host::Name(name) => addresses.iter().for_each(|address| {
+                config.host(name).hostaddr(address.ip()).port(*port);
+            }),
             #[cfg(unix)]
-            Host::Socket(folder) => config.host_path(folder),
+            Host::Socket(folder) => drop(config.host_path(folder).port(*port)),
             #[cfg(not(unix))]
-            Host::Socket(folder) => config.host(folder.display().to_string()),
-        };
-        config.port(*port);
+            Host::Socket(folder) => drop(config.host(folder.display().to_string()).port(*port)),
+        }
     }
     config.user(&address.user).dbname(&address.database).application_name("b24proxy");
     if !address.password.is_empty() {
@@ -299,16 +297,55 @@ fn configuration(address: &Address, patience: Duration) -> Config {
         Encryption::IfPossible => SslMode::Prefer,
         Encryption::Required | Encryption::OfAuthority | Encryption::OfName => SslMode::Require,
     });
-    config.connect_timeout(patience).tcp_user_timeout(patience);
-    if address.hosts.len() > 1 {
+    config.connect_timeout(share / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX));
+    config.tcp_user_timeout(patience);
+    if is_one_of_many {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
     config
 }
 
 impl Connection {
+    /// Connecting, and the words that come before the first statement, to one host within its share of the time.
+    fn open(
+        &mut self,
+        address: &Address,
+        is_one_of_many: bool,
+        share: Duration,
+        tls: &dyn Fn(Encryption) -> Result<ClientConfig, Reason>,
+    ) -> Answer<()> {
+        let connector = match address.encryption {
+            Encryption::None => None,
+            encryption => {
+                let trusted = tls(encryption).map_err(|why| self.teller.failed(why, false))?;
+                Some(MakeRustlsConnect::new(trusted))
+            }
+        };
+        let runtime = self.runtime.as_ref().expect("it is there until it is dropped");
+        let opening = async {
+            let mut addresses = Vec::new();
+            if let Some((Host::Name(name), port)) = address.hosts.first() {
+                addresses = match lookup_host((name.as_str(), *port)).await {
+                    Ok(found) => found.collect(),
+                    Err(error) if refused(&error).is_some() => return Err(self.teller.io(&error, share)),
+                    Err(_) => return Err(self.teller.failed(UNKNOWN_NAME, false)),
+                };
+            }
+            let config = configuration(address, &addresses, is_one_of_many, share, self.patience);
+            let opened = match connector {
+                None => config.connect(NoTls).await.map(|(client, driver)| (client, tokio::spawn(driver))),
+                Some(tls) => config.connect(tls).await.map(|(client, driver)| (client, tokio::spawn(driver))),
+            };
+            opened.map_err(|error| failed(&error, &self.teller, share))
+        };
+        let opened = runtime.block_on(async { timeout(share, opening).await });
+        let (client, driver) = opened.unwrap_or_else(|_| Err(self.teller.silent(share)))?;
+        (self.client, self.driver) = (Some(client), Some(driver));
+        Ok(())
+    }
+
     fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Answer<T> {
-        within(self.runtime.as_ref(), self.patience, work)
+        within(self.runtime.as_ref(), self.patience, &self.teller, work)
     }
 
     fn client(&self) -> &Client {
@@ -340,7 +377,7 @@ impl Connection {
                             "its tables are of version {version}, this program's of {VERSION}: a newer b24proxy has used it; \
                              use that one on this node too"
                         );
-                        return Err(Failed { why, again: false });
+                        return Err(self.teller.failed(why, false));
                     }
                     Some((now_ms, Some(_))) => return Ok(now_ms),
                     Some((_, None)) | None => self.within(self.client().batch_execute(SCHEMA)),
@@ -584,7 +621,7 @@ impl Statements for Connection {
 impl Connection {
     fn in_transaction(&mut self, steps: &[(&str, &[Value])]) -> Answer<()> {
         let database = self.client.as_mut().expect("it is there until it is dropped");
-        within(self.runtime.as_ref(), self.patience, async {
+        within(self.runtime.as_ref(), self.patience, &self.teller, async {
             let transaction = database.transaction().await?;
             for (statement, values) in steps {
                 transaction.execute_typed(statement, values).await?;
@@ -603,16 +640,14 @@ impl Connection {
 fn within<T>(
     runtime: Option<&Runtime>,
     patience: Duration,
+    teller: &Teller,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Answer<T> {
     let runtime = runtime.expect("it is there until it is dropped");
     match runtime.block_on(async { timeout(patience, work).await }) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(_) => {
-            let why = format!("the database has not answered within {} seconds", patience.as_secs());
-            Err(Failed { why, again: false })
-        }
+        Ok(Err(error)) => Err(failed(&error, teller, patience)),
+        Err(_) => Err(teller.silent(patience)),
     }
 }
 
@@ -625,23 +660,16 @@ fn limits(quota: Quota) -> (i64, i64) {
     (number(quota.keys), number(quota.bytes))
 }
 
+const WRONG_PASSWORD: &str =
+    "correct user and password in [storage] url (special characters in them as %40 for @, %2F for /, \
+    %3F for ?, %25 for %)";
 const NO_TABLE: &str = "its tables are not there";
+const READ_ONLY: &str =
+    "it is read-only: name the server that can be written to, or all of them (postgres://…@db1,db2/…)";
 
 /// What went wrong, and what mends it. Details that PostgreSQL adds may show a row, and are left out.
-fn failed(error: &tokio_postgres::Error) -> Failed {
-    let Some(db) = error.as_db_error() else {
-        let mut why = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            // What this host refuses is told apart by the end of the words.
-            if let Some(refused) = inner.downcast_ref::<std::io::Error>().and_then(refused) {
-                return Failed { why: format!("{why} ({inner}): {refused}"), again: false };
-            }
-            why = format!("{why}: {inner}");
-            source = inner.source();
-        }
-        return Failed { why, again: true };
-    };
+fn failed(error: &tokio_postgres::Error, teller: &Teller, waited: Duration) -> Failed {
+    let Some(db) = error.as_db_error() else { return of_the_way(error, teller, waited) };
     let code = db.code();
     let (cure, again) = match code {
         code if *code == SqlState::UNDEFINED_TABLE => (NO_TABLE, true),
@@ -659,27 +687,56 @@ fn failed(error: &tokio_postgres::Error) -> Failed {
             ("", true)
         }
         code if [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(code) => ("it is being stopped", true),
-        code if *code == SqlState::CANNOT_CONNECT_NOW => ("it is being started or stopped", false),
-        code if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
-            ("it is read-only: name the server that can be written to, or all of them (postgres://…@db1,db2/…)", true)
+        code if *code == SqlState::CANNOT_CONNECT_NOW => ("it is being started or stopped: repeat in a moment", false),
+        code if *code == SqlState::READ_ONLY_SQL_TRANSACTION => (READ_ONLY, true),
+        code if *code == SqlState::TOO_MANY_CONNECTIONS => (
+            "it has no more connections: raise max_connections, or what the user or the database may have, or put a pooler such \
+             as pgbouncer in front",
+            false,
+        ),
+        code if *code == SqlState::INVALID_PASSWORD => (WRONG_PASSWORD, false),
+        code if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => (
+            "let pg_hba.conf allow this user from this machine (SELECT pg_reload_conf() makes it count), or correct the user in \
+             [storage] url; a hostssl line wants TLS (sslmode)",
+            false,
+        ),
+        code if *code == SqlState::INVALID_CATALOG_NAME => {
+            ("correct the database's name in [storage] url, or make it: CREATE DATABASE … OWNER …", false)
         }
-        code if *code == SqlState::TOO_MANY_CONNECTIONS => {
-            ("it has no more connections: raise max_connections, or put a pooler such as pgbouncer in front", false)
-        }
-        code if [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(code) => {
-            ("correct user and password in [storage] url, or pg_hba.conf", false)
-        }
-        code if *code == SqlState::INVALID_CATALOG_NAME => ("make it: CREATE DATABASE … OWNER …", false),
         code if *code == SqlState::INSUFFICIENT_PRIVILEGE => (
-            "let the user own the database, or make the tables as b24proxy check --schema prints them, owned by it",
+            "let the user own the database (ALTER DATABASE … OWNER TO …), or own the tables, made as b24proxy check --schema \
+             prints them",
             false,
         ),
         code if *code == SqlState::DISK_FULL => ("its disk is full: free some space there", false),
         _ => ("", code.code().starts_with("08")),
     };
-    let why = match cure {
-        "" => format!("{} ({})", db.message(), code.code()),
-        cure => format!("{} ({}): {cure}", db.message(), code.code()),
-    };
-    Failed { why, again }
+    match cure {
+        "" => teller.failed(format_args!("{} ({})", db.message(), code.code()), again),
+        cure => teller.failed(format_args!("{} ({}): {cure}", db.message(), code.code()), again),
+    }
+}
+
+/// What the server has not said itself.
+fn of_the_way(error: &tokio_postgres::Error, teller: &Teller, waited: Duration) -> Failed {
+    let mut why = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return match io.to_string().as_str() {
+                "database does not allow writes" => teller.failed(READ_ONLY, false),
+                _ => teller.io(io, waited),
+            };
+        }
+        match inner.to_string().as_str() {
+            "server does not support TLS" => return teller.no_tls(),
+            "password missing" => return teller.failed(NO_PASSWORD, false),
+            text => why = format!("{why}: {text}"),
+        }
+        source = inner.source();
+    }
+    if why == "unexpected message from server" {
+        why += ": it is perhaps no PostgreSQL; correct host and port in [storage] url";
+    }
+    teller.failed(why, true)
 }

@@ -115,8 +115,8 @@ fn what_the_server_refuses_is_told_with_its_cure_and_without_a_secret() {
     refused(&url.replace(PASSWORD, "geheim"), "correct user and password");
     refused(&url.replace(database.name(), "b24_none"), "CREATE DATABASE");
     refused(&url.replace(database.name(), "mysql"), "ALL PRIVILEGES");
-    refused("mysql://u:geheim@127.0.0.1:1/b", "no connection");
-    refused(&url.replace("socket", "elsewhere"), "no connection");
+    refused("mysql://u:geheim@127.0.0.1:1/b", "nobody listens there");
+    refused(&url.replace("socket", "elsewhere"), "no such socket");
     database.sql("SET GLOBAL max_connections = 10");
     let all: Vec<_> = (0..11).map(|_| store(&url)).collect();
     let full = all.iter().find_map(|(store, _)| store.check().err()).unwrap();

@@ -123,7 +123,7 @@ impl Store for Folder {
     fn place(&self, portal: &PortalName) -> Whereabouts {
         let path = self.tokens(portal);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Whereabouts { name, full: path.display().to_string() }
+        Whereabouts { name, full: path.display().to_string(), set_aside: None }
     }
 
     fn name(&self) -> String {

@@ -124,8 +124,19 @@ impl Server {
         command
     }
 
-    pub(crate) fn port(&self) -> Option<u16> {
+    pub fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// As it is before anybody was let in: whoever does not come by its socket, as its administrator, is asked for a password.
+    pub fn forget_users(&self) {
+        match self.kind {
+            Kind::Postgres => {
+                self.write("pg_hba.conf", postgres::BY_PASSWORD);
+                self.sql(None, "SELECT pg_reload_conf()");
+            }
+            Kind::MySql => drop(self.sql(None, "DROP USER b24proxy@'%'")),
+        }
     }
 
     pub(crate) fn has_certificate(&self) -> bool {
@@ -203,7 +214,7 @@ impl Server {
     }
 
     /// `None`: in the one that is always there.
-    pub(crate) fn sql(&self, database: Option<&str>, statement: &str) -> String {
+    pub fn sql(&self, database: Option<&str>, statement: &str) -> String {
         let mut command = match self.kind {
             Kind::Postgres => postgres::client(self, database.unwrap_or("postgres"), statement),
             Kind::MySql => mysql::client(self, database.unwrap_or("mysql"), statement),

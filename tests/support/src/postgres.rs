@@ -13,6 +13,7 @@ pub(crate) const LOSE_CONNECTIONS: &str =
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'b24proxy'";
 /// Its pg_hba.conf.
 pub(crate) const BY_TLS_ALONE: &str = "local all all trust\nhostssl all all all trust\n";
+pub(crate) const BY_PASSWORD: &str = "local all all trust\nhost all all all scram-sha-256\n";
 
 pub(crate) fn make(server: &Server) -> Command {
     let mut command = server.command(binaries().join("initdb"));
