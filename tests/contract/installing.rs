@@ -458,7 +458,7 @@ fn another_bitrix24_under_a_known_name_is_409_and_a_database_is_named_the_statem
         page(&proxy.install_in_browser(1), 200);
         let before = proxy.stored()["refresh_token"].clone();
         proxy.portal().set_member_id("another-member-id");
-        assert_says(&page(&proxy.install_in_browser(1), 409), &["in the program's database", "install again"]);
+        assert_says(&page(&proxy.install_in_browser(1), 409), &["UPDATE b24proxy_portals", "install again"]);
         let event = proxy.post_event(&proxy.portal().event_form("ONAPPINSTALL"));
         assert_failure(&event, 409, "member_mismatch");
         let error = event.json()["error"].as_str().expect("a text").to_owned();
