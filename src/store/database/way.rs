@@ -5,6 +5,7 @@ use super::statements::{Answer, Failed};
 use crate::system::clock::Deadline;
 use crate::system::refusal::refused;
 use crate::values::database::{Address, Kind};
+use rustls::CertificateError;
 use std::fmt::Display;
 use std::io::{Error, ErrorKind};
 use std::time::Duration;
@@ -93,7 +94,17 @@ impl Teller {
     }
 
     fn tls(&self, problem: &rustls::Error) -> Failed {
-        let why = (self.explain)(problem);
+        let why = match problem {
+            // MySQL's driver takes none such, even as ca_file.
+            rustls::Error::InvalidCertificate(CertificateError::Other(other))
+                if format!("{other:?}").contains("CaUsedAsEndEntity") =>
+            {
+                "its certificate is an authority's own (CA:TRUE): let it have one that this authority has signed, and name the \
+                 authority's in ca_file"
+                    .to_owned()
+            }
+            problem => (self.explain)(problem),
+        };
         let [of_authority, _] = self.kind.modes();
         match problem {
             rustls::Error::InvalidCertificate(_) => self.failed(
@@ -169,8 +180,19 @@ mod tests {
         ] {
             assert!(told(kind.into()).contains(words), "{}", told(kind.into()));
         }
-        let refused = told(Error::other(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)));
+        let certificate = |problem| told(Error::other(rustls::Error::InvalidCertificate(problem)));
+        let refused = certificate(CertificateError::UnknownIssuer);
         assert!(refused.contains("is a hat. ssl-mode=verify_ca"), "{refused}");
+        #[derive(Debug)]
+        struct CaUsedAsEndEntity;
+        impl std::error::Error for CaUsedAsEndEntity {}
+        impl Display for CaUsedAsEndEntity {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("no words")
+            }
+        }
+        let own = certificate(CertificateError::Other(rustls::OtherError(std::sync::Arc::new(CaUsedAsEndEntity))));
+        assert!(own.contains("authority's own (CA:TRUE)"), "{own}");
         assert!(teller.no_tls().why.contains("ssl-mode"));
     }
 }
