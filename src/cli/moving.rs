@@ -29,8 +29,8 @@ pub const COMMAND: Command = Command {
     help: "Carries tokens and idempotency keys, with their answers, from the place that
 proxy.toml names to ADDRESS: a folder (from the root on, such as
 /home/USER/b24proxy/tokens), or a database, postgres://USER:PASSWORD@HOST/NAME
-or mysql://…. With - the address is read from standard input, where others do not
-see its password.
+or mysql://…. With - the address is read from standard input, where others do
+not see its password.
 
 Calls go on meanwhile. Each portal is copied under its lock; only when all of it
 is on disk there it is marked as moved here, and its tokens are removed. Whoever
