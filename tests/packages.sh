@@ -38,14 +38,14 @@ php-cgi                 php-cgi                 bench all
 php-fpm                 /usr/sbin/php-fpm*      bench
 php-curl                /usr/lib/php/*/curl.so  bench
 libapache2-mod-fcgid    /usr/lib/apache2/modules/mod_fcgid.so  bench
-openssl                 openssl                 quick all
+openssl                 openssl                 quick long all
 pgbouncer               /usr/sbin/pgbouncer     quick long all
 mariadb-client-core     /usr/bin/mariadb        bench quick long all
 mariadb-server-core     /usr/sbin/mariadbd      bench quick long all
 postgresql-15           /usr/lib/postgresql/*/bin/initdb  bench quick long all
-time                    /usr/bin/time           quick all
-systemd                 systemd-analyze         quick all
-strace                  strace                  long all
+time                    /usr/bin/time           quick long all
+systemd                 systemd-analyze         quick long all
+strace                  strace                  quick long all
 mount                   mount                   long all
 python3                 python3                 all
 chromium                chromium                all

@@ -3,7 +3,7 @@
 #
 #   tests/run.sh        everything, of what could go on for hours a part
 #   tests/run.sh quick  while one works: format, clippy, unit tests, and the contract on a debug build
-#   tests/run.sh long   what takes longer: the load, the fuzz and the faults in full
+#   tests/run.sh long   what takes longer: the load, the fuzz and the faults in full, the whole contract on databases
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -69,6 +69,21 @@ quick() {
     step cargo test --workspace --locked --test contract -- --skip footprint:: --test-threads "$threads"
 }
 
+# The contract with this storage and this way to be started: all of it, or some of its modules. FastCGI without what starts
+# servers or single processes of its own in either case.
+contract() {
+    storage=$1
+    started=$2
+    shift 2
+    if [ "$started" = fastcgi ]; then
+        for module in web_servers files_under_servers server_logs root footprint memory host_limits; do
+            set -- "$@" --skip "$module::"
+        done
+    fi
+    step env B24PROXY_TEST_STORAGE="$storage" B24PROXY_TEST_STARTED="$started" \
+        cargo test --workspace --locked --test contract -- "$@" --test-threads "$threads"
+}
+
 whole() {
     style
     kinds
@@ -77,14 +92,13 @@ whole() {
     release
     step sh tests/install/run.sh
     step cargo test --workspace --locked
-    # Once more, with a resident process in place of one for each request; without what starts servers or single processes of
-    # its own in either case.
-    step env B24PROXY_TEST_STARTED=fastcgi cargo test --workspace --locked --test contract -- \
-        --skip web_servers:: --skip files_under_servers:: --skip server_logs:: --skip root:: --skip footprint:: \
-        --skip memory:: --skip host_limits:: --test-threads "$threads"
-    # And with a database in place of the token folder.
-    step env B24PROXY_TEST_STORAGE=postgres cargo test --workspace --locked --test contract
-    step env B24PROXY_TEST_STORAGE=mysql cargo test --workspace --locked --test contract
+    # Once more, with a resident process in place of one for each request.
+    contract file fastcgi
+    # And with a database in place of the token folder: what is kept there, or found by it.
+    for database in postgres mysql; do
+        contract "$database" cgi refresh:: refusals:: idempotency:: calls:: limits:: installation:: installing:: \
+            uninstalling:: attacks:: connector:: secrets:: status_page:: nodes:: --skip host_limits::
+    done
 }
 
 long() {
@@ -99,6 +113,10 @@ long() {
     step env B24PROXY_RESIDENT_REQUESTS=100000 B24PROXY_RESIDENT_STREAMS=30000 B24PROXY_RESIDENT_RELOADS=24 \
         cargo test --workspace --locked --test resident -- --nocapture
     step env B24PROXY_FULL=1 cargo test --workspace --locked --test faults
+    for database in postgres mysql; do
+        contract "$database" cgi
+        contract "$database" fastcgi
+    done
 }
 
 # Most tests of the contract wait.

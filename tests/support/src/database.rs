@@ -240,12 +240,18 @@ impl Drop for Server {
     }
 }
 
+/// What is missing fails with the name of the Debian package that has it.
+pub(crate) fn assert_installed(program: &str, package: &str) {
+    assert!(Path::new(program).exists(), "{program} is missing: tests/packages.sh installs {package}");
+}
+
 fn text(output: Output, what: &str) -> String {
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 /// One database of a server.
+#[derive(Clone)]
 pub struct Database<'s> {
     server: &'s Server,
     name: String,

@@ -1,11 +1,13 @@
 //! MariaDB: Debian's packages.
 
-use crate::database::{Database, Server, PASSWORD};
+use crate::database::{assert_installed, Database, Server, PASSWORD};
 use std::process::{Command, Stdio};
 
 pub(crate) const USER: &str = "mysql://b24proxy";
 
 pub(crate) fn make(server: &Server) -> Command {
+    assert_installed("/usr/sbin/mariadbd", "mariadb-server-core");
+    assert_installed("/usr/bin/mariadb", "mariadb-client-core");
     let mut command = server.command("/usr/bin/mariadb-install-db");
     command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
     command.args(["data", "tmp"].map(|name| folder(server, name)));

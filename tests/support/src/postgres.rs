@@ -1,6 +1,6 @@
 //! PostgreSQL: Debian's packages.
 
-use crate::database::{shared, Database, Kind, Server, PASSWORD};
+use crate::database::{assert_installed, shared, Database, Kind, Server, PASSWORD};
 use crate::processes::{self, Group};
 use crate::sandbox::give_away;
 use std::fs;
@@ -82,6 +82,7 @@ fn server() -> &'static Server {
 
 impl Pooler {
     fn start() -> Pooler {
+        assert_installed("/usr/sbin/pgbouncer", "pgbouncer");
         // It goes with the server's.
         let folder = server().folder().join("pooler");
         fs::create_dir(&folder).expect("the folder is ours");
@@ -118,5 +119,5 @@ impl Pooler {
 fn binaries() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions.map(|entry| entry.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max();
-    newest.expect("tests/packages.sh installs PostgreSQL")
+    newest.expect("PostgreSQL is missing: tests/packages.sh installs postgresql-15")
 }
