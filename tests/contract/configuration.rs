@@ -449,10 +449,10 @@ fn a_token_in_the_place_of_a_name_is_in_no_log() {
 }
 
 #[test]
-fn a_session_is_refused_as_storage_with_the_reason_and_databases_where_they_are_not_built_in() {
+fn a_session_is_refused_as_storage_with_the_reason_and_an_unknown_one_with_those_that_there_are() {
     for (kind, why) in [
         ("session", "cannot work: a session belongs to one browser"),
-        ("sqlite", "is unknown; write type = \"file\""),
+        ("sqlite", "is unknown; write \"file\", \"postgres\" or \"mysql\""),
         ("", "is unknown"),
     ] {
         let message = refused("[log]", &format!("[storage]\ntype = \"{kind}\"\n[log]"));

@@ -123,7 +123,9 @@ fn the_same_holds_for_the_oauth_server() {
     let mut check = proxy.sandbox.command_line(&["check"]);
     let output = check.env("LD_PRELOAD", lookup(&proxy)).env("ADDRESSES", "127.0.0.2,127.0.0.1").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("localhost") && output.status.success(), "{text}");
+    assert!(text.contains("ok    OAuth server: localhost"), "{text}");
+    // Of the tests' databases it says that they are not durable.
+    assert!(output.status.success() || proxy.sandbox.database().is_some(), "{text}");
     assert!(started.elapsed() < Duration::from_millis(1200), "{:?}", started.elapsed());
 }
 

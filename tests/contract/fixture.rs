@@ -127,6 +127,16 @@ level = "debug"
         }
     }
 
+    /// As if no idempotency key had ever been used.
+    pub fn forget_keys(&self) {
+        if let Some(database) = self.sandbox.database() {
+            database.sql("DELETE FROM b24proxy_keys");
+            return;
+        }
+        let folder = self.sandbox.tokens().join("idempotency");
+        assert!(std::fs::remove_dir_all(&folder).is_ok() || !folder.exists(), "{}", folder.display());
+    }
+
     pub fn config(&self) -> &str {
         &self.config
     }

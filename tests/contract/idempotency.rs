@@ -611,11 +611,12 @@ fn keys_are_sent_on_to_rest_3_and_not_to_rest_2() {
 
 #[test]
 fn rest_3s_own_replay_is_passed_on() {
-    let proxy = installed().on_files();
+    let proxy = installed();
     let body = json!({"method": "tasks.task.add", "params": {"fields": {"title": "one"}}, "version": 3}).to_string();
     let call = || proxy.request(body.clone()).header(HEADER, "k").run();
     let first = call();
-    std::fs::remove_dir_all(client_folder(&proxy)).expect("forgotten here");
+    assert_eq!(keys(&proxy), 1);
+    proxy.forget_keys();
     let again = call();
     assert_replayed(&again, &first);
     assert_eq!(proxy.simulator.ledger().executed("tasks.task.add"), 1);

@@ -159,7 +159,8 @@ fn a_key_is_one_key_on_every_node() {
     let another = Cgi::new(&other).method("POST").json(r#"{"method":"crm.lead.add"}"#).bearer(TOKEN);
     assert_failure(&another.header("Idempotency-Key", "k").run(), 422, "idempotency_key_reused");
 
-    // In use on one node, it is in use on the other, for as long as it takes.
+    // In use on one node, it is in use on the other, for as long as it takes: here longer than all that is waited for.
+    proxy.sandbox.write_config(&proxy.config().replace("timeout       = 10", "timeout = 50"));
     proxy.simulator.inject(Fault::once(Target::Call, Action::HangAfter));
     let request = add(&proxy.sandbox).header("Idempotency-Key", "l").content_length(Some(ADD.len()));
     let mut request = request.as_cgi().spawn();

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use support::cgi::{Answer, Cgi};
+use support::database;
 
 /// The path of the portal's file with this ending.
 fn file(proxy: &Proxy, ending: &str) -> PathBuf {
@@ -45,7 +46,7 @@ fn refresh_token(pair: &Value) -> &str {
 
 #[test]
 fn a_left_over_that_does_not_follow_from_the_stored_pair_replaces_nothing_and_is_kept_aside() {
-    let proxy = Proxy::not_installed();
+    let proxy = Proxy::not_installed().on_files();
     for (replaces, note) in
         [(None, None), (None, Some("0".repeat(32))), (Some(""), None), (Some("0123456789abcdef0123456789abcdef"), None)]
     {
@@ -68,7 +69,7 @@ fn a_left_over_that_does_not_follow_from_the_stored_pair_replaces_nothing_and_is
 
 #[test]
 fn a_left_over_that_replaces_exactly_the_stored_pair_is_put_in_place() {
-    let proxy = Proxy::not_installed();
+    let proxy = Proxy::not_installed().on_files();
     for of_version_0_1 in [false, true] {
         let stored = pair(&proxy, unix_now() - 10);
         let next = pair(&proxy, unix_now() + 3600);
@@ -88,7 +89,7 @@ fn a_left_over_that_replaces_exactly_the_stored_pair_is_put_in_place() {
 
 #[test]
 fn a_left_over_that_has_expired_meanwhile_is_put_in_place_and_refreshed_once() {
-    let proxy = Proxy::not_installed();
+    let proxy = Proxy::not_installed().on_files();
     for (found_by, of_stored, of_next) in [
         ("its lifetime", -10, -10),
         ("expired_token, then its lifetime", 3600, -10),
@@ -171,8 +172,13 @@ impl Planted {
 
 #[test]
 fn nothing_in_the_token_folder_is_created_or_replaced_through_a_link_nor_waits_for_a_pipe() {
+    // Of a database, those that stay a node's own.
+    let endings: &[&str] = match database::wanted() {
+        None => &["json.new", "lock", "limits", "json", "json.removed"],
+        Some(_) => &["next", "lock", "kept"],
+    };
     for planted in ALL {
-        for ending in ["json.new", "lock", "limits", "json", "json.removed"] {
+        for &ending in endings {
             let proxy = Proxy::not_installed();
             let stored = pair(&proxy, unix_now() - 10);
             proxy.store(&stored);
@@ -187,7 +193,7 @@ fn nothing_in_the_token_folder_is_created_or_replaced_through_a_link_nor_waits_f
                 // Of these two nothing is needed: a hint, and a place that is renamed to.
                 "limits" | "json.removed" => true,
                 // Replaced by what is written there, but a folder cannot be.
-                "json.new" => planted != Planted::Folder,
+                "json.new" | "next" | "kept" => planted != Planted::Folder,
                 _ => false,
             };
             match works {
@@ -207,7 +213,7 @@ fn nothing_in_the_token_folder_is_created_or_replaced_through_a_link_nor_waits_f
 #[test]
 fn no_key_is_kept_through_a_link_nor_waits_for_a_pipe() {
     for planted in ALL {
-        let proxy = Proxy::installed();
+        let proxy = Proxy::installed().on_files();
         let keyed = |key: &str| {
             let body = json!({"method": "crm.deal.add", "params": {}}).to_string();
             proxy.request(body).header("Idempotency-Key", key).timeout(Duration::from_secs(20)).run()

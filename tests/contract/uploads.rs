@@ -2,6 +2,7 @@
 
 use crate::files::{asked, code, restricted, with_files};
 use crate::fixture::*;
+use crate::footprint::released;
 use serde_json::json;
 use simulator::{Action, Content, Direction, Entry, Fault, File, Target, TokenPlace, Transfer};
 use std::io::Read;
@@ -96,16 +97,14 @@ fn an_upload_of_unknown_length_arrives_whole_too() {
 
 #[test]
 fn a_large_upload_needs_less_than_12_mib_of_memory() {
-    let proxy = restricted();
+    let proxy = released(restricted());
     let address = upload_address(&proxy);
     let content = generated(60 * MIB);
     let answer = sent(&proxy, &address, multipart(&[("file", Some("a"), &content)])).measure_memory().run();
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(last_upload(&proxy).1.size, 60 * MIB);
     let peak = answer.max_rss.expect("GNU time");
-    // A database's driver is some of it, though its connection is closed by then.
-    let most = if proxy.sandbox.database().is_some() { 14 << 10 } else { 12 << 10 };
-    assert!(peak < most, "{peak} KiB");
+    assert!(peak < 12 << 10, "{peak} KiB");
 }
 
 #[test]
