@@ -699,7 +699,7 @@ fn a_refresher_killed_before_the_oauth_server_executed_costs_nothing() {
 
 #[test]
 fn waiters_of_a_refresher_that_is_lost_refresh_once_more_and_go_on() {
-    let proxy = expired();
+    let proxy = expired().reconfigured("max_wait = 5", "max_wait = 20");
     proxy.simulator.inject(Fault::once(Target::Token, Action::Hang));
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..6).map(|_| scope.spawn(|| add(&proxy).status)).collect();
