@@ -33,8 +33,11 @@ fn ended(portal: &str) -> Result<Ending, Unstarted> {
     let log = app.log(String::new(), Box::new(|line| drop(std::io::stderr().write_all(line))));
     let name = PortalName::parse(portal).ok_or("this is not a portal's name")?;
     let portal = app.config.portal_of(&name).ok_or("this portal is not configured")?;
-    let lock = app.store.adopt_lock(&name, standard_input().map_err(|error| error.to_string())?)?;
-    let ending = renew(app.job(&log, Deadline::after(PATIENCE)), portal, &*lock).into();
+    let passed_on = standard_input().map_err(|error| error.to_string())?;
+    let ending = match app.store.adopt_lock(&name, passed_on) {
+        Ok(lock) => renew(app.job(&log, Deadline::after(PATIENCE)), portal, &*lock).into(),
+        Err(why) => Ending::Storage(why),
+    };
     log_ending(&log, &name, &ending);
     Ok(ending)
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use simulator::{Kind, Ledger, TokenPair};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use support::cgi::{Answer, Cgi, Ended, Running};
 use support::eventually;
@@ -51,6 +52,20 @@ pub fn points(trace: &str) -> Vec<Point> {
         }
     }
     points
+}
+
+/// How many steps were of some kind.
+#[derive(Default)]
+pub struct Count(AtomicUsize);
+
+impl Count {
+    pub fn add(&self, really: bool) {
+        self.0.fetch_add(usize::from(really), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Runs `step` for each item, two at a time, each thread with a bench of its own.

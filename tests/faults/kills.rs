@@ -5,27 +5,12 @@ use crate::fixture::assert_failure;
 use simulator::{Action, Fault, Target, TokenPair};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use support::cgi::Ended;
 use support::eventually;
 
 const KILL: i32 = 9;
 const TERM: i32 = 15;
-
-/// How many steps reached what they were made for.
-#[derive(Default)]
-struct Count(AtomicUsize);
-
-impl Count {
-    fn add(&self, really: bool) {
-        self.0.fetch_add(usize::from(really), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// After a refresher was killed: what the next call must say depends on nothing but whether the new pair is on disk.
 fn judge(bench: &Bench, after: &str) -> bool {

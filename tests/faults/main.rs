@@ -11,3 +11,6 @@ mod fixture;
 mod kills;
 mod misbehaviour;
 mod model;
+mod nodes;
+mod partitions;
+mod statements;

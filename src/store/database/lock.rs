@@ -1,6 +1,6 @@
 //! A portal's lock: this node's lock file, and in the database a lease, which nodes that die or lose their network do not keep.
 
-use super::lease::new_lease;
+use super::lease::{new_lease, SURE};
 use super::link::{Renewal, Use};
 use super::node::{notes_of, Node};
 use super::private::Private;
@@ -15,7 +15,7 @@ use crate::values::moved::told_in;
 use crate::values::portal::PortalName;
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For how long a new pair is tried to be stored where the database does not answer; then it waits in its file.
 const TRIES: Duration = Duration::from_secs(5);
@@ -95,14 +95,19 @@ impl Lock for RowLock {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The lease lasts for a while when it returns, so that what it says is about to be done can be. Where the answer took
+    /// too long, another node may have the lease by now, and have begun the same.
     fn write_notes(&self, notes: &Notes) -> Result<(), Reason> {
         let text = serde_json::to_string(notes).expect("plain data serializes");
-        let (portal, lease) = (self.portal.as_str(), self.lease);
+        let (portal, lease, asked) = (self.portal.as_str(), self.lease, Instant::now());
         match self.database.link.ask(|statements| statements.write_notes(portal, lease, &text))? {
             true => *self.notes.lock().unwrap_or_else(PoisonError::into_inner) = notes.clone(),
             false => return Err(format!("another node has taken over the lock of {portal}")),
         }
-        Ok(())
+        match asked.elapsed() < SURE {
+            true => Ok(()),
+            false => Err(format!("the database took so long that another node may have the lock of {portal}")),
+        }
     }
 
     /// From here on the lease is renewed: something is about to be spent, which may take long.
@@ -113,8 +118,14 @@ impl Lock for RowLock {
 
     /// It stays in the row.
     fn set_aside(&self, expected: &str) -> Result<Replaced, Reason> {
-        let set_aside = self.database.link.ask(|statements| statements.set_aside(self.portal.as_str(), expected))?;
-        Ok(if set_aside { Replaced::Yes } else { Replaced::OtherIsStored })
+        let is_done = self.database.link.ask(|statements| {
+            // It may have been set aside before the connection was lost.
+            Ok(statements.set_aside(self.portal.as_str(), expected)?
+                || statements
+                    .portal(self.portal.as_str())?
+                    .is_some_and(|row| row.pair.is_none() && row.moved.is_none()))
+        })?;
+        Ok(if is_done { Replaced::Yes } else { Replaced::OtherIsStored })
     }
 
     fn pass_on(mut self: Box<Self>) -> File {

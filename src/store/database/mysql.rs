@@ -129,9 +129,11 @@ statements! {
     NEW_PORTAL = "INSERT IGNORE INTO b24proxy_portals (portal) VALUES (?)";
     TAKE_LEASE = "UPDATE b24proxy_portals SET lease = ?, lease_until = {now} + {lease} \
         WHERE portal = ? AND (lease_until <= {now} OR lease IN (?, ?))";
-    RENEW_LEASE = "UPDATE b24proxy_portals SET lease_until = {now} + {lease} WHERE portal = ? AND lease = ?";
+    // One that was given back is none.
+    RENEW_LEASE = "UPDATE b24proxy_portals SET lease_until = {now} + {lease} \
+        WHERE portal = ? AND lease = ? AND lease_until > 0";
     LEAVE_LEASE = "UPDATE b24proxy_portals SET lease_until = 0 WHERE portal = ? AND lease = ?";
-    WRITE_NOTES = "UPDATE b24proxy_portals SET notes = ? WHERE portal = ? AND lease = ?";
+    WRITE_NOTES = "UPDATE b24proxy_portals SET notes = ?, lease_until = {now} + {lease} WHERE portal = ? AND lease = ?";
     FIRST_PAIR = "UPDATE b24proxy_portals SET fingerprint = ?, pair = ? WHERE portal = ? AND fingerprint IS NULL \
         AND moved IS NULL";
     NEXT_PAIR = "UPDATE b24proxy_portals SET fingerprint = ?, pair = ? WHERE portal = ? AND fingerprint = ? \
@@ -148,7 +150,8 @@ statements! {
         WHERE id = ? AND (lease_until <= {now} OR lease = ?) AND {is open}";
     KEY = "SELECT request, entries, COALESCE(begun_at <= {now} - {lifetime}, 0) FROM b24proxy_keys \
         WHERE id = ? AND lease = ?";
-    RENEW_KEY = "UPDATE b24proxy_keys SET lease_until = {now} + {lease} WHERE id = ? AND lease = ?";
+    RENEW_KEY = "UPDATE b24proxy_keys SET lease_until = {now} + {lease} \
+        WHERE id = ? AND lease = ? AND lease_until > 0";
     ENTRIES = "SELECT e.entry, e.body FROM b24proxy_entries AS e JOIN b24proxy_keys AS k ON k.id = e.id \
         WHERE e.id = ? AND e.number < k.entries ORDER BY e.number";
     NEW_ENTRY = "INSERT INTO b24proxy_entries (id, attempt, entry, body) VALUES (?, ?, ?, ?)";

@@ -121,9 +121,11 @@ statements! {
     TAKE_LEASE = "INSERT INTO b24proxy_portals AS p (portal, lease, lease_until) VALUES ($1, $2, {now} + {lease}) \
         ON CONFLICT (portal) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until \
         WHERE p.lease_until <= {now} OR p.lease IN ($2, $3) RETURNING fingerprint, pair, notes, moved";
-    RENEW_LEASE = "UPDATE b24proxy_portals SET lease_until = {now} + {lease} WHERE portal = $1 AND lease = $2";
+    // One that was given back is none.
+    RENEW_LEASE = "UPDATE b24proxy_portals SET lease_until = {now} + {lease} \
+        WHERE portal = $1 AND lease = $2 AND lease_until > 0";
     LEAVE_LEASE = "UPDATE b24proxy_portals SET lease_until = 0 WHERE portal = $1 AND lease = $2";
-    WRITE_NOTES = "WITH {durable} UPDATE b24proxy_portals SET notes = $3 FROM durable \
+    WRITE_NOTES = "WITH {durable} UPDATE b24proxy_portals SET notes = $3, lease_until = {now} + {lease} FROM durable \
         WHERE portal = $1 AND lease = $2";
     FIRST_PAIR = "WITH {durable} INSERT INTO b24proxy_portals AS p (portal, fingerprint, pair) \
         SELECT $1, $2, $3 FROM durable ON CONFLICT (portal) DO UPDATE SET fingerprint = excluded.fingerprint, \
@@ -144,7 +146,8 @@ statements! {
         ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until, \
             portal = excluded.portal WHERE k.lease_until <= {now} OR k.lease = $4 \
         RETURNING request, entries, coalesce(begun_at <= {now} - {lifetime}, false)";
-    RENEW_KEY = "UPDATE b24proxy_keys SET lease_until = {now} + {lease} WHERE id = $1 AND lease = $2";
+    RENEW_KEY = "UPDATE b24proxy_keys SET lease_until = {now} + {lease} \
+        WHERE id = $1 AND lease = $2 AND lease_until > 0";
     ENTRIES = "SELECT entry, body FROM b24proxy_entries WHERE id = $1 ORDER BY number";
     // The key's row first, the client's behind it: always in this order, so that none waits for the other.
     BEGIN = "WITH {durable}, \

@@ -82,12 +82,12 @@ pub trait Statements: Send {
     /// `None`: somebody else's lasts.
     fn take_lease(&mut self, portal: &str, lease: i64, left: i64) -> Answer<Option<Row>>;
 
-    /// Whether it is still this one.
+    /// Whether it is still this one, and has not been left.
     fn renew_lease(&mut self, portal: &str, lease: i64) -> Answer<bool>;
 
     fn leave_lease(&mut self, portal: &str, lease: i64) -> Answer<()>;
 
-    /// Durable; `false`: the lease is another's.
+    /// Durable, and the lease is renewed; `false`: it is another's.
     fn write_notes(&mut self, portal: &str, lease: i64, notes: &str) -> Answer<bool>;
 
     /// Durable; `false`: the stored pair is not the expected one.
@@ -104,6 +104,7 @@ pub trait Statements: Send {
     /// Opens a key; `None`: somebody else has it open, or the portal's keys are closed, or it is not here.
     fn open_key(&mut self, key: &NewKey, request: &str) -> Answer<Option<KeyRow>>;
 
+    /// The same of a key's.
     fn renew_key(&mut self, key: &str, lease: i64) -> Answer<bool>;
 
     /// An entry and, beside it, its body.

@@ -44,6 +44,7 @@ pub struct Cgi<'a> {
     content_length: Option<Option<usize>>,
     measure_memory: bool,
     as_cgi: bool,
+    as_resident: bool,
     timeout: Duration,
 }
 
@@ -60,6 +61,7 @@ impl<'a> Cgi<'a> {
             content_length: None,
             measure_memory: false,
             as_cgi: false,
+            as_resident: false,
             timeout: TIMEOUT,
         }
     }
@@ -135,6 +137,12 @@ impl<'a> Cgi<'a> {
         self
     }
 
+    /// To a resident process, however the tests are run.
+    pub fn as_resident(mut self) -> Self {
+        self.as_resident = true;
+        self
+    }
+
     /// Fills [`Answer::max_rss`], by GNU time (Debian package `time`); in a process of its own, for a resident one has
     /// memory of other requests, and ends when it likes.
     pub fn measure_memory(mut self) -> Self {
@@ -173,7 +181,7 @@ impl<'a> Cgi<'a> {
     /// but counts for `CONTENT_LENGTH`.
     pub fn spawn(self) -> Running {
         let (started, timeout, head) = (Instant::now(), self.timeout, self.method == "HEAD");
-        let way = match resident::is_wanted() && !self.as_cgi && !self.measure_memory {
+        let way = match (resident::is_wanted() || self.as_resident) && !self.as_cgi && !self.measure_memory {
             true => Way::Resident(Exchange::begin(self.sandbox, self.environment(), timeout)),
             false => Way::Process(self.start()),
         };

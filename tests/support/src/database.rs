@@ -1,6 +1,7 @@
 //! A database's server for the tests, PostgreSQL or MariaDB: Debian's packages, started unprivileged in a temporary folder.
 
 use crate::processes::{self, Group};
+use crate::relay::Relay;
 use crate::sandbox::{give_away, temp_dir};
 use crate::{mysql, postgres};
 use std::fs;
@@ -222,6 +223,15 @@ impl Server {
         text(command.output().expect("the client starts"), statement).trim_end().to_owned()
     }
 
+    /// A way to it of its own.
+    pub fn relay(&self) -> Relay {
+        let socket = match self.kind {
+            Kind::Postgres => postgres::socket_file(self),
+            Kind::MySql => "socket".into(),
+        };
+        Relay::to(self.kind, self.folder.join(socket))
+    }
+
     /// The folder of its socket.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -282,6 +292,15 @@ impl Database<'_> {
             Kind::MySql => (mysql::USER, mysql::socket(self.server)),
         };
         format!("{user}:{PASSWORD}@{socket}/{}", self.name)
+    }
+
+    /// The same by way of a relay.
+    pub fn url_by(&self, relay: &Relay) -> String {
+        let folder = relay.folder().display().to_string().replace('/', "%2F");
+        match self.kind() {
+            Kind::Postgres => format!("{}:{PASSWORD}@{folder}:5432/{}", postgres::USER, self.name),
+            Kind::MySql => format!("{}:{PASSWORD}@{folder}%2Fsocket/{}", mysql::USER, self.name),
+        }
     }
 
     /// The same by this name of the host, at the server's port.
@@ -406,7 +425,7 @@ impl Database<'_> {
 
     /// Of whoever holds something.
     pub fn end_leases(&self) {
-        self.sql("UPDATE b24proxy_portals SET lease_until = 0; UPDATE b24proxy_keys SET lease_until = 0");
+        self.sql("UPDATE b24proxy_portals SET lease_until = 1; UPDATE b24proxy_keys SET lease_until = 1");
     }
 
     pub fn forget(&self, file: &str) {

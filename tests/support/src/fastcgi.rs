@@ -169,6 +169,8 @@ pub struct Reply {
 pub enum Broken {
     /// The connection ended before the request did; that much had come.
     Ended(Reply),
+    /// As where its process is killed. What the web server has not read yet is lost then, over TCP.
+    Reset,
     /// No record within the time.
     TimedOut,
     /// Something that the specification does not allow.
@@ -375,8 +377,7 @@ impl Broken {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Broken::TimedOut,
             ErrorKind::UnexpectedEof => Broken::Wrong("the connection ends within a record".into()),
-            // What the web server has not read yet is lost then, over TCP.
-            ErrorKind::ConnectionReset => Broken::Wrong("the connection is reset and not closed".into()),
+            ErrorKind::ConnectionReset => Broken::Reset,
             _ => Broken::Wrong(error.to_string()),
         }
     }

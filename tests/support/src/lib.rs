@@ -30,6 +30,7 @@ mod mysql;
 pub mod postgres;
 mod processes;
 mod random;
+pub mod relay;
 mod resident;
 mod sandbox;
 pub mod webserver;

@@ -60,6 +60,10 @@ pub(crate) fn socket(server: &Server) -> String {
     format!("{}:{}", server.folder().display().to_string().replace('/', "%2F"), port(server))
 }
 
+pub(crate) fn socket_file(server: &Server) -> String {
+    format!(".s.PGSQL.{}", port(server))
+}
+
 fn port(server: &Server) -> String {
     server.port().unwrap_or(5432).to_string()
 }

@@ -205,6 +205,7 @@ impl Exchange {
                 (reply.stdout, ExitStatus::from_raw(status << 8))
             }
             Err(Broken::Ended(reply)) => (reply.stdout, ExitStatus::from_raw(KILLED)),
+            Err(Broken::Reset) => (Vec::new(), ExitStatus::from_raw(KILLED)),
             Err(Broken::TimedOut) => return None,
             Err(Broken::Wrong(problem)) => panic!("not FastCGI: {problem}\n--- stderr\n{}", self.stderr()),
         })
