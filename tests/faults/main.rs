@@ -4,6 +4,7 @@
 //! `B24PROXY_FULL=1` steps through every system call of the request's process too, from its very first.
 
 mod bench;
+mod clocks;
 mod disk;
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]

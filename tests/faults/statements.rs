@@ -8,10 +8,9 @@ use crate::bench::{is_full, Count};
 use crate::fixture::*;
 use crate::nodes::{Nodes, KEY};
 use serde_json::{json, Value};
-use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::cgi::{Cgi, Ended};
+use support::cgi::Cgi;
 use support::database::{shared, Kind, Server};
 use support::relay::Moment;
 use support::signal;
@@ -76,19 +75,6 @@ impl Request {
     }
 }
 
-/// What a caller has heard: the status and the body, if there was an answer.
-fn heard(ended: &Ended, what: &str) -> Option<(u16, Value)> {
-    let text = String::from_utf8_lossy(&ended.stdout);
-    let Some((head, body)) = text.split_once("\r\n\r\n").or_else(|| text.split_once("\n\n")) else {
-        assert!(ended.exit.signal().is_some() && text.is_empty(), "{what}: {}\n{text}\n{}", ended.exit, ended.stderr);
-        return None;
-    };
-    let status = head.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200");
-    let status = status.split(' ').next().and_then(|code| code.parse().ok());
-    let body = serde_json::from_str(body).unwrap_or_else(|_| panic!("{what}: {text}"));
-    Some((status.expect("a number"), body))
-}
-
 /// A failure by which the caller knows that nothing was executed.
 fn says_no(status: u16, body: &Value) -> bool {
     let said = (status, body["error_code"].as_str().unwrap_or_default());
@@ -130,12 +116,13 @@ impl Point {
         let mut running = request.on(nodes.one(), started).content_length(Some(body.len())).spawn();
         let _ = running.write(body.as_bytes());
         running.end_body();
-        let ended = running.wait_for_end();
-        let first = heard(&ended, &format!("{self:?}"));
+        let answer = running.wait_unless_killed();
+        let stderr = answer.as_ref().map_or("", |answer| &answer.stderr);
+        let first = answer.as_ref().map(|answer| (answer.status, answer.json()));
         if !nodes.relay.has_struck() {
             return nodes.relay.count();
         }
-        let what = format!("{self:?}: {first:?} {}", ended.stderr);
+        let what = format!("{self:?}: {first:?} {stderr}");
         if blow == Blow::Server {
             server.resume();
         }

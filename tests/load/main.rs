@@ -7,6 +7,7 @@ mod files;
 #[path = "../contract/fixture.rs"]
 mod fixture;
 mod lists;
+mod nodes;
 
 use fixture::{unix_now, Proxy, TOKEN};
 use serde_json::{json, Value};

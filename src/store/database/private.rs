@@ -113,12 +113,10 @@ impl Private {
     pub fn is_settled(&self, path: &Path) -> Result<(), Reason> {
         let kept = self.kept();
         if path != kept {
+            // Its hour begins, before anybody looks at it.
+            let now = std::time::SystemTime::now();
+            let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(now));
             std::fs::rename(path, &kept).map_err(|e| explain(&e, "rename", path))?;
-            // Its hour begins.
-            let _ = File::options()
-                .append(true)
-                .open(&kept)
-                .and_then(|file| file.set_modified(std::time::SystemTime::now()));
         }
         Ok(())
     }

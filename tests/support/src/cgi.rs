@@ -366,24 +366,14 @@ impl Running {
         let ended = self.wait_for_end();
         let is_cut = is_resident && ended.exit.signal().is_some();
         assert!(!is_cut, "the connection ended before the request\n--- stderr\n{}", ended.stderr);
-        let (status, headers, body) = match parse(&ended.stdout, head) {
-            Ok(parsed) => parsed,
-            Err(problem) => panic!(
-                "not a CGI answer: {problem}\n--- {}\n--- answer\n{}\n--- stderr\n{}",
-                ended.exit,
-                String::from_utf8_lossy(&ended.stdout),
-                ended.stderr,
-            ),
-        };
-        Answer {
-            status,
-            headers,
-            body,
-            stderr: ended.stderr,
-            exit: ended.exit,
-            elapsed: ended.elapsed,
-            max_rss: ended.max_rss,
-        }
+        ended.into_answer(head)
+    }
+
+    /// The same of a program that a signal perhaps ends: `None`, where it has.
+    pub fn wait_unless_killed(self) -> Option<Answer> {
+        let head = self.head;
+        let ended = self.wait_for_end();
+        ended.exit.signal().is_none().then(|| ended.into_answer(head))
     }
 
     /// Waits for the end of a program that perhaps gives no answer, because a
@@ -447,6 +437,22 @@ pub struct Ended {
     /// Until both the program and its standard output had ended.
     pub elapsed: Duration,
     pub max_rss: Option<u64>,
+}
+
+impl Ended {
+    fn into_answer(self, head: bool) -> Answer {
+        let (status, headers, body) = match parse(&self.stdout, head) {
+            Ok(parsed) => parsed,
+            Err(problem) => panic!(
+                "not a CGI answer: {problem}\n--- {}\n--- answer\n{}\n--- stderr\n{}",
+                self.exit,
+                String::from_utf8_lossy(&self.stdout),
+                self.stderr,
+            ),
+        };
+        let Ended { stderr, exit, elapsed, max_rss, .. } = self;
+        Answer { status, headers, body, stderr, exit, elapsed, max_rss }
+    }
 }
 
 /// A valid CGI answer.

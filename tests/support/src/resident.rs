@@ -97,12 +97,18 @@ impl Residents {
 
     /// Whether it is a process of theirs that stays: what a request has started is none.
     pub(crate) fn has(&self, pid: u32) -> bool {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let is_worker = line.starts_with(b"b24proxy\0worker\0");
+        let is_worker = is_worker(pid);
         self.all()
             .iter()
             .map(|one| one.group.id())
             .any(|manager| manager == pid || (is_worker && processes::with_descendants(manager).contains(&pid)))
+    }
+
+    /// The processes that serve requests.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        let managers: Vec<u32> = self.all().iter().map(|one| one.group.id()).collect();
+        let all = managers.into_iter().flat_map(processes::with_descendants);
+        all.filter(|process| is_worker(*process)).collect()
     }
 
     pub(crate) fn stop(&self) {
@@ -113,6 +119,10 @@ impl Residents {
     fn all(&self) -> MutexGuard<'_, Vec<Resident>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_worker(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"b24proxy\0worker\0")
 }
 
 /// A request under way, on a connection of its own. Dropped, it goes away as a web server does whose client is gone.

@@ -192,6 +192,29 @@ impl Sandbox {
         processes::all_in(&self.path).into_iter().filter(|pid| !self.residents.has(*pid)).collect()
     }
 
+    /// Puts lines of a shell script in front of the executable; `{}` at their end is its path. Without any it runs by
+    /// itself again.
+    pub fn run_behind(&self, lines: &str) {
+        let program = self.executable();
+        let (real, script) = (program.with_extension("real"), program.with_extension("script"));
+        if !real.exists() {
+            fs::rename(&program, &real).expect("the sandbox can be written");
+        }
+        let start = if lines.contains("{}") { lines.to_owned() } else { format!("{lines}\nexec {{}}") };
+        let text = format!("#!/bin/sh\n{} \"$@\"\n", start.replace("{}", &real.display().to_string()));
+        // Written by another process: what this one has open for writing cannot be started while a thread forks.
+        let made = Command::new("/bin/sh")
+            .args(["-c", "printf '%s' \"$1\" >\"$2\" && chmod 755 \"$2\" && mv \"$2\" \"$3\"", "sh", &text])
+            .args([&script, &program])
+            .status();
+        assert!(made.expect("a shell").success());
+    }
+
+    /// Those of a resident program that serve requests.
+    pub fn workers(&self) -> Vec<u32> {
+        self.residents.workers()
+    }
+
     /// Puts a program where it can be started: a hard link where possible.
     pub(crate) fn place(&self, program: &Path, to: &Path) {
         if fs::hard_link(program, to).is_err() {
