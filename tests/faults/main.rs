@@ -14,4 +14,5 @@ mod misbehaviour;
 mod model;
 mod nodes;
 mod partitions;
+mod servers;
 mod statements;
