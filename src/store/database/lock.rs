@@ -118,12 +118,12 @@ impl Lock for RowLock {
 
     /// It stays in the row.
     fn set_aside(&self, expected: &str) -> Result<Replaced, Reason> {
+        let (portal, mut is_repeated) = (self.portal.as_str(), false);
         let is_done = self.database.link.ask(|statements| {
             // It may have been set aside before the connection was lost.
-            Ok(statements.set_aside(self.portal.as_str(), expected)?
-                || statements
-                    .portal(self.portal.as_str())?
-                    .is_some_and(|row| row.pair.is_none() && row.moved.is_none()))
+            let is_gone = |row: Row| row.pair.is_none() && row.moved.is_none();
+            let was_asked = std::mem::replace(&mut is_repeated, true);
+            Ok(statements.set_aside(portal, expected)? || was_asked && statements.portal(portal)?.is_some_and(is_gone))
         })?;
         Ok(if is_done { Replaced::Yes } else { Replaced::OtherIsStored })
     }
