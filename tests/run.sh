@@ -103,7 +103,7 @@ whole() {
 
 long() {
     release
-    step env B24PROXY_LOAD_CALLS=20000 cargo test --workspace --locked --test load -- --nocapture
+    step env B24PROXY_LOAD_CALLS=20000 B24PROXY_NODES_CALLS=10000 cargo test --workspace --locked --test load -- --nocapture
     # On the debug build, whose arithmetic is checked.
     step env -u B24PROXY_TEST_BINARY B24PROXY_FUZZ_REQUESTS=50000 \
         cargo test --workspace --locked --test fuzz -- --nocapture

@@ -2,7 +2,7 @@
 //! database's counts.
 
 use crate::fixture::*;
-use crate::nodes::{add, files, Nodes};
+use crate::nodes::{add, files, on_each_kind, once_it_is_known, refreshers, Nodes};
 use serde_json::json;
 use simulator::{Action, Fault, Target};
 use std::process::Command;
@@ -66,7 +66,12 @@ fn all_work(nodes: &Nodes) {
     }
 }
 
-fn pairs_are_due_by_the_databases_clock(kind: Kind) {
+#[test]
+fn pairs_are_due_by_the_databases_clock() {
+    on_each_kind(pairs);
+}
+
+fn pairs(kind: Kind) {
     let nodes = nodes(kind);
     let refreshes = || nodes.proxy.simulator.ledger().refreshes();
     let pair = nodes.proxy.portal().issue_pair(1);
@@ -107,7 +112,12 @@ fn pairs_are_due_by_the_databases_clock(kind: Kind) {
     assert_eq!((refreshes(), nodes.proxy.simulator.ledger().spent_presented()), (4, 0));
 }
 
-fn leases_and_keys_last_by_the_databases_clock(kind: Kind) {
+#[test]
+fn leases_and_keys_last_by_the_databases_clock() {
+    on_each_kind(leases_and_keys);
+}
+
+fn leases_and_keys(kind: Kind) {
     let nodes = nodes(kind);
     fn keyed(node: &Sandbox) -> Cgi<'_> {
         add(node).header("Idempotency-Key", "key").as_cgi()
@@ -119,11 +129,8 @@ fn leases_and_keys_last_by_the_databases_clock(kind: Kind) {
         // It is renewed, whatever the time is there.
         assert_failure(&add(other).as_cgi().run(), 503, "refresh_pending");
         let died = Instant::now();
-        crate::nodes::refreshers(holder).into_iter().for_each(|refresher| signal(refresher, "KILL"));
-        let mut answer = add(other).run();
-        while answer.status == 503 {
-            answer = add(other).run();
-        }
+        refreshers(holder).into_iter().for_each(|refresher| signal(refresher, "KILL"));
+        let answer = once_it_is_known(&add(other));
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert!(died.elapsed() < Duration::from_secs(13), "{:?}", died.elapsed());
         nodes.proxy.simulator.release();
@@ -155,7 +162,12 @@ fn leases_and_keys_last_by_the_databases_clock(kind: Kind) {
     }
 }
 
-fn a_blocked_method_and_a_kept_pair_last_as_long_as_they_should(kind: Kind) {
+#[test]
+fn a_blocked_method_and_a_kept_pair_last_as_long_as_they_should() {
+    on_each_kind(blocked_and_kept);
+}
+
+fn blocked_and_kept(kind: Kind) {
     let nodes = nodes(kind);
     for (i, node) in [nodes.one(), nodes.other()].into_iter().enumerate() {
         nodes.prepare(true);
@@ -193,21 +205,4 @@ fn a_blocked_method_and_a_kept_pair_last_as_long_as_they_should(kind: Kind) {
         assert!(files(node).contains(&kept));
         assert!(age(HOUR - 60) && !age(HOUR + 1));
     }
-}
-
-macro_rules! of_every_kind {
-    ($($sentence:ident)*) => {
-        mod postgresql {
-            $(#[test] fn $sentence() { super::$sentence(super::Kind::Postgres); })*
-        }
-        mod mariadb {
-            $(#[test] fn $sentence() { super::$sentence(super::Kind::MySql); })*
-        }
-    };
-}
-
-of_every_kind! {
-    pairs_are_due_by_the_databases_clock
-    leases_and_keys_last_by_the_databases_clock
-    a_blocked_method_and_a_kept_pair_last_as_long_as_they_should
 }

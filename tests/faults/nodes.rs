@@ -2,9 +2,9 @@
 
 use crate::fixture::*;
 use serde_json::Value;
-use std::time::{Duration, SystemTime};
-use support::cgi::Cgi;
-use support::database::{Database, Server};
+use std::time::{Duration, Instant, SystemTime};
+use support::cgi::{Answer, Cgi};
+use support::database::{Database, Kind, Server};
 use support::relay::{is_refresher, Relay};
 use support::{eventually, Sandbox};
 
@@ -93,7 +93,7 @@ impl Nodes {
 
     #[track_caller]
     pub fn assert_works(&self, node: &Sandbox, after: &str) {
-        let answer = add(node).run();
+        let answer = once_it_is_known(&add(node));
         assert_eq!(answer.status, 200, "{after}: {} {}", answer.text(), answer.stderr);
     }
 
@@ -115,8 +115,31 @@ impl Nodes {
     }
 }
 
+/// PostgreSQL and MariaDB at once: most of it is waiting.
+pub fn on_each_kind(test: impl Fn(Kind) + Sync) {
+    let test = &test;
+    std::thread::scope(|scope| {
+        for kind in [Kind::Postgres, Kind::MySql] {
+            scope.spawn(move || test(kind));
+        }
+    });
+}
+
 pub fn add(node: &Sandbox) -> Cgi<'_> {
     Cgi::new(node).method("POST").json(ADD).bearer(TOKEN)
+}
+
+/// The answer, repeated for as long as it says that another is at work.
+#[track_caller]
+pub fn once_it_is_known(request: &Cgi) -> Answer {
+    let begun = Instant::now();
+    loop {
+        let answer = request.clone().run();
+        if answer.status != 503 {
+            return answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", answer.text());
+    }
 }
 
 pub fn refreshers(node: &Sandbox) -> Vec<u32> {

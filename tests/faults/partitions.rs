@@ -2,7 +2,7 @@
 
 use crate::bench::is_full;
 use crate::fixture::*;
-use crate::nodes::{add, Nodes};
+use crate::nodes::{add, on_each_kind, Nodes};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use support::database::{shared, Kind};
@@ -99,11 +99,6 @@ fn a_node_that_loses_the_database_in_a_refresh(kind: Kind) {
 }
 
 #[test]
-fn a_node_that_loses_postgresql_in_a_refresh_overwrites_nothing_spends_no_spent_token_and_says_nothing_false() {
-    a_node_that_loses_the_database_in_a_refresh(Kind::Postgres);
-}
-
-#[test]
-fn a_node_that_loses_mariadb_in_a_refresh_overwrites_nothing_spends_no_spent_token_and_says_nothing_false() {
-    a_node_that_loses_the_database_in_a_refresh(Kind::MySql);
+fn a_node_that_loses_the_database_in_a_refresh_overwrites_nothing_spends_no_spent_token_and_says_nothing_false() {
+    on_each_kind(a_node_that_loses_the_database_in_a_refresh);
 }

@@ -1,7 +1,7 @@
 //! Contract section 9 where servers of a database, or what they may, come and go; and where a node loses Bitrix24.
 
 use crate::fixture::*;
-use crate::nodes::{add, Nodes};
+use crate::nodes::{add, on_each_kind, Nodes};
 use support::cgi::Cgi;
 use support::database::{shared, Kind, Server};
 use support::Sandbox;
@@ -10,7 +10,12 @@ fn own(kind: Kind) -> &'static Server {
     Box::leak(Box::new(Server::start(kind)))
 }
 
-fn a_server_that_was_restarted_between_two_requests_of_a_worker_is_no_error(kind: Kind) {
+#[test]
+fn a_server_that_was_restarted_between_two_requests_of_a_worker_is_no_error() {
+    on_each_kind(restarted);
+}
+
+fn restarted(kind: Kind) {
     let nodes = Nodes::new(own(kind));
     nodes.prepare(false);
     for restart in 0..3 {
@@ -31,7 +36,12 @@ fn a_server_that_was_restarted_between_two_requests_of_a_worker_is_no_error(kind
     assert_eq!(nodes.executed(), 31);
 }
 
-fn nodes_that_come_first_at_one_moment_find_the_tables(kind: Kind) {
+#[test]
+fn nodes_that_come_first_at_one_moment_find_the_tables() {
+    on_each_kind(first);
+}
+
+fn first(kind: Kind) {
     let proxy = Proxy::not_installed().on_database(shared(kind).database());
     let other = Sandbox::new();
     other.write("b24proxy/ca.pem", 0o600, proxy.simulator.ca_pem().as_bytes());
@@ -65,7 +75,12 @@ fn set_read_only(proxy: &Proxy, is_read_only: bool) {
     }
 }
 
-fn of_several_servers_the_one_that_can_be_written_to_counts(kind: Kind) {
+#[test]
+fn of_several_servers_the_one_that_can_be_written_to_counts() {
+    on_each_kind(several);
+}
+
+fn several(kind: Kind) {
     let server = || -> &'static Server { Box::leak(Box::new(Server::start_at_port(kind, None))) };
     let servers = [server(), server()];
     // Each has a database of the same name.
@@ -109,7 +124,12 @@ fn of_several_servers_the_one_that_can_be_written_to_counts(kind: Kind) {
 }
 
 /// A network name space of its own has no network, and sees the socket of the database all the same.
-fn a_node_that_is_cut_off_from_bitrix24_alone_harms_no_other(kind: Kind) {
+#[test]
+fn a_node_that_is_cut_off_from_bitrix24_alone_harms_no_other() {
+    on_each_kind(cut_off);
+}
+
+fn cut_off(kind: Kind) {
     let nodes = Nodes::new(shared(kind));
     nodes.one().run_behind("exec unshare -rn {}");
     let keyed = |node| -> Cgi<'_> { add(node).header("Idempotency-Key", "key") };
@@ -134,22 +154,4 @@ fn a_node_that_is_cut_off_from_bitrix24_alone_harms_no_other(kind: Kind) {
     assert_eq!((answer.status, answer.header("Idempotent-Replayed")), (200, None), "{}", answer.text());
     let ledger = nodes.proxy.simulator.ledger();
     assert_eq!((ledger.refreshes(), ledger.spent_presented(), nodes.executed()), (1, 0, 2));
-}
-
-macro_rules! of_every_kind {
-    ($($sentence:ident)*) => {
-        mod postgresql {
-            $(#[test] fn $sentence() { super::$sentence(super::Kind::Postgres); })*
-        }
-        mod mariadb {
-            $(#[test] fn $sentence() { super::$sentence(super::Kind::MySql); })*
-        }
-    };
-}
-
-of_every_kind! {
-    a_server_that_was_restarted_between_two_requests_of_a_worker_is_no_error
-    nodes_that_come_first_at_one_moment_find_the_tables
-    of_several_servers_the_one_that_can_be_written_to_counts
-    a_node_that_is_cut_off_from_bitrix24_alone_harms_no_other
 }

@@ -51,7 +51,7 @@ impl Nodes {
 
     fn attempt(&self, call: usize, random: &mut Random) -> Heard {
         let body = json!({"method": "crm.deal.add", "params": {"fields": {"TITLE": call.to_string()}}}).to_string();
-        let request = Cgi::new(*random.pick(&self.both()))
+        let request = Cgi::new(self.both()[random.index(2)])
             .method("POST")
             .json(body.clone())
             .content_length(Some(body.len()))
