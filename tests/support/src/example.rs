@@ -13,7 +13,11 @@ pub fn uncommented(wanted: impl Fn(&str) -> bool) -> String {
         }
         _ => format!("{line}\n"),
     };
-    example().lines().map(line).collect()
+    let lines: Vec<String> = example().lines().map(line).collect();
+    // Of two lines for one key, such as the addresses of two kinds of database, an administrator takes one.
+    let key = |line: &str| line.split_once('=').map(|(key, _)| key.trim().to_owned()).filter(|key| is_key(key));
+    let is_second = |at: usize| at > 0 && key(&lines[at]).is_some_and(|own| key(&lines[at - 1]) == Some(own));
+    lines.iter().enumerate().filter(|(at, _)| !is_second(*at)).map(|(_, line)| line.as_str()).collect()
 }
 
 fn is_key(text: &str) -> bool {
