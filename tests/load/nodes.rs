@@ -136,19 +136,22 @@ fn disagreement(heard: &[Heard], executed: usize) -> Option<String> {
     Some(format!("{wrong}: {heard:?}, executed {executed} times"))
 }
 
-/// Ends workers and the server by chance, and lets tokens expire.
+/// Ends workers by chance and the server now and then, and lets tokens expire.
 fn spoil(nodes: &Nodes, server: &Server, mut random: Random, goes_on: &AtomicBool) -> (usize, usize) {
     let (mut workers, mut servers) = (0, 0);
-    while goes_on.load(Ordering::SeqCst) {
+    for round in 0.. {
+        if !goes_on.load(Ordering::SeqCst) {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(100 + random.below(400)));
-        match random.below(10) {
-            0 => {
+        match round % 10 {
+            5 => {
                 server.kill();
                 std::thread::sleep(Duration::from_millis(random.below(1000)));
                 server.resume();
                 servers += 1;
             }
-            1 => nodes.one.portal().expire_access_tokens(),
+            2 => nodes.one.portal().expire_access_tokens(),
             _ => {
                 let all = random.pick(&nodes.both()).workers();
                 if !all.is_empty() {
