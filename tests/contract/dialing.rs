@@ -103,12 +103,18 @@ fn an_address_that_does_not_answer_costs_each_call_a_quarter_of_a_second() {
         if addresses.contains("::1") && six.is_none() {
             continue;
         }
-        let before = proxy.simulator.ledger().executed("crm.deal.add");
-        let answer = call(&proxy, addresses);
-        assert_eq!(answer.status, 200, "{addresses}: {}", answer.text());
-        assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), before + 1, "{addresses}");
         let (least, most) = (250 * pauses, 250 * pauses + 450);
-        assert!((least..most).contains(&(answer.elapsed.as_millis())), "{addresses}: {:?}", answer.elapsed);
+        let took = || {
+            let before = proxy.simulator.ledger().executed("crm.deal.add");
+            let answer = call(&proxy, addresses);
+            assert_eq!(answer.status, 200, "{addresses}: {}", answer.text());
+            assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), before + 1, "{addresses}");
+            let took = answer.elapsed.as_millis();
+            assert!(took >= least, "{addresses}: {took} ms");
+            took
+        };
+        // Other tests may take the CPUs for a while.
+        assert!((0..3).any(|_| took() < most), "{addresses}: {most} ms and more");
     }
 }
 
