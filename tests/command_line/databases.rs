@@ -6,8 +6,9 @@ use serde_json::json;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 use support::database::{shared, Kind, Server, PASSWORD};
+use support::of_every_database;
 
-of_every_kind! {
+of_every_database! {
     whatever_is_wrong_with_a_database_is_one_finding_that_says_what_to_do_and_names_no_user
     a_host_that_does_not_answer_takes_its_share_of_the_time_for_a_connection_alone
 }

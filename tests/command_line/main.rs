@@ -1,24 +1,6 @@
 //! Contract section 6: the command line, on the real executable, and `check` against the real web servers.
 //! The names of the tests are the sentences.
 
-/// Each sentence as a test of each kind of database.
-macro_rules! of_every_kind {
-    ($($sentence:ident)*) => {
-        of_every_kind!(@ postgres Postgres $($sentence)*);
-        of_every_kind!(@ mysql MySql $($sentence)*);
-    };
-    (@ $name:ident $kind:ident $($sentence:ident)*) => {
-        mod $name {
-            $(
-                #[test]
-                fn $sentence() {
-                    super::$sentence(support::database::Kind::$kind);
-                }
-            )*
-        }
-    };
-}
-
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]
 mod fixture;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use support::cgi::{Answer, Cgi};
 use support::database::{shared, Database, Kind, PASSWORD};
 use support::eventually;
+use support::of_every_database;
 use support::postgres::pooler;
 
 const ADD: &str = r#"{"method":"crm.deal.add","params":{"fields":{"TITLE":"a"}}}"#;
@@ -36,7 +37,7 @@ fn named(proxy: &Proxy, database: &Database) -> String {
     format!("{}\n{}", proxy.config(), database.section())
 }
 
-of_every_kind! {
+of_every_database! {
     all_that_is_stored_moves_into_a_database_and_back_and_whoever_asks_the_old_place_is_told_the_new_one
     a_target_that_holds_a_portal_unmarked_is_refused_and_nothing_is_changed
     calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice

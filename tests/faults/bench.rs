@@ -87,6 +87,19 @@ pub struct Bench {
     pub proxy: Proxy,
 }
 
+/// A new pair, valid or expired, with nothing left of what was before.
+pub fn prepare(proxy: &Proxy, expired: bool) -> TokenPair {
+    let pair = proxy.portal().issue_pair(1);
+    if expired {
+        proxy.store_expired_pair(&pair);
+    } else {
+        proxy.store_pair(&pair);
+    }
+    proxy.simulator.clear_faults();
+    proxy.simulator.clear_ledger();
+    pair
+}
+
 impl Bench {
     /// The executable runs behind whatever `before` of a request says; limits are out of the way.
     pub fn new() -> Bench {
@@ -132,17 +145,8 @@ impl Bench {
         std::fs::read_to_string(self.trace_file()).unwrap_or_default()
     }
 
-    /// A new pair, valid or expired, with nothing left of what was before.
     pub fn prepare(&self, expired: bool) -> TokenPair {
-        let pair = self.proxy.portal().issue_pair(1);
-        if expired {
-            self.proxy.store_expired_pair(&pair);
-        } else {
-            self.proxy.store_pair(&pair);
-        }
-        self.proxy.simulator.clear_faults();
-        self.proxy.simulator.clear_ledger();
-        pair
+        prepare(&self.proxy, expired)
     }
 
     /// A call of [`METHOD`]; `before`: words of a shell command line that end before the executable's path.

@@ -1,5 +1,6 @@
 //! Two nodes at one database, one of them by way of a relay.
 
+use crate::bench::prepare;
 use crate::fixture::*;
 use serde_json::Value;
 use std::time::{Duration, Instant, SystemTime};
@@ -57,14 +58,7 @@ impl Nodes {
     /// A new pair, valid or expired, and no keys.
     pub fn prepare(&self, expired: bool) {
         self.database().sql("DELETE FROM b24proxy_keys");
-        let pair = self.proxy.portal().issue_pair(1);
-        if expired {
-            self.proxy.store_expired_pair(&pair);
-        } else {
-            self.proxy.store_pair(&pair);
-        }
-        self.proxy.simulator.clear_faults();
-        self.proxy.simulator.clear_ledger();
+        prepare(&self.proxy, expired);
     }
 
     pub fn executed(&self) -> usize {

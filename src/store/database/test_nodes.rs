@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Barrier;
 use std::time::{Duration, Instant, SystemTime};
 use support::database::{shared, Database as Server, Kind, Server as Machine, PASSWORD};
+use support::of_every_database;
 
 struct Node {
     store: Database,
@@ -66,25 +67,7 @@ fn soon() -> Deadline {
 
 const STEM: &str = "crm.example.org_8443";
 
-/// Each sentence as a test of each kind of database.
-macro_rules! of_every_kind {
-    ($($sentence:ident)*) => {
-        of_every_kind!(@ postgres Postgres $($sentence)*);
-        of_every_kind!(@ mysql MySql $($sentence)*);
-    };
-    (@ $name:ident $kind:ident $($sentence:ident)*) => {
-        mod $name {
-            $(
-                #[test]
-                fn $sentence() {
-                    super::$sentence(support::database::Kind::$kind);
-                }
-            )*
-        }
-    };
-}
-
-of_every_kind! {
+of_every_database! {
     a_lock_is_one_nodes_and_whoever_comes_too_late_writes_nothing
     what_a_process_that_has_ended_held_is_free_at_once_on_its_node_and_soon_on_others
     a_lock_that_was_handed_over_is_not_gone_on_with_where_another_node_has_had_it_since

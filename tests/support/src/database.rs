@@ -20,6 +20,25 @@ pub enum Kind {
     MySql,
 }
 
+/// Each sentence as a test of each kind of database: a function that is given the [`Kind`].
+#[macro_export]
+macro_rules! of_every_database {
+    ($($sentence:ident)*) => {
+        $crate::of_every_database!(@ postgres Postgres $($sentence)*);
+        $crate::of_every_database!(@ mysql MySql $($sentence)*);
+    };
+    (@ $name:ident $kind:ident $($sentence:ident)*) => {
+        mod $name {
+            $(
+                #[test]
+                fn $sentence() {
+                    super::$sentence($crate::database::Kind::$kind);
+                }
+            )*
+        }
+    };
+}
+
 /// In which database `$B24PROXY_TEST_STORAGE` wants tests to keep what is kept in files otherwise.
 pub fn wanted() -> Option<Kind> {
     match std::env::var("B24PROXY_TEST_STORAGE").as_deref() {
