@@ -27,6 +27,21 @@ use std::time::Duration;
 /// How often a waiter looks again.
 pub const POLL: Duration = Duration::from_millis(10);
 
+/// What an attempt gives, made again after each `poll` until the deadline; `None`: that passes first.
+fn waited_for<T>(
+    until: Deadline,
+    poll: Duration,
+    mut attempt: impl FnMut() -> Result<Option<T>, Reason>,
+) -> Result<Option<T>, Reason> {
+    loop {
+        match attempt()? {
+            Some(found) => return Ok(Some(found)),
+            None if until.has_passed() => return Ok(None),
+            None => pause(poll.min(until.remaining()))?,
+        }
+    }
+}
+
 /// A [`Reason`] is for the administrator's log: what failed, where, and what mends it; no secret is in it.
 pub trait Store: Send + Sync {
     /// Whether nobody but this program's user, and root, can change what is kept, as far as that can be known without
@@ -55,15 +70,7 @@ pub trait Store: Send + Sync {
 
     /// Waits for the lock; `None` when the deadline passes first.
     fn lock(&self, portal: &PortalName, until: Deadline) -> Result<Option<Box<dyn Lock>>, Reason> {
-        loop {
-            if let Some(lock) = self.try_lock(portal)? {
-                return Ok(Some(lock));
-            }
-            if until.has_passed() {
-                return Ok(None);
-            }
-            pause(self.poll().min(until.remaining()))?;
-        }
+        waited_for(until, self.poll(), || self.try_lock(portal))
     }
 
     /// How often whoever waits for another looks again.

@@ -175,6 +175,19 @@ pub fn open_or_create_in_folder(path: &Path) -> Result<File, Reason> {
     .map_err(|e| explain(&e, "open for writing", path))
 }
 
+/// Writes a file beside its place, whole and synced, and renames it over what stands there.
+pub fn put_in_place(
+    new: &Path,
+    place: &Path,
+    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<(), Reason> {
+    // Left by one that was broken off.
+    let _ = std::fs::remove_file(new);
+    let mut file = open_or_create_in_folder(new)?;
+    write(&mut file).and_then(|()| file.sync_all()).map_err(|e| explain(&e, "write", new))?;
+    std::fs::rename(new, place).map_err(|e| explain(&e, "replace", place))
+}
+
 /// Only its owner may open a file that is made with these.
 #[cfg(unix)]
 pub fn private(options: &mut OpenOptions) {

@@ -2,13 +2,9 @@
 
 use super::failure::{Failure, Obstacle};
 use super::tcp::remaining;
-#[cfg(feature = "postgres")]
-use super::trust::Lenient;
 use super::trust::{of_certificate, Trust};
 use crate::system::refusal::refused;
-#[cfg(feature = "postgres")]
 use crate::values::database::Encryption;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{pem, pem::PemObject, CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, Error, PeerIncompatible, RootCertStore, StreamOwned};
@@ -27,7 +23,7 @@ const SESSIONS: usize = 64;
 
 /// TLS with the built-in roots, and the certificates of `ca_file`. `resumes`: whether its sessions are remembered.
 pub fn config(ca_file: Option<&Path>, resumes: bool) -> Result<ClientConfig, Failure> {
-    let mut config = verifying(ca_file, |trust| Arc::new(trust))?;
+    let mut config = verifying(ca_file, Encryption::OfName)?;
     config.resumption = match resumes {
         true => Resumption::in_memory_sessions(SESSIONS),
         // A process for each call makes one connection: there is nothing to resume.
@@ -39,13 +35,7 @@ pub fn config(ca_file: Option<&Path>, resumes: bool) -> Result<ClientConfig, Fai
 /// TLS to a database, which may be trusted with less than its name.
 #[cfg(feature = "postgres")]
 pub fn of_database(encryption: Encryption, ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
-    let mut config = verifying(ca_file, |trust| match encryption {
-        Encryption::OfName => Arc::new(trust),
-        Encryption::OfAuthority => Arc::new(Lenient { trust, of_authority: true }),
-        Encryption::None | Encryption::IfPossible | Encryption::Required => {
-            Arc::new(Lenient { trust, of_authority: false })
-        }
-    })?;
+    let mut config = verifying(ca_file, encryption)?;
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -59,10 +49,7 @@ pub fn told(error: &Error) -> String {
     }
 }
 
-fn verifying(
-    ca_file: Option<&Path>,
-    verifier: impl FnOnce(Trust) -> Arc<dyn ServerCertVerifier>,
-) -> Result<ClientConfig, Failure> {
+fn verifying(ca_file: Option<&Path>, asked: Encryption) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let own = ca_file.map_or(Ok(Vec::new()), |path| added(&mut roots, path))?;
     let mut provider = rustls::crypto::ring::default_provider();
@@ -77,7 +64,7 @@ fn verifying(
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier(Trust { webpki, own }))
+        .with_custom_certificate_verifier(Arc::new(Trust { webpki, own, asked }))
         .with_no_client_auth();
     Ok(config)
 }

@@ -2,6 +2,7 @@
 
 use super::failure::{Failure, Obstacle};
 use crate::system::log::printable;
+use crate::values::database::Encryption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_name, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -19,10 +20,12 @@ pub struct Trust {
     pub webpki: Arc<WebPkiServerVerifier>,
     /// Those of `ca_file`.
     pub own: Vec<CertificateDer<'static>>,
+    /// A database's address may ask for less than its name.
+    pub asked: Encryption,
 }
 
-impl ServerCertVerifier for Trust {
-    fn verify_server_cert(
+impl Trust {
+    fn verified(
         &self,
         certificate: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],
@@ -35,14 +38,38 @@ impl ServerCertVerifier for Trust {
             Err(error) => error,
         };
         // `rustls` looks at the time first, so that a certificate whose authority it refuses is valid now.
-        let refused = match is_about_authority(&refused) && self.own.iter().any(|own| own == certificate) {
-            true => match ParsedCertificate::try_from(certificate).and_then(|own| verify_server_name(&own, name)) {
-                Ok(()) => return Ok(ServerCertVerified::assertion()),
-                Err(error) => error,
-            },
-            false => refused,
+        match is_about_authority(&refused) && self.own.iter().any(|own| own == certificate) {
+            true => ParsedCertificate::try_from(certificate)
+                .and_then(|own| verify_server_name(&own, name))
+                .map(|()| ServerCertVerified::assertion()),
+            false => Err(refused),
+        }
+    }
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.asked < Encryption::OfAuthority {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let failure = match self.verified(certificate, chain, name, ocsp_response, now) {
+            Ok(verified) => return Ok(verified),
+            Err(refused) => explain(&refused, certificate, chain),
         };
-        Err(CertificateError::Other(OtherError(Arc::new(explain(&refused, certificate, chain)))).into())
+        match failure {
+            // The name is looked at last: all the rest is in order.
+            Failure::NotSent { obstacle: Obstacle::OtherName, .. } if self.asked == Encryption::OfAuthority => {
+                Ok(ServerCertVerified::assertion())
+            }
+            failure => Err(CertificateError::Other(OtherError(Arc::new(failure))).into()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -66,63 +93,6 @@ impl ServerCertVerifier for Trust {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.webpki.supported_verify_schemes()
     }
-}
-
-/// For a database whose address asks for less than its name.
-#[cfg(feature = "postgres")]
-#[derive(Debug)]
-pub struct Lenient {
-    pub trust: Trust,
-    /// Whether a known authority must vouch for it.
-    pub of_authority: bool,
-}
-
-#[cfg(feature = "postgres")]
-impl ServerCertVerifier for Lenient {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        chain: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if !self.of_authority {
-            return Ok(ServerCertVerified::assertion());
-        }
-        match self.trust.verify_server_cert(certificate, chain, name, ocsp_response, now) {
-            // The name is looked at last: all the rest is in order.
-            Err(Error::InvalidCertificate(problem)) if is_about_name(&problem) => Ok(ServerCertVerified::assertion()),
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.trust.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.trust.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.supported_verify_schemes()
-    }
-}
-
-#[cfg(feature = "postgres")]
-fn is_about_name(problem: &CertificateError) -> bool {
-    matches!(of_certificate(problem), Failure::NotSent { obstacle: Obstacle::OtherName, .. })
 }
 
 /// Nobody known has signed it, or it is an authority's own (`CaUsedAsEndEntity`, which is among the others).

@@ -9,9 +9,9 @@ use super::statements::{KeptRow, Row, Statements};
 
 use crate::store::moving::{KeptKey, State, Still};
 use crate::store::records::{Entry, Notes, Tokens};
+use crate::store::waited_for;
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
-use crate::system::wait::pause;
 use crate::values::moved::Mark;
 use crate::values::portal::PortalName;
 use std::cell::RefCell;
@@ -40,13 +40,8 @@ pub fn still<'n>(node: &'n Node, portal: &PortalName, until: Deadline) -> Result
         }
     }
     let lease = new_lease();
-    let row = loop {
-        match node.link.ask(|statements| statements.take_lease(portal.as_str(), lease, lease))? {
-            Some(row) => break row,
-            None if until.has_passed() => return Ok(None),
-            None => pause(POLL.min(until.remaining()))?,
-        }
-    };
+    let take = || node.link.ask(|statements| statements.take_lease(portal.as_str(), lease, lease));
+    let Some(row) = waited_for(until, POLL, take)? else { return Ok(None) };
     let (name, link) = (portal.clone(), &node.link);
     let renew = move |statements: &mut dyn Statements| statements.renew_lease(name.as_str(), lease);
     let still = StillRow {
@@ -58,11 +53,9 @@ pub fn still<'n>(node: &'n Node, portal: &PortalName, until: Deadline) -> Result
         _use: link.used(),
     };
     link.ask(|statements| statements.close_keys(portal.as_str(), lease))?;
-    while link.ask(|statements| statements.open_keys(portal.as_str()))? > 0 {
-        if until.has_passed() {
-            return Ok(None);
-        }
-        pause(POLL)?;
+    let all_left = || Ok((link.ask(|statements| statements.open_keys(portal.as_str()))? == 0).then_some(()));
+    if waited_for(until, POLL, all_left)?.is_none() {
+        return Ok(None);
     }
     link.ask(|statements| statements.fence_keys(portal.as_str()))?;
     Ok(Some(Box::new(still)))

@@ -4,11 +4,13 @@
 //! together is changed by one statement over several tables; an entry of a key, which is inserted before, counts from the moment
 //! on at which the key's row says so.
 
-use super::lease::{new_lease, LEASE_MS};
-use super::statements::{Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements};
+use super::lease::new_lease;
+use super::statements::{
+    statements, Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements, VERSION,
+};
 use super::way::{cure, first_of, ExplainTls, Teller, NO_PASSWORD, UNKNOWN_NAME};
 
-use crate::store::{Examined, Quota, KEY_LIFETIME};
+use crate::store::{Examined, Quota};
 use crate::system::refusal::{has_memory, refused, NO_MEMORY};
 use crate::values::database::{Address, Encryption, Host};
 use mysql::consts::CapabilityFlags;
@@ -22,8 +24,6 @@ use std::sync::mpsc::channel;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// Of the tables.
-const VERSION: i32 = 1;
 /// How often what others were faster with is tried again.
 const TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
@@ -93,35 +93,15 @@ CREATE TABLE IF NOT EXISTS b24proxy_entries (
 INSERT IGNORE INTO b24proxy_version (one, version) VALUES (1, 1);
 ";
 
-/// The words of which statements are made: `{now}` and others stand in them.
-struct Words;
-
-impl Words {
-    /// Milliseconds since 1970. (What `UNIX_TIMESTAMP` makes of a local time is wrong for an hour where summer time ends.)
-    const NOW: &'static str = "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000)";
-
-    /// Whether keys of a portal may be opened: it is here, and no move has closed them. Whoever changes that waits for whoever
-    /// has read it, whatever the server's isolation is.
-    const IS_OPEN: &'static str = "EXISTS (SELECT 1 FROM b24proxy_portals AS p WHERE p.portal = ? AND p.moved IS NULL \
-        AND NOT (p.closed = p.lease AND p.lease_until > {now}) LOCK IN SHARE MODE)";
-
-    fn filled(statement: &str) -> String {
-        statement
-            .replace("{is open}", Words::IS_OPEN)
-            .replace("{now}", Words::NOW)
-            .replace("{lease}", &LEASE_MS.to_string())
-            .replace("{lifetime}", &(KEY_LIFETIME * 1000).to_string())
-    }
-}
-
-/// Statements with their words filled in.
-macro_rules! statements {
-    ($($name:ident = $text:literal;)*) => {
-        $(static $name: LazyLock<String> = LazyLock::new(|| Words::filled($text));)*
-    };
-}
+/// Milliseconds since 1970. (What `UNIX_TIMESTAMP` makes of a local time is wrong for an hour where summer time ends.)
+const NOW: &str = "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000)";
+/// Whether keys of a portal may be opened: it is here, and no move has closed them. Whoever changes that waits for whoever
+/// has read it, whatever the server's isolation is.
+const IS_OPEN: &str = "EXISTS (SELECT 1 FROM b24proxy_portals AS p WHERE p.portal = ? AND p.moved IS NULL \
+    AND NOT (p.closed = p.lease AND p.lease_until > {now}) LOCK IN SHARE MODE)";
 
 statements! {
+    words: &[("{is open}", IS_OPEN), ("{now}", NOW)];
     // MariaDB 12 says OFF where others say 0.
     CLOCK = "SELECT {now}, (SELECT version FROM b24proxy_version WHERE one = 1), @@max_allowed_packet, @@autocommit, \
         CAST(@@read_only AS CHAR) NOT IN ('0', 'OFF')";
@@ -412,13 +392,7 @@ impl Connection {
         let mut tries = TRIES;
         loop {
             match self.row::<(i64, Option<i32>, u64, bool, bool)>(&CLOCK, &[]) {
-                Ok(Some((_, Some(version), ..))) if version > VERSION => {
-                    let why = format!(
-                        "its tables are of version {version}, this program's of {VERSION}: a newer b24proxy has used it; use \
-                         that one on this node too"
-                    );
-                    return Err(self.teller.failed(why, false));
-                }
+                Ok(Some((_, Some(version), ..))) if version > VERSION => return Err(self.teller.newer(version)),
                 Ok(Some((now_ms, Some(_), packet, commits, is_read_only))) => {
                     self.packet = usize::try_from(packet).unwrap_or(usize::MAX);
                     if !commits {

@@ -3,11 +3,12 @@
 //! Each statement is one unnamed one that is parsed and executed in one exchange, so that it may go through a pooler of
 //! transactions; nothing is set but for the statement itself.
 
-use super::lease::LEASE_MS;
-use super::statements::{Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements};
+use super::statements::{
+    statements, Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements, VERSION,
+};
 use super::way::{first_of, ExplainTls, Teller, NO_PASSWORD, UNKNOWN_NAME};
 
-use crate::store::{Examined, Quota, KEY_LIFETIME};
+use crate::store::{Examined, Quota};
 use crate::system::disk::Reason;
 use crate::system::refusal::refused;
 use crate::values::database::{Address, Encryption, Host};
@@ -27,8 +28,6 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Of the tables.
-const VERSION: i32 = 1;
 /// How often tables are made that others make at the same moment.
 const TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
@@ -86,36 +85,16 @@ CREATE TABLE IF NOT EXISTS b24proxy_entries (
 INSERT INTO b24proxy_version (version) VALUES (1) ON CONFLICT DO NOTHING;
 ";
 
-/// The words of which statements are made: `{now}` and others stand in them.
-struct Words;
-
-impl Words {
-    /// Milliseconds since 1970, at this moment and not at the transaction's begin.
-    const NOW: &'static str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
-    /// On disk when the statement ends, whatever the server's default is; a stronger one stays.
-    const DURABLE: &'static str = "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', \
-        CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true))";
-    /// It may be lost with the server: nothing waits for the disk.
-    const SOON: &'static str = "soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))";
-
-    fn filled(statement: &str) -> String {
-        statement
-            .replace("{now}", Words::NOW)
-            .replace("{durable}", Words::DURABLE)
-            .replace("{soon}", Words::SOON)
-            .replace("{lease}", &LEASE_MS.to_string())
-            .replace("{lifetime}", &(KEY_LIFETIME * 1000).to_string())
-    }
-}
-
-/// Statements with their words filled in.
-macro_rules! statements {
-    ($($name:ident = $text:literal;)*) => {
-        $(static $name: LazyLock<String> = LazyLock::new(|| Words::filled($text));)*
-    };
-}
+/// Milliseconds since 1970, at this moment and not at the transaction's begin.
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+/// On disk when the statement ends, whatever the server's default is; a stronger one stays.
+const DURABLE: &str = "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', \
+    CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true))";
+/// It may be lost with the server: nothing waits for the disk.
+const SOON: &str = "soon AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))";
 
 statements! {
+    words: &[("{durable}", DURABLE), ("{soon}", SOON), ("{now}", NOW)];
     CLOCK = "SELECT {now}, (SELECT version FROM b24proxy_version)";
     PORTAL = "SELECT fingerprint, pair, notes, moved FROM b24proxy_portals WHERE portal = $1";
     TAKE_LEASE = "INSERT INTO b24proxy_portals AS p (portal, lease, lease_until) VALUES ($1, $2, {now} + {lease}) \
@@ -375,13 +354,7 @@ impl Connection {
         loop {
             let why = match self.rows(&CLOCK, &[]) {
                 Ok(rows) => match rows.first().map(|row| (row.get::<_, i64>(0), row.get::<_, Option<i32>>(1))) {
-                    Some((_, Some(version))) if version > VERSION => {
-                        let why = format!(
-                            "its tables are of version {version}, this program's of {VERSION}: a newer b24proxy has used it; \
-                             use that one on this node too"
-                        );
-                        return Err(self.teller.failed(why, false));
-                    }
+                    Some((_, Some(version))) if version > VERSION => return Err(self.teller.newer(version)),
                     Some((now_ms, Some(_))) => return Ok(now_ms),
                     Some((_, None)) | None => self.within(self.client().batch_execute(SCHEMA)),
                 },

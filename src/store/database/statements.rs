@@ -1,8 +1,31 @@
 //! What a kind of database is asked: each of these is done in one step, by the database's own clock, and may be asked again
 //! where the connection was lost before the answer came.
 
-use crate::store::{Examined, Quota};
+use super::lease::LEASE_MS;
+use crate::store::{Examined, Quota, KEY_LIFETIME};
 use crate::system::disk::Reason;
+
+/// Of the tables.
+pub const VERSION: i32 = 1;
+
+/// Statements of a kind; `words`: what stands for the words in them.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+macro_rules! statements {
+    (words: $words:expr; $($name:ident = $statement:literal;)*) => {
+        $(static $name: LazyLock<String> = LazyLock::new(|| {
+            $crate::store::database::statements::filled($statement, $words)
+        });)*
+    };
+}
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(super) use statements;
+
+/// A statement with its words filled in, in their order, for one may stand in another; `{lease}` and `{lifetime}` are how long a
+/// lease lasts and a key lives, in milliseconds.
+pub fn filled(statement: &str, words: &[(&str, &str)]) -> String {
+    let statement = words.iter().fold(statement.to_owned(), |text, (word, meaning)| text.replace(word, meaning));
+    statement.replace("{lease}", &LEASE_MS.to_string()).replace("{lifetime}", &(KEY_LIFETIME * 1000).to_string())
+}
 
 pub type Answer<T> = Result<T, Failed>;
 

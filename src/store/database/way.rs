@@ -1,7 +1,7 @@
 //! The way to a database's server: its hosts one after another, and what an administrator is told where it leads nowhere, in the
 //! words of either kind.
 
-use super::statements::{Answer, Failed};
+use super::statements::{Answer, Failed, VERSION};
 use crate::system::clock::Deadline;
 use crate::system::refusal::refused;
 use crate::values::database::{Address, Kind};
@@ -66,6 +66,14 @@ impl Teller {
         let why = format!(
             "it has not answered within {seconds} seconds: see whether it runs and is not overloaded, and whether host and port \
              in [storage] url are right; a firewall may drop what is sent there"
+        );
+        self.failed(why, false)
+    }
+
+    pub fn newer(&self, version: i32) -> Failed {
+        let why = format!(
+            "its tables are of version {version}, this program's of {VERSION}: a newer b24proxy has used it; use that one on this \
+             node too"
         );
         self.failed(why, false)
     }

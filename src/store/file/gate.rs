@@ -6,10 +6,9 @@
 //! ```
 
 use super::folder::Folder;
-use crate::store::POLL;
+use crate::store::{waited_for, POLL};
 use crate::system::clock::Deadline;
 use crate::system::disk::{explain, is_contended, open_or_create_in_folder, open_to_read, Reason};
-use crate::system::wait::pause;
 use crate::values::portal::PortalName;
 use fs2::FileExt;
 use std::fs::File;
@@ -38,7 +37,7 @@ pub fn enter(folder: &Folder, portal: &PortalName, until: Deadline) -> Result<Op
     let (gate, turn) = (folder.of_portal(portal, "gate"), folder.of_portal(portal, "turn"));
     // One that a killed move has left is not locked.
     let has_turn = || open_to_read(&turn).is_ok_and(|file| FileExt::try_lock_shared(&file).is_err());
-    let entered = waited_for(until, || match has_turn() {
+    let entered = waited_for(until, POLL, || match has_turn() {
         true => Ok(None),
         false => {
             let file = open_or_create_in_folder(&gate)?;
@@ -56,7 +55,7 @@ pub fn close(folder: &Folder, portal: &PortalName, until: Deadline) -> Result<Op
     let (gate, turn) = (folder.of_portal(portal, "gate"), folder.of_portal(portal, "turn"));
     let alone = |path: &PathBuf| {
         let file = open_or_create_in_folder(path)?;
-        waited_for(until, || taken(FileExt::try_lock_exclusive(&file), path).map(|taken| taken.then_some(())))
+        waited_for(until, POLL, || taken(FileExt::try_lock_exclusive(&file), path).map(|taken| taken.then_some(())))
             .map(|taken| taken.map(|()| file))
     };
     let Some(in_turn) = alone(&turn)? else { return Ok(None) };
@@ -72,15 +71,5 @@ fn taken(locked: std::io::Result<()>, path: &std::path::Path) -> Result<bool, Re
         Ok(()) => Ok(true),
         Err(error) if is_contended(&error) => Ok(false),
         Err(error) => Err(explain(&error, "lock", path)),
-    }
-}
-
-fn waited_for<T>(until: Deadline, mut attempt: impl FnMut() -> Result<Option<T>, Reason>) -> Result<Option<T>, Reason> {
-    loop {
-        match attempt()? {
-            Some(taken) => return Ok(Some(taken)),
-            None if until.has_passed() => return Ok(None),
-            None => pause(POLL.min(until.remaining()))?,
-        }
     }
 }

@@ -10,7 +10,9 @@ use crate::store::moving::KeptKey;
 use crate::store::records::Entry;
 use crate::store::{Appended, Claim, Journal, Quota, KEY_LIFETIME, POLL};
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::disk::{explain, is_contended, open_or_create_in_folder, open_to_read, same_file, Reason};
+use crate::system::disk::{
+    explain, is_contended, open_or_create_in_folder, open_to_read, put_in_place, same_file, Reason,
+};
 use crate::system::wait::pause;
 use crate::values::portal::PortalName;
 use fs2::FileExt;
@@ -87,14 +89,17 @@ impl Keys {
 
     /// The keys of this portal, and those that do not say of which they are.
     pub fn of_portal(&self, portal: &PortalName) -> Vec<(PathBuf, File)> {
-        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let journals = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "call"));
-        let of_it = |path: PathBuf| {
-            let mut file = open_to_read(&path).ok()?;
-            let said = journal::portal_of(&mut file, unix_now())?;
-            (said.is_empty() || said == portal.as_str()).then_some((path, file))
+        let of_it = |(_, file): &mut (PathBuf, File)| {
+            journal::portal_of(file, unix_now()).is_some_and(|said| said.is_empty() || said == portal.as_str())
         };
-        journals.filter_map(of_it).collect()
+        self.journals().filter_map(|mut journal| of_it(&mut journal).then_some(journal)).collect()
+    }
+
+    /// Those that can be read.
+    fn journals(&self) -> impl Iterator<Item = (PathBuf, File)> {
+        let paths = std::fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let journals = paths.filter(|path| path.extension().is_some_and(|extension| extension == "call"));
+        journals.filter_map(|path| open_to_read(&path).ok().map(|file| (path, file)))
     }
 
     /// Writes a key that was kept elsewhere, whole, on disk when it returns.
@@ -104,17 +109,13 @@ impl Keys {
             return Ok(());
         }
         let origin = journal::Origin { request: &key.request, portal: &key.portal };
-        let _ = std::fs::remove_file(&new);
-        let mut file = open_or_create_in_folder(&new)?;
-        let write = |file: &mut File| {
+        put_in_place(&new, &path, |file| {
             for entry in &key.entries {
                 file.write_all(&journal::line(entry, &origin, key.begun_at.div_euclid(1000), true))?;
                 file.write_all(entry.body().unwrap_or_default())?;
             }
-            file.sync_all()
-        };
-        write(&mut file).map_err(|e| explain(&e, "write", &new))?;
-        std::fs::rename(&new, &path).map_err(|e| explain(&e, "replace", &path))
+            Ok(())
+        })
     }
 
     /// After keys were put or taken away; what was renamed is so after a power cut.
@@ -184,12 +185,7 @@ impl Keys {
     fn sweep(&self, now: i64) -> (Usage, i64) {
         let mut usage = Usage { keys: 0, bytes: 0, swept_at: now };
         let mut oldest = now;
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|extension| extension != "call") {
-                continue;
-            }
-            let Ok(mut file) = open_to_read(&path) else { continue };
+        for (path, mut file) in self.journals() {
             match journal::alive_since(&mut file, now) {
                 Some(at) => {
                     usage.keys += 1;

@@ -13,9 +13,9 @@ use super::lock::FileLock;
 use super::reserved::Reserved;
 use crate::store::moving::{KeptKey, State, Still};
 use crate::store::records::{Installation, Notes, Tokens};
-use crate::store::Lock;
+use crate::store::{waited_for, Lock, POLL};
 use crate::system::clock::{unix_now, Deadline};
-use crate::system::disk::{explain, open_or_create_in_folder, open_to_read, Reason};
+use crate::system::disk::{explain, open_to_read, put_in_place, Reason};
 use crate::values::moved::Mark;
 use crate::values::portal::PortalName;
 use std::collections::BTreeSet;
@@ -48,11 +48,8 @@ impl Folder {
     /// Durable when it returns.
     fn set_mark(&self, portal: &PortalName, mark: &Mark) -> Result<(), Reason> {
         let (path, new) = (self.mark_file(portal), self.of_portal(portal, "moved.new"));
-        let _ = std::fs::remove_file(&new);
-        let mut file = open_or_create_in_folder(&new)?;
         let text = serde_json::to_vec(mark).expect("plain data serializes");
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| explain(&e, "write", &new))?;
-        std::fs::rename(&new, &path).map_err(|e| explain(&e, "replace", &path))?;
+        put_in_place(&new, &path, |file| file.write_all(&text))?;
         self.sync();
         Ok(())
     }
@@ -91,13 +88,7 @@ impl Folder {
     }
 
     pub fn keep_still(&self, portal: &PortalName, until: Deadline) -> Result<Option<StillFiles<'_>>, Reason> {
-        let lock = loop {
-            match self.try_file_lock(portal)? {
-                Some(lock) => break lock,
-                None if until.has_passed() => return Ok(None),
-                None => crate::system::wait::pause(crate::store::POLL)?,
-            }
-        };
+        let Some(lock) = waited_for(until, POLL, || self.try_file_lock(portal))? else { return Ok(None) };
         // What is left of a pair that replaces one that is not here says nothing.
         if self.mark(portal)?.is_none() {
             lock.settle()?;
