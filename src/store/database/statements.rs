@@ -97,7 +97,7 @@ pub enum Kept {
     Lost,
 }
 
-/// Leases last [`LEASE_MS`](super::lease::LEASE_MS) from the moment of the statement; 0 is nobody's.
+/// Leases last [`LEASE_MS`] from the moment of the statement; 0 is nobody's.
 pub trait Statements: Send {
     fn portal(&mut self, portal: &str) -> Answer<Option<Row>>;
 
