@@ -3,7 +3,6 @@
 
 use super::channel::{now, offer, pair, queue, reported, taken, tell, Report, Task, Waiting};
 use super::listener::Listener;
-use super::signals;
 use super::successor::Successor;
 use crate::system::disk::own_executable;
 use crate::system::process::bequeath_nothing;
@@ -87,9 +86,9 @@ struct Happened {
 }
 
 impl Manager {
-    pub fn new(listener: Listener, listening: &Listening) -> Result<Manager, String> {
+    /// `told_to_end`: becomes readable when this process is.
+    pub fn new(listener: Listener, listening: &Listening, told_to_end: UnixStream) -> Result<Manager, String> {
         bequeath_nothing();
-        let told_to_end = signals::told_to_end().map_err(|error| format!("signals cannot be heard: {error}"))?;
         let queue = queue().map_err(|error| format!("there is no queue for requests: {error}"))?;
         let is_inherited = listening.address.is_none();
         let is_fixed = is_inherited || listening.workers.is_some();

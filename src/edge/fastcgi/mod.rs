@@ -53,6 +53,8 @@ pub fn run() -> ExitCode {
 
 /// Serves until it is told to end. The error says why it cannot begin.
 pub fn serve(listening: &Listening) -> Result<(), String> {
+    // From the moment on at which it can be reached it ends as it should.
+    let told_to_end = signals::told_to_end().map_err(|error| format!("signals cannot be heard: {error}"))?;
     let web_servers = std::env::var("FCGI_WEB_SERVER_ADDRS").ok();
     let listener = match &listening.address {
         // The one that this process had before it was another executable.
@@ -60,5 +62,5 @@ pub fn serve(listening: &Listening) -> Result<(), String> {
         Some(address) => Listener::at(address, web_servers.as_deref())?,
         None => Listener::inherited(web_servers.as_deref())?,
     };
-    Manager::new(listener, listening)?.run()
+    Manager::new(listener, listening, told_to_end)?.run()
 }
