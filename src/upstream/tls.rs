@@ -7,7 +7,9 @@ use crate::system::refusal::refused;
 use crate::values::database::Encryption;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{pem, pem::PemObject, CertificateDer, ServerName};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, Error, PeerIncompatible, RootCertStore, StreamOwned};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, Error, NamedGroup, PeerIncompatible, RootCertStore, StreamOwned,
+};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ const SESSIONS: usize = 64;
 
 /// TLS with the built-in roots, and the certificates of `ca_file`. `resumes`: whether its sessions are remembered.
 pub fn config(ca_file: Option<&Path>, resumes: bool) -> Result<ClientConfig, Failure> {
-    let mut config = verifying(ca_file, Encryption::OfName)?;
+    let mut config = verifying(ca_file, Encryption::OfName, NamedGroup::X25519)?;
     config.resumption = match resumes {
         true => Resumption::in_memory_sessions(SESSIONS),
         // A process for each call makes one connection: there is nothing to resume.
@@ -35,7 +37,8 @@ pub fn config(ca_file: Option<&Path>, resumes: bool) -> Result<ClientConfig, Fai
 /// TLS to a database, which may be trusted with less than its name.
 #[cfg(feature = "postgres")]
 pub fn of_database(encryption: Encryption, ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
-    let mut config = verifying(ca_file, encryption)?;
+    // The one group that PostgreSQL takes, before 18, as it comes: any other asks for a second greeting.
+    let mut config = verifying(ca_file, encryption, NamedGroup::secp256r1)?;
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -49,12 +52,14 @@ pub fn told(error: &Error) -> String {
     }
 }
 
-fn verifying(ca_file: Option<&Path>, asked: Encryption) -> Result<ClientConfig, Failure> {
+/// `group`: the key exchange that is offered first.
+fn verifying(ca_file: Option<&Path>, asked: Encryption, group: NamedGroup) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let own = ca_file.map_or(Ok(Vec::new()), |path| added(&mut roots, path))?;
     let mut provider = rustls::crypto::ring::default_provider();
     // AES-128 with SHA-256 first, as browsers have it: processors compute SHA-256, and SHA-384 only in many steps.
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider.kx_groups.sort_by_key(|kx| kx.name() != group);
     let provider = Arc::new(provider);
     let unusable = |error: &dyn std::error::Error| Failure::Configuration(format!("TLS: {error}"));
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
