@@ -9,7 +9,12 @@ pub fn unix_now() -> i64 {
 
 /// Milliseconds since 1970, by this machine's clock.
 pub fn unix_now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    unix_ms(SystemTime::now())
+}
+
+/// Milliseconds since 1970.
+pub fn unix_ms(moment: SystemTime) -> i64 {
+    moment.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The moment by which something must have ended.

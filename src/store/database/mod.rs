@@ -33,24 +33,39 @@ use crate::values::portal::PortalName;
 use crate::values::secret::random_hex;
 use lease::POLL;
 pub use link::Connect;
+use link::{locked, milliseconds};
 use lock::RowLock;
 use node::{notes_of, Node};
 use private::Private;
+use statements::KnownRow;
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// How long others may be faster with a bucket, before a call goes without.
 const BUCKET: Duration = Duration::from_secs(2);
+/// For how long others have probably not written what was read.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 pub struct Database {
     node: Node,
+    /// What the last reading brought along, of which portal and when.
+    known: Mutex<Option<(PortalName, Instant, KnownRow)>>,
 }
 
 impl Database {
     /// `name`: its address as it is shown. `stays`: whether this process serves more than one request.
     pub fn new(connect: Connect, name: String, folder: &Path, quota: Quota, stays: bool) -> Database {
-        Database { node: Node::new(connect, name, folder, quota, stays) }
+        Database { node: Node::new(connect, name, folder, quota, stays), known: Mutex::default() }
+    }
+
+    /// What a reading has just brought along; once, and whoever writes says what of it has been read.
+    fn just_read(&self, portal: &PortalName) -> Option<KnownRow> {
+        let (of, then, known) = locked(&self.known).take()?;
+        let age = then.elapsed();
+        let now_ms = known.now_ms.saturating_add_unsigned(milliseconds(age));
+        (of == *portal && age < JUST_NOW).then_some(KnownRow { now_ms, ..known })
     }
 }
 
@@ -72,7 +87,9 @@ impl Store for Database {
                 self.node.settle(portal)?;
             }
         }
-        self.node.stored(portal)
+        let (row, known) = self.node.link.ask(|statements| statements.portal_and_known(portal.as_str()))?;
+        *locked(&self.known) = Some((portal.clone(), Instant::now(), known));
+        self.node.installation(portal, row)
     }
 
     fn notes(&self, portal: &PortalName) -> Notes {
@@ -102,9 +119,13 @@ impl Store for Database {
     /// What is known is too much for one expression, so it is read, and written where nobody was faster.
     fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Told> {
         let until = Deadline::after(BUCKET);
+        let mut just_read = self.just_read(portal);
         loop {
             let told = self.node.link.ask(|statements| {
-                let row = statements.known(portal.as_str())?;
+                let row = match just_read.take() {
+                    Some(row) => row,
+                    None => statements.portal_and_known(portal.as_str())?.1,
+                };
                 let known = serde_json::from_str(&row.known).ok().filter(Known::is_sound);
                 let mut known: Known = known.unwrap_or_default();
                 let told = known.step(bucket, step, row.now_ms);

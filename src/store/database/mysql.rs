@@ -106,6 +106,8 @@ statements! {
     CLOCK = "SELECT {now}, (SELECT version FROM b24proxy_version WHERE one = 1), @@max_allowed_packet, @@autocommit, \
         CAST(@@read_only AS CHAR) NOT IN ('0', 'OFF')";
     PORTAL = "SELECT fingerprint, pair, notes, moved FROM b24proxy_portals WHERE portal = ?";
+    PORTAL_AND_KNOWN = "SELECT p.fingerprint, p.pair, p.notes, p.moved, l.known, l.version, {now} FROM (SELECT 1 AS one) AS o \
+        LEFT JOIN b24proxy_portals AS p ON p.portal = ? LEFT JOIN b24proxy_limits AS l ON l.portal = ?";
     NEW_PORTAL = "INSERT IGNORE INTO b24proxy_portals (portal) VALUES (?)";
     TAKE_LEASE = "UPDATE b24proxy_portals SET lease = ?, lease_until = {now} + {lease} \
         WHERE portal = ? AND (lease_until <= {now} OR lease IN (?, ?))";
@@ -120,8 +122,6 @@ statements! {
         AND moved IS NULL";
     SET_ASIDE = "UPDATE b24proxy_portals SET removed = pair, pair = NULL, fingerprint = NULL \
         WHERE portal = ? AND fingerprint = ?";
-    KNOWN = "SELECT l.known, l.version, {now} FROM (SELECT 1 AS one) AS o \
-        LEFT JOIN b24proxy_limits AS l ON l.portal = ?";
     FIRST_KNOWN = "INSERT IGNORE INTO b24proxy_limits (portal, known, version) VALUES (?, ?, 1)";
     NEXT_KNOWN = "UPDATE b24proxy_limits SET known = ?, version = version + 1 WHERE portal = ? AND version = ?";
     NEW_KEY = "INSERT IGNORE INTO b24proxy_keys (id, client, portal, request, lease, lease_until) \
@@ -479,6 +479,16 @@ impl Statements for Connection {
         Ok(row.map(|(fingerprint, pair, notes, moved)| Row { fingerprint, pair, notes, moved }))
     }
 
+    fn portal_and_known(&mut self, portal: &str) -> Answer<(Row, KnownRow)> {
+        type Column = Option<String>;
+        type Columns = (Column, Column, Column, Column, Column, Option<i64>, i64);
+        let row: Option<Columns> = self.row(&PORTAL_AND_KNOWN, &[Text(portal), Text(portal)])?;
+        let nothing = || Failed { why: "the database has answered nothing".into(), again: false };
+        let (fingerprint, pair, notes, moved, known, version, now_ms) = row.ok_or_else(nothing)?;
+        let known = KnownRow { known: known.unwrap_or_default(), version: version.unwrap_or(0), now_ms };
+        Ok((Row { fingerprint, pair, notes, moved }, known))
+    }
+
     fn take_lease(&mut self, portal: &str, lease: i64, left: i64) -> Answer<Option<Row>> {
         let values = [Number(lease), Text(portal), Number(lease), Number(left)];
         if self.execute(&TAKE_LEASE, &values)? {
@@ -514,13 +524,6 @@ impl Statements for Connection {
 
     fn set_aside(&mut self, portal: &str, expected: &str) -> Answer<bool> {
         self.execute(&SET_ASIDE, &[Text(portal), Text(expected)])
-    }
-
-    fn known(&mut self, portal: &str) -> Answer<KnownRow> {
-        let row: Option<(Option<String>, Option<i64>, i64)> = self.row(&KNOWN, &[Text(portal)])?;
-        let nothing = || Failed { why: "the database has answered nothing".into(), again: false };
-        let (known, version, now_ms) = row.ok_or_else(nothing)?;
-        Ok(KnownRow { known: known.unwrap_or_default(), version: version.unwrap_or(0), now_ms })
     }
 
     fn remember(&mut self, portal: &str, version: i64, known: &str) -> Answer<bool> {

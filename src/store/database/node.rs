@@ -29,7 +29,11 @@ impl Node {
     }
 
     pub fn stored(&self, portal: &PortalName) -> Result<Installation, Reason> {
-        let row = self.link.ask(|statements| statements.portal(portal.as_str()))?.unwrap_or_default();
+        let row = self.link.ask(|statements| statements.portal(portal.as_str()))?;
+        self.installation(portal, row.unwrap_or_default())
+    }
+
+    pub fn installation(&self, portal: &PortalName, row: Row) -> Result<Installation, Reason> {
         if let Some(mark) = mark_of(&row)? {
             return Err(mark.sentence(portal));
         }

@@ -9,6 +9,7 @@ use super::statements::{
 use super::way::{first_of, ExplainTls, Teller, NO_PASSWORD, UNKNOWN_NAME};
 
 use crate::store::{Examined, Quota};
+use crate::system::clock::unix_ms;
 use crate::system::disk::Reason;
 use crate::system::refusal::refused;
 use crate::values::database::{Address, Encryption, Host};
@@ -17,7 +18,7 @@ use std::error::Error as _;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::lookup_host;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
@@ -95,8 +96,12 @@ const SOON: &str = "soon AS MATERIALIZED (SELECT set_config('synchronous_commit'
 
 statements! {
     words: &[("{durable}", DURABLE), ("{soon}", SOON), ("{now}", NOW)];
-    CLOCK = "SELECT {now}, (SELECT version FROM b24proxy_version)";
+    // The clock as it is: every function takes a new connection time.
+    CLOCK = "SELECT clock_timestamp(), version FROM b24proxy_version";
     PORTAL = "SELECT fingerprint, pair, notes, moved FROM b24proxy_portals WHERE portal = $1";
+    PORTAL_AND_KNOWN = "SELECT p.fingerprint, p.pair, p.notes, p.moved, l.known, l.version, clock_timestamp() \
+        FROM (SELECT $1 AS portal) AS one LEFT JOIN b24proxy_portals AS p ON p.portal = one.portal \
+        LEFT JOIN b24proxy_limits AS l ON l.portal = one.portal";
     TAKE_LEASE = "INSERT INTO b24proxy_portals AS p (portal, lease, lease_until) VALUES ($1, $2, {now} + {lease}) \
         ON CONFLICT (portal) DO UPDATE SET lease = excluded.lease, lease_until = excluded.lease_until \
         WHERE p.lease_until <= {now} OR p.lease IN ($2, $3) RETURNING fingerprint, pair, notes, moved";
@@ -113,8 +118,6 @@ statements! {
         WHERE portal = $1 AND fingerprint = $4 AND moved IS NULL";
     SET_ASIDE = "WITH {durable} UPDATE b24proxy_portals SET removed = pair, pair = NULL, fingerprint = NULL FROM durable \
         WHERE portal = $1 AND fingerprint = $2";
-    KNOWN = "SELECT l.known, l.version, {now} FROM (SELECT 1) AS one \
-        LEFT JOIN b24proxy_limits AS l ON l.portal = $1";
     FIRST_KNOWN = "WITH {soon} INSERT INTO b24proxy_limits (portal, known, version) SELECT $1, $2, 1 FROM soon \
         ON CONFLICT DO NOTHING";
     NEXT_KNOWN = "WITH {soon} UPDATE b24proxy_limits SET known = $2, version = version + 1 FROM soon \
@@ -353,10 +356,10 @@ impl Connection {
         let mut tries = TRIES;
         loop {
             let why = match self.rows(&CLOCK, &[]) {
-                Ok(rows) => match rows.first().map(|row| (row.get::<_, i64>(0), row.get::<_, Option<i32>>(1))) {
-                    Some((_, Some(version))) if version > VERSION => return Err(self.teller.newer(version)),
-                    Some((now_ms, Some(_))) => return Ok(now_ms),
-                    Some((_, None)) | None => self.within(self.client().batch_execute(SCHEMA)),
+                Ok(rows) => match rows.first().map(|row| (moment(row, 0), row.get::<_, i32>(1))) {
+                    Some((_, version)) if version > VERSION => return Err(self.teller.newer(version)),
+                    Some((now_ms, _)) => return Ok(now_ms),
+                    None => self.within(self.client().batch_execute(SCHEMA)),
                 },
                 Err(Failed { again: true, why }) if why.contains(NO_TABLE) => {
                     self.within(self.client().batch_execute(SCHEMA))
@@ -398,6 +401,15 @@ impl Statements for Connection {
         Ok(self.rows(&PORTAL, &[text(&portal)])?.first().map(portals_row))
     }
 
+    fn portal_and_known(&mut self, portal: &str) -> Answer<(Row, KnownRow)> {
+        let row = self.row(&PORTAL_AND_KNOWN, &[text(&portal)])?;
+        let known: Option<String> = row.get(4);
+        let version: Option<i64> = row.get(5);
+        let known =
+            KnownRow { known: known.unwrap_or_default(), version: version.unwrap_or(0), now_ms: moment(&row, 6) };
+        Ok((portals_row(&row), known))
+    }
+
     fn take_lease(&mut self, portal: &str, lease: i64, left: i64) -> Answer<Option<Row>> {
         let rows = self.rows(&TAKE_LEASE, &[text(&portal), number(&lease), number(&left)])?;
         Ok(rows.first().map(portals_row))
@@ -426,13 +438,6 @@ impl Statements for Connection {
 
     fn set_aside(&mut self, portal: &str, expected: &str) -> Answer<bool> {
         Ok(self.execute(&SET_ASIDE, &[text(&portal), text(&expected)])? > 0)
-    }
-
-    fn known(&mut self, portal: &str) -> Answer<KnownRow> {
-        let row = self.row(&KNOWN, &[text(&portal)])?;
-        let known: Option<String> = row.get(0);
-        let version: Option<i64> = row.get(1);
-        Ok(KnownRow { known: known.unwrap_or_default(), version: version.unwrap_or(0), now_ms: row.get(2) })
     }
 
     fn remember(&mut self, portal: &str, version: i64, known: &str) -> Answer<bool> {
@@ -629,6 +634,11 @@ fn within<T>(
 
 fn portals_row(row: &tokio_postgres::Row) -> Row {
     Row { fingerprint: row.get(0), pair: row.get(1), notes: row.get(2), moved: row.get(3) }
+}
+
+/// Milliseconds since 1970.
+fn moment(row: &tokio_postgres::Row, column: usize) -> i64 {
+    unix_ms(row.get::<_, SystemTime>(column))
 }
 
 fn limits(quota: Quota) -> (i64, i64) {

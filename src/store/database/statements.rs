@@ -67,10 +67,12 @@ pub struct KeptRow {
 }
 
 /// What is known of a portal's bucket.
+#[derive(Clone)]
 pub struct KnownRow {
-    /// JSON.
+    /// JSON; empty: nothing yet.
     pub known: String,
     pub version: i64,
+    /// When it was read.
     pub now_ms: i64,
 }
 
@@ -101,6 +103,9 @@ pub enum Kept {
 pub trait Statements: Send {
     fn portal(&mut self, portal: &str) -> Answer<Option<Row>>;
 
+    /// The same, and what is known: all that a call reads, in one exchange.
+    fn portal_and_known(&mut self, portal: &str) -> Answer<(Row, KnownRow)>;
+
     /// Takes the lease of a portal, where nobody's lasts but perhaps this one, or `left`, whose holder is known to be gone.
     /// `None`: somebody else's lasts.
     fn take_lease(&mut self, portal: &str, lease: i64, left: i64) -> Answer<Option<Row>>;
@@ -118,8 +123,6 @@ pub trait Statements: Send {
 
     /// Durable; `false`: the stored pair is not the expected one.
     fn set_aside(&mut self, portal: &str, expected: &str) -> Answer<bool>;
-
-    fn known(&mut self, portal: &str) -> Answer<KnownRow>;
 
     /// `false`: somebody else was faster than this version. It may be lost with the server.
     fn remember(&mut self, portal: &str, version: i64, known: &str) -> Answer<bool>;

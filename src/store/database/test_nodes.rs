@@ -275,6 +275,8 @@ fn many_processes_share_one_bucket(kind: Kind) {
                 node.stored();
                 all.wait();
                 for _ in 0..20 {
+                    // A call's reading brings the bucket along, which others may have changed when it is taken from.
+                    node.stored();
                     let step = Step::Take { method: "m", max_wait: Duration::from_secs(600), refused: false };
                     match node.store.bucket(&portal(), bucket, step).expect("it can be used").turn {
                         Turn::In(wait) if wait.is_zero() => drop(at_once.fetch_add(1, Ordering::Relaxed)),
