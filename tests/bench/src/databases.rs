@@ -5,6 +5,7 @@ use crate::{ms, resident, Bench, NGINX, PROXY};
 use std::fmt::Write as _;
 use std::time::Duration;
 use support::database::{Database, Kind, Server};
+use support::postgres::Pooler;
 use support::Group;
 
 /// How much more than with files a call may cost.
@@ -27,7 +28,8 @@ impl Bench {
         let servers = [Kind::Postgres, Kind::MySql]
             .map(|kind| Server::start_at_port(kind, Some((&self.certificate.0, &self.certificate.1))));
         let databases = servers.each_ref().map(|server| server.database());
-        let places = self.places(&databases);
+        let pooler = Pooler::before(&servers[0]);
+        let places = self.places(&databases, &pooler);
         let mut by_cgi = vec![Vec::new(); places.len()];
         let mut by_key = by_cgi.clone();
         let mut by_worker = by_cgi.clone();
@@ -70,12 +72,13 @@ impl Bench {
         format!("{text}\n{verdicts}\n")
     }
 
-    fn places(&self, databases: &[Database; 2]) -> Vec<Place> {
+    fn places(&self, databases: &[Database; 2], pooler: &Pooler) -> Vec<Place> {
         let [postgres, mysql] = databases;
         let tls = |database: &Database, mode| format!("{}?{mode}", database.url_at("localhost"));
         let kinds = [
             ("postgres-socket", "PostgreSQL, unix socket", postgres, postgres.url()),
             ("postgres-tls", "PostgreSQL, TLS", postgres, tls(postgres, "sslmode=verify-full")),
+            ("pgbouncer", "PostgreSQL, pgbouncer on the node", postgres, pooler.url(postgres)),
             ("mysql-socket", "MariaDB, unix socket", mysql, mysql.url()),
             ("mysql-tls", "MariaDB, TLS", mysql, tls(mysql, "ssl-mode=verify_identity")),
         ];

@@ -68,7 +68,7 @@ Alias "/fcgid/" "{fcgid}/"
         }
         text += &self.shipped("resident", &format!("unix:{folder}/resident.socket;"));
         text += &self.shipped("kept", "kept;\nfastcgi_keep_conn on;");
-        for name in ["four", "postgres-socket", "postgres-tls", "mysql-socket", "mysql-tls"] {
+        for name in ["four", "postgres-socket", "postgres-tls", "pgbouncer", "mysql-socket", "mysql-tls"] {
             text += &self.shipped(name, &format!("unix:{folder}/{name}.socket;"));
         }
         text

@@ -68,36 +68,32 @@ fn port(server: &Server) -> String {
     server.port().unwrap_or(5432).to_string()
 }
 
-/// pgbouncer before the shared server, which gives each transaction, and no client, a connection.
+/// pgbouncer before a server, which gives each transaction, and no client, a connection.
 pub struct Pooler {
     folder: PathBuf,
     _group: Group,
 }
 
-/// The one of this test binary.
+/// The one of this test binary, before its shared server.
 pub fn pooler() -> &'static Pooler {
     static POOLER: OnceLock<Pooler> = OnceLock::new();
-    POOLER.get_or_init(Pooler::start)
-}
-
-fn server() -> &'static Server {
-    shared(Kind::Postgres)
+    POOLER.get_or_init(|| Pooler::before(shared(Kind::Postgres)))
 }
 
 impl Pooler {
-    fn start() -> Pooler {
+    pub fn before(server: &Server) -> Pooler {
         assert_installed("/usr/sbin/pgbouncer", "pgbouncer");
         // It goes with the server's.
-        let folder = server().folder().join("pooler");
+        let folder = server.folder().join("pooler");
         fs::create_dir(&folder).expect("the folder is ours");
+        // Whoever comes by `any` is this one at the server.
         let settings = format!(
-            "[databases]\n* = host={server}\n[pgbouncer]\nunix_socket_dir = {own}\nlisten_port = 6432\nauth_type = any\n\
+            "[databases]\n* = user=postgres host={server} port={port}\n[pgbouncer]\nunix_socket_dir = {own}\nlisten_port = 6432\nauth_type = any\n\
              pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\n",
-            server = server().folder().display(),
+            server = server.folder().display(),
+            port = port(server),
             own = folder.display()
         );
-        // Whoever comes by `any` is this one at the server.
-        let settings = settings.replace("* = host=", "* = user=postgres host=");
         fs::write(folder.join("pgbouncer.ini"), settings).expect("the folder is ours");
         give_away(&folder);
         let mut command = processes::unprivileged("/usr/sbin/pgbouncer");
@@ -112,7 +108,7 @@ impl Pooler {
         Pooler { folder, _group: group }
     }
 
-    /// The address of a database of the shared server through it.
+    /// The address of a database of the server through it.
     pub fn url(&self, database: &Database) -> String {
         let folder = self.folder.display().to_string().replace('/', "%2F");
         format!("{USER}:{PASSWORD}@{folder}:6432/{}", database.name())
