@@ -39,17 +39,19 @@ pub fn claim(
                 return Ok(Claim::OtherRequest);
             }
             Some(row) => {
-                let open = Open {
+                let mut open = Open {
                     link: link.clone(),
                     client,
                     request: request.to_owned(),
                     quota: database.quota,
                     place: format!("{}: {} in b24proxy_keys", database.name, key.key),
                     entries: row.entries,
-                    renewal: Some(renewal(link, &key)?),
+                    renewal: None,
                     key,
                     _use: link.used(),
                 };
+                // From here on the key is left where something fails.
+                open.renewal = Some(renewal(link, &open.key)?);
                 let entries = open.read()?;
                 return Ok(Claim::Opened(Box::new(open), entries));
             }
