@@ -2,9 +2,10 @@
 
 /// Parts of the names of what a call that uses files does not run: drivers of databases with what comes for them alone, the
 /// command line, installations, FastCGI, and what words a panic.
-const APART: [&str; 33] = [
+const APART: [&str; 34] = [
     "aho_corasick",
     "arc_swap",
+    "clap",
     "crossbeam_queue",
     "futures_channel",
     "futures_util",

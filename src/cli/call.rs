@@ -1,30 +1,22 @@
 //! `b24proxy call PORTAL METHOD [JSON]`: one call, as 1C would make it.
 
-use super::arguments::{Arguments, Flag, JSON};
 use super::call_many;
-use super::command::{Command, Failure, Outcome, Setup};
+use super::command::{Failure, Outcome, Setup};
 use super::terminal::{self, say, NOT_WRITTEN};
 use crate::app::Job;
 use crate::call::payload::{Parameters, Payload};
-use crate::call::relay::{self, Call, Patience};
+use crate::call::relay::{self, Patience};
 use crate::config::Portal;
 use crate::values::answer::Answer;
 use crate::values::error::Error;
 use crate::values::method::Method;
 use crate::values::portal::Version;
 use anyhow::Context;
+use clap::Args;
 use std::io::{Read, Write};
 
-const V3: Flag = Flag { name: "--v3", value: None };
-const ALL: Flag = Flag { name: "--all", value: None };
-const CALLS: Flag = Flag { name: "--calls", value: Some("FILE") };
-const KEY: Flag = Flag { name: "--key", value: Some("NAME") };
-
-pub const COMMAND: Command = Command {
-    name: "call",
-    usage: "PORTAL METHOD [JSON | -] [--all | --v3] [--json]\n         b24proxy call PORTAL --calls FILE [--key NAME]",
-    summary: "calls methods of a portal and prints the answers",
-    help: "Calls a REST method with the portal's tokens and prints Bitrix24's answer as it
+const HELP: &str = "\
+Calls a REST method with the portal's tokens and prints Bitrix24's answer as it
 came. JSON are the parameters, an object; \"-\" reads them from standard input,
 where they do not appear in the process list.
 
@@ -48,42 +40,60 @@ for; OVERLOAD_LIMIT, which only Bitrix24's support lifts, ends the run.
   b24proxy call acme.bitrix24.ru --calls new.jsonl --key monday > results.jsonl
 
 --v3 calls REST 3.0. --json prints what 1C gets: {\"success\":true,\"data\":…}, or
-the failure with its error_code. Exit status 1: the call did not succeed.",
-    words: (1, 3),
-    options: &[V3, JSON, ALL, CALLS, KEY],
-    on_files: true,
-    reads: |arguments| arguments.value(CALLS.name),
-    run,
-};
+the failure with its error_code. Exit status 1: the call did not succeed.";
 
-fn run(arguments: &Arguments) -> Outcome {
-    if let Some(file) = arguments.value(CALLS.name) {
-        if arguments.words.len() > 1 || arguments.has(ALL.name) || arguments.has(V3.name) {
-            return Err(Failure::Usage("beside --calls stand PORTAL and --key only: methods are in the file".into()));
+/// Calls methods of a portal and prints the answers
+#[derive(Args)]
+#[command(before_help = HELP,
+    override_usage = "b24proxy call PORTAL METHOD [JSON | -] [--all | --v3] [--json]
+       b24proxy call PORTAL --calls FILE [--key NAME]")]
+pub struct Call {
+    /// Its name in proxy.toml, or an alias
+    portal: String,
+    /// Such as crm.deal.list
+    #[arg(required_unless_present = "calls")]
+    method: Option<String>,
+    /// The parameters, an object; "-" reads them from standard input
+    #[arg(value_name = "JSON", default_value = "{}", hide_default_value = true)]
+    parameters: String,
+    /// Read a list to its end
+    #[arg(long, conflicts_with = "v3")]
+    all: bool,
+    /// Call REST 3.0
+    #[arg(long)]
+    v3: bool,
+    /// Execute the calls of a file, or of "-", standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "all", "v3"])]
+    pub calls: Option<String>,
+    /// Name this run, so that it can be gone on with
+    #[arg(long, value_name = "NAME", requires = "calls", conflicts_with = "method")]
+    key: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Call {
+    pub fn run(&self) -> Outcome {
+        match (&self.calls, &self.method) {
+            (Some(file), _) => call_many::calls(file, self.key.as_deref(), &self.portal, self.json),
+            (None, method) => self.one(method.as_deref().unwrap_or_default()),
         }
-        return call_many::calls(arguments, file, arguments.value(KEY.name));
     }
-    if arguments.has(KEY.name) {
-        return Err(Failure::Usage("--key belongs to --calls".into()));
+
+    /// The parser wants a method where there is no file.
+    fn one(&self, method: &str) -> Outcome {
+        let raw = parameters(&self.parameters)?;
+        let (method, parameters) = understood(method, &raw)?;
+        let setup = Setup::find(self.json)?;
+        let portal = setup.portal(&self.portal)?;
+        if self.all {
+            return call_many::whole_list(&setup, portal, &method, &raw);
+        }
+        let version = if self.v3 { Version::V3 } else { Version::V2 };
+        let answer = one_call(setup.job(), portal, &method, version, parameters);
+        print_answer(answer, self.json, &setup.log.request_id)
     }
-    if arguments.has(ALL.name) && arguments.has(V3.name) {
-        return Err(Failure::Usage("--all works with REST 2 only: leave --v3 out".into()));
-    }
-    if arguments.words.len() < 2 {
-        return Err(Failure::Usage(
-            "a method is missing: write PORTAL METHOD, such as crm.deal.list, or --calls FILE".into(),
-        ));
-    }
-    let raw = parameters(arguments.word(2).unwrap_or("{}"))?;
-    let (method, parameters) = understood(&arguments.words[1], &raw)?;
-    let setup = Setup::find()?;
-    let portal = setup.portal(&arguments.words[0])?;
-    if arguments.has(ALL.name) {
-        return call_many::whole_list(&setup, portal, &method, &raw);
-    }
-    let version = if arguments.has(V3.name) { Version::V3 } else { Version::V2 };
-    let answer = one_call(setup.job(), portal, &method, version, parameters);
-    print_answer(answer, arguments.json(), &setup.log.request_id)
 }
 
 /// Bitrix24's answer, byte for byte.
@@ -95,7 +105,7 @@ fn one_call(
     parameters: Parameters,
 ) -> Result<Vec<u8>, Error> {
     let limits = &job.app.config.limits;
-    let call = Call {
+    let call = relay::Call {
         version,
         method,
         query: "",

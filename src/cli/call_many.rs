@@ -1,6 +1,5 @@
 //! `b24proxy call … --all` and `--calls FILE`: as long as it takes, in steps of one request's time each.
 
-use super::arguments::Arguments;
 use super::command::{Failure, Outcome, Setup};
 use super::owner;
 use super::terminal::{self, Progress, NOT_WRITTEN};
@@ -49,7 +48,7 @@ pub fn whole_list(setup: &Setup, portal: &Portal, method: &Method, raw_params: &
 }
 
 /// Executes the calls of a file and prints one result a line.
-pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
+pub fn calls(file: &str, key: Option<&str>, portal: &str, json: bool) -> Outcome {
     let mut bytes = Vec::new();
     owner::open(file)
         .and_then(|mut opened| opened.read_to_end(&mut bytes))
@@ -59,8 +58,8 @@ pub fn calls(arguments: &Arguments, file: &str, key: Option<&str>) -> Outcome {
     if let Some(key) = key {
         check_key(key.as_bytes()).map_err(|_| Failure::Usage("--key is 1 to 255 printable ASCII characters".into()))?;
     }
-    let setup = Setup::find()?;
-    let portal = setup.portal(&arguments.words[0])?;
+    let setup = Setup::find(json)?;
+    let portal = setup.portal(portal)?;
     let (progress, mut errors) = (Progress::new(), 0);
     for (i, part) in calls.chunks(CALLS_A_KEY).enumerate() {
         let done = i * CALLS_A_KEY;

@@ -1,7 +1,6 @@
-//! What commands share: how one is described and ends, and what it works with.
+//! What commands share: how one ends, and what it works with.
 
-use super::arguments::{Arguments, Flag};
-use super::terminal;
+use super::terminal::{self, say};
 use crate::app::{App, Job};
 use crate::config::{Config, Portal, Surroundings};
 use crate::system::clock::Deadline;
@@ -9,33 +8,8 @@ use crate::system::log::{Level, Log, Sink};
 use crate::values::error::Error;
 use crate::values::portal::PortalName;
 use crate::values::secret::random_hex;
-use crate::values::spelling::nearest;
+use crate::values::spelling::near;
 use anyhow::anyhow;
-
-/// A subcommand.
-pub struct Command {
-    pub name: &'static str,
-    /// What stands behind the name.
-    pub usage: &'static str,
-    /// One line.
-    pub summary: &'static str,
-    /// What `b24proxy help NAME` teaches.
-    pub help: &'static str,
-    /// Least and most words beside options.
-    pub words: (usize, usize),
-    /// `--json` is understood by every command that has it here.
-    pub options: &'static [Flag],
-    /// Whether it works on a site's files, and so, started by root, goes on as the site's user.
-    pub on_files: bool,
-    /// A file among its arguments that it reads; "-" is standard input.
-    pub reads: fn(&Arguments) -> Option<&str>,
-    pub run: fn(&Arguments) -> Outcome,
-}
-
-/// For [`Command::reads`].
-pub fn nothing(_: &Arguments) -> Option<&str> {
-    None
-}
 
 /// `Ok`: exit status 0.
 pub type Outcome = Result<(), Failure>;
@@ -44,8 +18,6 @@ pub type Outcome = Result<(), Failure>;
 pub enum Failure {
     /// Something is wrong: exit status 1.
     Wrong(anyhow::Error),
-    /// The configuration cannot be used; the same, and a program that reads `--json` gets it too.
-    Configuration(String),
     /// The same, and the output has said it.
     Told,
     /// Wrong usage: exit status 2.
@@ -78,8 +50,13 @@ pub struct Setup {
 }
 
 impl Setup {
-    pub fn find() -> Result<Setup, Failure> {
-        let setup = Config::load(&surroundings()).map(Setup::of).map_err(Failure::Configuration)?;
+    /// `json`: a program reads the output; where the configuration cannot be used, it gets the reason too.
+    pub fn find(json: bool) -> Result<Setup, Failure> {
+        let setup = Config::load(&surroundings()).map(Setup::of).inspect_err(|why| {
+            if json {
+                say(&serde_json::json!({ "error": why }).to_string());
+            }
+        })?;
         setup.app.store.guarded()?;
         Ok(setup)
     }
@@ -106,10 +83,14 @@ impl Setup {
     /// The portal of that name or alias.
     pub fn portal(&self, name: &str) -> Result<&Portal, Failure> {
         self.config().portal(name).ok_or_else(|| {
-            let known: Vec<&str> = self.config().portals.iter().map(|portal| portal.name.as_str()).collect();
-            let advice = match known.as_slice() {
-                [] => "no portal is configured".to_owned(),
-                known => format!("did you mean {}?", nearest(name, known)),
+            let portals = &self.config().portals;
+            let names: Vec<&str> = portals.iter().map(|portal| portal.name.as_str()).collect();
+            let aliases = portals.iter().flat_map(|portal| portal.aliases.iter().map(String::as_str));
+            let known: Vec<&str> = names.iter().copied().chain(aliases).collect();
+            let advice = match near(name, &known) {
+                _ if names.is_empty() => "no portal is configured".to_owned(),
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("configured: {}", names.join(", ")),
             };
             let section = PortalName::parse(name).map_or(name.to_owned(), |name| name.to_string());
             Failure::Wrong(anyhow!(

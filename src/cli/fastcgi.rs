@@ -1,15 +1,11 @@
 //! `b24proxy fastcgi`: the program resident.
 
-use super::arguments::{Arguments, Flag};
-use super::command::{nothing, Command, Failure, Outcome};
+use super::command::{Failure, Outcome};
 use super::terminal;
-use crate::values::listening::{self, workers, Address, Listening};
+use crate::values::listening::{workers, Address, Listening};
+use clap::Args;
 
-pub const COMMAND: Command = Command {
-    name: listening::COMMAND,
-    usage: "[--listen ADDRESS] [--workers N]",
-    summary: "serve requests by FastCGI until told to end",
-    help: "\
+const HELP: &str = "\
 The web server starts one process for each request. As a FastCGI server the
 program stays instead, and keeps its connections to portals: calls are many
 times as fast. The web server must know the address.
@@ -29,25 +25,31 @@ What it logs of a request goes to the web server, which may keep it to itself
 (the nginx file that is shipped does): set [log] file in proxy.toml.
 
 It notices when proxy.toml, the log or the executable changes. TERM, INT, HUP
-and USR1 end it when the requests under way have ended.",
-    words: (0, 0),
-    options: &[Flag { name: "--listen", value: Some("ADDRESS") }, Flag { name: "--workers", value: Some("N") }],
-    on_files: true,
-    reads: nothing,
-    // It is served by another room.
-    run: |_| Ok(()),
-};
+and USR1 end it when the requests under way have ended.";
+
+/// Serves requests by FastCGI until told to end
+#[derive(Args)]
+#[command(before_help = HELP)]
+pub struct FastCgi {
+    /// Where: unix:PATH or ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS", value_parser = Address::parse)]
+    listen: Option<Address>,
+    /// How many requests are served at once
+    #[arg(long, value_name = "N", value_parser = workers)]
+    workers: Option<u32>,
+}
 
 /// Serves at that place until this process is told to end. The error says why it cannot begin.
 pub type Listen = fn(&Listening) -> Result<(), String>;
 
-pub fn serve(arguments: &Arguments, listen: Listen) -> Outcome {
-    let listening = Listening {
-        address: arguments.value("--listen").map(Address::parse).transpose().map_err(Failure::Usage)?,
-        workers: arguments.value("--workers").map(workers).transpose().map_err(Failure::Usage)?,
-    };
-    if listening.address.is_none() && !terminal::input_is_a_listening_socket() {
-        return Err(Failure::Usage("fastcgi needs to know where to listen: --listen unix:/run/b24proxy.sock".into()));
+impl FastCgi {
+    pub fn run(&self, listen: Listen) -> Outcome {
+        let listening = Listening { address: self.listen.clone(), workers: self.workers };
+        if listening.address.is_none() && !terminal::input_is_a_listening_socket() {
+            return Err(Failure::Usage(
+                "fastcgi needs to know where to listen: --listen unix:/run/b24proxy.sock".into(),
+            ));
+        }
+        Ok(listen(&listening)?)
     }
-    Ok(listen(&listening)?)
 }

@@ -6,8 +6,7 @@
 //! 4. An expired access token is refreshed by the first call, as always; where Bitrix24 refuses that, what was stored
 //!    before is put back.
 
-use super::arguments::{Arguments, JSON};
-use super::command::{Command, Failure, Outcome, Setup};
+use super::command::{Failure, Outcome, Setup};
 use super::owner;
 use super::terminal::say;
 use crate::call::outcome::Failed;
@@ -23,15 +22,13 @@ use crate::values::portal::split_address;
 use crate::values::secret::Secret;
 use crate::values::verdict::{judge, Verdict};
 use anyhow::{anyhow, Context};
+use clap::Args;
 use serde::Deserialize;
 use std::io::Read;
 use std::time::UNIX_EPOCH;
 
-pub const COMMAND: Command = Command {
-    name: "import",
-    usage: "FILE [--json]",
-    summary: "takes over the tokens of a PHP proxy or of CRest",
-    help: "Reads a file that holds Bitrix24's token answer as JSON, as PHP proxies keep it,
+const HELP: &str = "\
+Reads a file that holds Bitrix24's token answer as JSON, as PHP proxies keep it,
 or CRest's settings.json: access_token, refresh_token, expires_in,
 client_endpoint or domain. The portal must be in proxy.toml, with the client_id
 and client_secret that the PHP proxy used. \"-\" reads standard input.
@@ -41,13 +38,18 @@ not replaced, nor those of another Bitrix24. A refresh token works once: stop
 the PHP proxy before, for the two would take each other's tokens away. Its
 application_token is not taken over.
 
-  b24proxy import /home/USER/public_html/crest/settings.json",
-    words: (1, 1),
-    options: &[JSON],
-    on_files: true,
-    reads: |arguments| arguments.word(0),
-    run,
-};
+  b24proxy import /home/USER/public_html/crest/settings.json";
+
+/// Takes over the tokens of a PHP proxy or of CRest
+#[derive(Args)]
+#[command(before_help = HELP)]
+pub struct Import {
+    /// With Bitrix24's token answer; "-" reads standard input
+    pub file: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
 
 /// Real ones are below 2 KiB.
 const MAX_FILE: u64 = 64 << 10;
@@ -120,40 +122,45 @@ impl Written {
     }
 }
 
-fn run(arguments: &Arguments) -> Outcome {
-    let setup = Setup::find()?;
-    let config = setup.config();
-    let (bytes, written_at) = read(&arguments.words[0])?;
-    let written = Written::parse(&bytes)?;
-    let address = written.address()?;
-    let portal = configured(config, &address)?;
-    let application = portal.application().context("this portal is used through a webhook, without tokens")?;
-    let tokens = Tokens {
-        expires_at: written.expires_at(written_at),
-        member_id: written.member_id,
-        domain: config.bitrix24.oauth_server.host().to_owned(),
-        client_endpoint: portal.endpoint(&address, config.bitrix24.allow_http).map_err(refused)?.to_client_endpoint(),
-        server_endpoint: written.server_endpoint,
-        access_token: written.access_token,
-        refresh_token: written.refresh_token,
-        scope: written.scope,
-        user_id: written.user_id,
-        application_token: Secret::default(),
-        client_id: application.client_id.clone(),
-        installed_at: written_at,
-        refreshed_at: 0,
-        renamed_from: String::new(),
-    };
-    let user_id = Import { setup: &setup, portal, application }.run(tokens)?;
-    if arguments.json() {
-        say(&serde_json::json!({ "portal": portal.name.as_str(), "user_id": user_id }).to_string());
-    } else {
-        say(&format!(
-            "imported: the tokens of {} work, as user {user_id}. Do not let the PHP proxy use them any more.",
-            portal.name
-        ));
+impl Import {
+    pub fn run(&self) -> Outcome {
+        let setup = Setup::find(self.json)?;
+        let config = setup.config();
+        let (bytes, written_at) = read(&self.file)?;
+        let written = Written::parse(&bytes)?;
+        let address = written.address()?;
+        let portal = configured(config, &address)?;
+        let application = portal.application().context("this portal is used through a webhook, without tokens")?;
+        let tokens = Tokens {
+            expires_at: written.expires_at(written_at),
+            member_id: written.member_id,
+            domain: config.bitrix24.oauth_server.host().to_owned(),
+            client_endpoint: portal
+                .endpoint(&address, config.bitrix24.allow_http)
+                .map_err(refused)?
+                .to_client_endpoint(),
+            server_endpoint: written.server_endpoint,
+            access_token: written.access_token,
+            refresh_token: written.refresh_token,
+            scope: written.scope,
+            user_id: written.user_id,
+            application_token: Secret::default(),
+            client_id: application.client_id.clone(),
+            installed_at: written_at,
+            refreshed_at: 0,
+            renamed_from: String::new(),
+        };
+        let user_id = Takeover { setup: &setup, portal, application }.run(tokens)?;
+        if self.json {
+            say(&serde_json::json!({ "portal": portal.name.as_str(), "user_id": user_id }).to_string());
+        } else {
+            say(&format!(
+                "imported: the tokens of {} work, as user {user_id}. Do not let the PHP proxy use them any more.",
+                portal.name
+            ));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The file's bytes, and when it was written, in Unix seconds.
@@ -195,13 +202,13 @@ enum Opinion {
     Refused(String),
 }
 
-struct Import<'a> {
+struct Takeover<'a> {
     setup: &'a Setup,
     portal: &'a Portal,
     application: &'a Application,
 }
 
-impl Import<'_> {
+impl Takeover<'_> {
     /// The user whose tokens they are.
     fn run(&self, mut tokens: Tokens) -> Result<u64, Failure> {
         let before = self.stored()?;

@@ -1,13 +1,11 @@
-//! The command line: a table of subcommands, one file each; [`command`] is what they share, [`terminal`] their edge. Uses
-//! serve and what lies below it; does not know edge.
+//! The command line: one file a command; [`command`] is what they share, [`terminal`] their edge. Uses serve and what lies
+//! below it; does not know edge.
 
-mod arguments;
 mod call;
 mod call_many;
 mod check;
 mod command;
 mod fastcgi;
-mod help;
 mod import;
 mod install_url;
 mod moving;
@@ -18,145 +16,224 @@ mod terminal;
 mod token;
 mod version;
 
-use crate::values::listening;
-use crate::values::spelling::nearest;
-use arguments::Arguments;
-use command::{Command, Failure, Outcome};
+use crate::values::spelling::near;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use command::{Failure, Outcome};
 pub use fastcgi::Listen;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use terminal::say;
 
-const COMMANDS: [&Command; 10] = [
-    &check::COMMAND,
-    &status::COMMAND,
-    &call::COMMAND,
-    &install_url::COMMAND,
-    &refresh::COMMAND,
-    &token::COMMAND,
-    &import::COMMAND,
-    &moving::COMMAND,
-    &fastcgi::COMMAND,
-    &version::COMMAND,
-];
+#[derive(Parser)]
+#[command(
+    name = "b24proxy",
+    bin_name = "b24proxy",
+    version,
+    args_override_self = true,
+    arg_required_else_help = true,
+    help_template = "{before-help}{subcommands}{after-help}",
+    before_help = "b24proxy lets 1C call Bitrix24's REST API. The web server runs it; you, on the
+command line, set it up and look after it:",
+    after_help = "First steps:
+  b24proxy token                        a token for 1C, and where it is written
+  b24proxy check                        is everything in place?
+  b24proxy check --url https://www.example.com/cgi-bin/b24proxy
+  b24proxy install-url PORTAL           the address at which tokens are obtained
+
+\"b24proxy help COMMAND\" says what a command does, with examples.
+
+proxy.toml is looked for where the web server's run looks for it: beside the
+executable, then as b24proxy/proxy.toml in each folder above, then in
+/etc/b24proxy. B24PROXY_CONFIG=/path/to/proxy.toml names another one.
+Started by root, a command goes on as the user whom the configuration and the
+token folder belong to.
+
+Exit status: 0 fine, 1 something is wrong, 2 wrong usage."
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// In the order of help.
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Check),
+    Status(status::Status),
+    Call(call::Call),
+    InstallUrl(install_url::InstallUrl),
+    Refresh(refresh::Refresh),
+    Token(token::Token),
+    Import(import::Import),
+    Move(moving::Move),
+    Fastcgi(fastcgi::FastCgi),
+    Version(version::Version),
+}
+
+impl Command {
+    /// Whether it works on a site's files, and so, started by root, goes on as the site's user.
+    fn is_on_files(&self) -> bool {
+        !matches!(self, Command::Token(_) | Command::Version(_))
+    }
+
+    /// The file that it reads, of whoever has started it; "-" is standard input.
+    fn reads(&self) -> Option<&str> {
+        match self {
+            Command::Call(call) => call.calls.as_deref(),
+            Command::Import(import) => Some(&import.file),
+            _ => None,
+        }
+    }
+
+    fn run(&self, listen: Listen) -> Outcome {
+        match self {
+            Command::Check(check) => check.run(),
+            Command::Status(status) => status.run(),
+            Command::Call(call) => call.run(),
+            Command::InstallUrl(install_url) => install_url.run(),
+            Command::Refresh(refresh) => refresh.run(),
+            Command::Token(token) => token.run(),
+            Command::Import(import) => import.run(),
+            Command::Move(moving) => moving.run(),
+            Command::Fastcgi(fastcgi) => fastcgi.run(listen),
+            Command::Version(version) => version.run(),
+        }
+    }
+}
 
 /// `listen`: serves by FastCGI.
 pub fn run(listen: Listen) -> ExitCode {
-    let (why, status) = match dispatch(&terminal::words(), listen) {
+    let words = terminal::words();
+    let outcome = match parsed(&words) {
+        Ok(command) => executed(&command, &words, listen),
+        Err(error) => told(&error, &words),
+    };
+    let (why, status) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Told) => return ExitCode::FAILURE,
         Err(Failure::Wrong(why)) => (format!("{why:#}"), 1),
-        Err(Failure::Configuration(why)) => (why, 1),
         Err(Failure::Usage(why)) => (why, 2),
     };
-    terminal::complain(format!("b24proxy: {why}\n").as_bytes());
+    terminal::complain(format!("b24proxy: {}\n", why.trim_end()).as_bytes());
     ExitCode::from(status)
 }
 
-fn dispatch(words: &[String], listen: Listen) -> Outcome {
-    let (name, rest) = match words.split_first() {
-        None => return Err(Failure::Usage(format!("a command is missing\n\n{}", help::overview(&COMMANDS)))),
-        Some((name, rest)) => (name.as_str(), rest),
-    };
-    match name {
-        "help" | "--help" | "-h" => return help(rest),
-        crate::call::refresh::process::COMMAND => {
-            return Err(Failure::Usage("refresher is not for people; see refresh".into()));
+fn executed(command: &Command, words: &[OsString], listen: Listen) -> Outcome {
+    if command.is_on_files() {
+        owner::go_on_as_the_sites_user(words, command.reads())?;
+    }
+    command.run(listen)
+}
+
+fn parser() -> clap::Command {
+    CommandLine::command().mut_subcommands(|command| command.help_template("{usage}\n\n{before-help}{all-args}"))
+}
+
+/// What stands behind the program's name, understood.
+fn parsed(words: &[OsString]) -> Result<Command, clap::Error> {
+    let name = OsString::from("b24proxy");
+    let matches = parser().try_get_matches_from([&name].into_iter().chain(words))?;
+    CommandLine::from_arg_matches(&matches).map(|line| line.command)
+}
+
+/// Help is no failure.
+fn told(error: &clap::Error, words: &[OsString]) -> Outcome {
+    let text = error.render().to_string();
+    Err(Failure::Usage(match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            say(&text);
+            return Ok(());
         }
-        listening::WORKER => return Err(Failure::Usage("worker is not for people; see fastcgi".into())),
-        _ => {}
-    }
-    let name = if matches!(name, "--version" | "-V") { "version" } else { name };
-    let command = find(name)?;
-    if rest.iter().any(|word| word == "--help" || word == "-h") {
-        say(&help::of(command));
-        return Ok(());
-    }
-    let arguments = parse(command, rest)?;
-    if command.on_files {
-        owner::go_on_as_the_sites_user(words, (command.reads)(&arguments))?;
-    }
-    let outcome = match command.name {
-        listening::COMMAND => fastcgi::serve(&arguments, listen),
-        _ => (command.run)(&arguments),
-    };
-    if let (Err(Failure::Configuration(why)), true) = (&outcome, arguments.json()) {
-        say(&serde_json::json!({ "error": why }).to_string());
-    }
-    outcome
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => format!("a command is missing\n\n{text}"),
+        ErrorKind::InvalidSubcommand => unknown_command(context(error, ContextKind::InvalidSubcommand)),
+        ErrorKind::UnknownArgument => {
+            let command = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+            let (_, usage) = text.split_once("\n\n").unwrap_or_default();
+            format!("{}\n\n{usage}", unknown_word(&command, context(error, ContextKind::InvalidArg)))
+        }
+        _ => text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
+    }))
 }
 
-fn help(words: &[String]) -> Outcome {
-    match words.first() {
-        None => say(&help::overview(&COMMANDS)),
-        Some(name) => say(&help::of(find(name)?)),
+fn context(error: &clap::Error, kind: ContextKind) -> &str {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text,
+        _ => "",
     }
-    Ok(())
 }
 
-fn parse(command: &Command, words: &[String]) -> Result<Arguments, Failure> {
-    Arguments::parse(command.name, command.options, command.words, words)
-        .map_err(|why| Failure::Usage(format!("{why}\n  usage: {}", help::usage(command))))
+fn unknown_command(name: &str) -> String {
+    let parser = parser();
+    let names: Vec<&str> = parser.get_subcommands().map(clap::Command::get_name).collect();
+    let advice = near(name, &names).map(|near| format!("; did you mean \"b24proxy {near}\"?")).unwrap_or_default();
+    format!("there is no command {name:?}{advice} (\"b24proxy help\" lists all)")
 }
 
-fn find(name: &str) -> Result<&'static Command, Failure> {
-    COMMANDS.into_iter().find(|command| command.name == name).ok_or_else(|| {
-        let names = COMMANDS.map(|command| command.name);
-        Failure::Usage(format!(
-            "there is no command {name:?}; did you mean \"b24proxy {}\"? \"b24proxy help\" lists all",
-            nearest(name, &names)
-        ))
-    })
+/// A word or option that this command has no place for.
+fn unknown_word(command: &str, word: &str) -> String {
+    let Some(name) = word.strip_prefix("--") else { return format!("{word:?} is one word too many") };
+    let parser = parser();
+    let known = parser.find_subcommand(command).into_iter().flat_map(clap::Command::get_arguments);
+    let known: Vec<&str> = known.filter_map(clap::Arg::get_long).collect();
+    let advice = near(name, &known).map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
+    format!("{command} does not know {word}{advice}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refused(words: &[&str]) -> String {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        match told(&parsed(&words).err().expect("wrong usage"), &words) {
+            Err(Failure::Usage(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn an_unknown_command_names_the_nearest() {
-        let Err(Failure::Usage(why)) = find("chek") else { panic!() };
-        assert!(why.contains("b24proxy check"), "{why}");
-        let Err(Failure::Usage(why)) = find("instal-url") else { panic!() };
-        assert!(why.contains("b24proxy install-url"), "{why}");
+    fn the_parser_fits_together() {
+        parser().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_command_names_one_that_is_near_and_no_other() {
+        assert!(refused(&["chek"]).contains("\"b24proxy check\""));
+        assert!(refused(&["help", "instal-url"]).contains("\"b24proxy install-url\""));
+        assert!(!refused(&["frobnicate"]).contains("did you mean"));
+    }
+
+    #[test]
+    fn a_word_that_has_no_place_is_named_with_what_is_near() {
+        assert!(refused(&["check", "--ulr=x"]).starts_with("check does not know --ulr; did you mean --url?\n\nUsage: "));
+        assert!(refused(&["token", "--frobnicate"]).starts_with("token does not know --frobnicate\n"));
+        assert!(refused(&["check", "now"]).starts_with("\"now\" is one word too many\n"));
+    }
+
+    #[test]
+    fn options_stand_anywhere_with_their_value_behind_or_attached_and_the_last_one_counts() {
+        for words in [
+            ["check", "--url", "https://a/b", "--json"].as_slice(),
+            &["check", "--json", "--json", "--url=https://x/y", "--url=https://a/b"],
+        ] {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            assert!(
+                matches!(parsed(&words), Ok(Command::Check(check)) if check.address(None).is_some_and(|url| url.base() == "https://a/b"))
+            );
+        }
     }
 
     #[test]
     fn help_fits_a_terminal_of_80_columns() {
-        let pages = COMMANDS.iter().map(|command| help::of(command)).chain([help::overview(&COMMANDS)]);
-        for page in pages {
+        let mut parser = parser();
+        parser.build();
+        let pages = parser.get_subcommands_mut().map(|command| command.render_help().to_string());
+        let pages: Vec<String> = pages.collect();
+        for page in pages.into_iter().chain([parser.render_help().to_string()]) {
             for line in page.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
             }
-        }
-    }
-
-    fn parsed(command: &str, words: &[&str]) -> Result<Arguments, String> {
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        parse(find(command).unwrap(), &words).map_err(|failure| match failure {
-            Failure::Usage(why) => why,
-            other => panic!("{other:?}"),
-        })
-    }
-
-    #[test]
-    fn options_stand_anywhere_with_their_value_behind_or_attached() {
-        for words in [["--url", "https://a/b", "--json"].as_slice(), &["--json", "--url=https://a/b"]] {
-            let arguments = parsed("check", words).unwrap();
-            assert_eq!((arguments.value("--url"), arguments.json()), (Some("https://a/b"), true));
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_with_what_to_type() {
-        for (command, words, expected) in [
-            ("check", ["--ulr=x"].as_slice(), "--url"),
-            ("check", &["--url"], "needs a value"),
-            ("check", &["--json=1"], "no value"),
-            ("check", &["now"], "too many"),
-            ("call", &[], "PORTAL METHOD"),
-        ] {
-            let why = parsed(command, words).unwrap_err();
-            assert!(why.contains(expected), "{why}");
         }
     }
 }

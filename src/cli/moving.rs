@@ -1,7 +1,6 @@
 //! `b24proxy move --to ADDRESS`: all that is stored, to a folder or into a database.
 
-use super::arguments::{Arguments, Flag, JSON};
-use super::command::{nothing, Command, Failure, Outcome, Setup};
+use super::command::{Failure, Outcome, Setup};
 use super::terminal::{self, say};
 use crate::app::{schema, storage_at, Place};
 use crate::store::moving::{carry, step, Step};
@@ -10,23 +9,20 @@ use crate::system::clock::Deadline;
 use crate::values::database::{Address, Kind};
 use crate::values::portal::PortalName;
 use anyhow::anyhow;
+use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const TO: Flag = Flag { name: "--to", value: Some("ADDRESS") };
 /// Longer than a refresh, and than a call with a key, that are under way.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Of an address on standard input.
 const MAX_ADDRESS: u64 = 4096;
 
-pub const COMMAND: Command = Command {
-    name: "move",
-    usage: "--to ADDRESS [--json]",
-    summary: "carries all that is stored to another place",
-    help: "Carries tokens and idempotency keys, with their answers, from the place that
+const HELP: &str = "\
+Carries tokens and idempotency keys, with their answers, from the place that
 proxy.toml names to ADDRESS: a folder (from the root on, such as
 /home/USER/b24proxy/tokens), or a database, postgres://USER:PASSWORD@HOST/NAME
 or mysql://…. With - the address is read from standard input, where others do
@@ -40,13 +36,19 @@ back. A move that was broken off is ended by the same command.
 
   echo 'postgres://b24proxy:PASSWORD@db.lan/b24proxy' | b24proxy move --to -
 
-Exit status 1: a portal is in use in both places; nothing was moved.",
-    words: (0, 0),
-    options: &[TO, JSON],
-    on_files: true,
-    reads: nothing,
-    run,
-};
+Exit status 1: a portal is in use in both places; nothing was moved.";
+
+/// Carries all that is stored to another place
+#[derive(Args)]
+#[command(before_help = HELP)]
+pub struct Move {
+    /// A folder or a database; "-" reads it from standard input
+    #[arg(long, value_name = "ADDRESS")]
+    to: String,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,37 +72,38 @@ struct Report {
     error: Option<String>,
 }
 
-fn run(arguments: &Arguments) -> Outcome {
-    let to = arguments.value(TO.name).ok_or_else(|| Failure::Usage("move needs --to ADDRESS".into()))?;
-    let place = match to {
-        "-" => place(&read_address()?),
-        to => place(to),
+impl Move {
+    pub fn run(&self) -> Outcome {
+        let place = match self.to.as_str() {
+            "-" => place(&read_address()?),
+            to => place(to),
+        }
+        .map_err(Failure::Usage)?;
+        let setup = Setup::find(self.json)?;
+        let source = &*setup.app.store;
+        let target = storage_at(setup.config(), &place);
+        source.check()?;
+        target.check()?;
+        if source.name() == target.name() {
+            return Err(anyhow!("all is in {} already", target.name()).into());
+        }
+        let of_configuration = setup.config().portals.iter().map(|portal| portal.name.clone());
+        let portals: BTreeSet<PortalName> = of_configuration.chain(source.portals()?).collect();
+        let journey = Journey { source, target: &*target, from: source.name(), to: target.name() };
+        let reports = journey.reports(&portals);
+        if self.json {
+            say(&serde_json::to_string(&reports).expect("plain data serializes"));
+        } else {
+            reports.iter().for_each(|report| say(&report.text(&journey.to)));
+        }
+        if reports.iter().any(|report| report.error.is_some()) {
+            return Err(Failure::Told);
+        }
+        if !self.json {
+            say(&advice(&place));
+        }
+        Ok(())
     }
-    .map_err(Failure::Usage)?;
-    let setup = Setup::find()?;
-    let source = &*setup.app.store;
-    let target = storage_at(setup.config(), &place);
-    source.check()?;
-    target.check()?;
-    if source.name() == target.name() {
-        return Err(anyhow!("all is in {} already", target.name()).into());
-    }
-    let of_configuration = setup.config().portals.iter().map(|portal| portal.name.clone());
-    let portals: BTreeSet<PortalName> = of_configuration.chain(source.portals()?).collect();
-    let journey = Journey { source, target: &*target, from: source.name(), to: target.name() };
-    let reports = journey.reports(&portals);
-    if arguments.json() {
-        say(&serde_json::to_string(&reports).expect("plain data serializes"));
-    } else {
-        reports.iter().for_each(|report| say(&report.text(&journey.to)));
-    }
-    if reports.iter().any(|report| report.error.is_some()) {
-        return Err(Failure::Told);
-    }
-    if !arguments.json() {
-        say(&advice(&place));
-    }
-    Ok(())
 }
 
 fn read_address() -> Result<String, Failure> {

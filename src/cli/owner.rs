@@ -29,7 +29,7 @@ pub fn open(name: &str) -> std::io::Result<File> {
 }
 
 #[cfg(not(unix))]
-pub fn go_on_as_the_sites_user(_: &[String], _: Option<&str>) -> Result<(), Failure> {
+pub fn go_on_as_the_sites_user(_: &[std::ffi::OsString], _: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
@@ -43,6 +43,7 @@ mod unix {
     use crate::system::disk::own_executable;
     use crate::system::user::{account, name_of};
     use anyhow::{anyhow, Context};
+    use std::ffi::OsString;
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::process::CommandExt;
@@ -50,7 +51,7 @@ mod unix {
     use std::process::{Command, Stdio};
 
     /// `reads`: the file that this command reads. Returns where there is nothing to change: not root, no configuration, or everything is root's own.
-    pub fn go_on_as_the_sites_user(words: &[String], reads: Option<&str>) -> Result<(), Failure> {
+    pub fn go_on_as_the_sites_user(words: &[OsString], reads: Option<&str>) -> Result<(), Failure> {
         if !rustix::process::geteuid().is_root() {
             return Ok(());
         }

@@ -1,27 +1,23 @@
 //! `b24proxy refresh`: for cron, so that refresh tokens do not die unused.
 
-use super::arguments::{Arguments, Flag, JSON};
-use super::command::{nothing, Command, Failure, Outcome, Setup};
+use super::command::{Failure, Outcome, Setup};
 use super::terminal::say;
 use crate::app::Job;
 use crate::call::refresh::once::{refreshed, Why};
 use crate::config::Portal;
 use crate::store::records::{Installation, Tokens};
 use crate::system::clock::Deadline;
+use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
 
-const OLDER_THAN: Flag = Flag { name: "--older-than", value: Some("DAYS") };
 /// Leaves five months for a cron job that fails to be noticed.
 const DEFAULT_DAYS: u32 = 30;
 /// Longer than the refresher's own patience with the OAuth server.
 const PATIENCE: Duration = Duration::from_secs(crate::call::refresh::spend::PATIENCE.as_secs() + 10);
 
-pub const COMMAND: Command = Command {
-    name: "refresh",
-    usage: "[--older-than DAYS] [--json]",
-    summary: "renews tokens that were not renewed for long (for cron)",
-    help: "A refresh token dies when it is not used for 180 days, and then an administrator
+const HELP: &str = "\
+A refresh token dies when it is not used for 180 days, and then an administrator
 must install again. Calls refresh by themselves; this is for portals that nobody
 calls. It refreshes each portal whose refresh token was last renewed more than
 DAYS ago (30 by default; 0: every portal), in the same way as a call does: never
@@ -31,13 +27,19 @@ In a crontab, once a week:
 
   17 4 * * 1  /home/USER/public_html/cgi-bin/b24proxy refresh
 
-Exit status 1: a refresh failed, and the output says why.",
-    words: (0, 0),
-    options: &[OLDER_THAN, JSON],
-    on_files: true,
-    reads: nothing,
-    run,
-};
+Exit status 1: a refresh failed, and the output says why.";
+
+/// Renews tokens that were not renewed for long (for cron)
+#[derive(Args)]
+#[command(before_help = HELP)]
+pub struct Refresh {
+    /// Tokens that were renewed so long ago
+    #[arg(long, value_name = "DAYS", default_value_t = DEFAULT_DAYS, value_parser = days)]
+    older_than: u32,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,6 +63,10 @@ struct Report {
     error: Option<String>,
 }
 
+fn days(text: &str) -> Result<u32, &'static str> {
+    text.parse().ok().filter(|days| *days <= 180).ok_or("write a number of days from 0 to 180")
+}
+
 /// When the refresh token was issued, in Unix seconds; `None` = the file does not say.
 pub fn renewed_at(tokens: &Tokens) -> Option<i64> {
     Some(tokens.refreshed_at.max(tokens.installed_at)).filter(|at| *at > 0)
@@ -71,26 +77,20 @@ fn is_old(renewed_at: Option<i64>, days: u32, now: i64) -> bool {
     renewed_at.is_none_or(|at| now.saturating_sub(at) >= i64::from(days) * 86_400)
 }
 
-fn run(arguments: &Arguments) -> Outcome {
-    let days = match arguments.value(OLDER_THAN.name) {
-        None => DEFAULT_DAYS,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|days| *days <= 180)
-            .ok_or_else(|| Failure::Usage(format!("--older-than {text}: write a number of days from 0 to 180")))?,
-    };
-    let setup = Setup::find()?;
-    let portals = setup.config().portals.iter();
-    let reports: Vec<Report> = portals.map(|portal| refresh(setup.job(), portal, days)).collect();
-    if arguments.json() {
-        say(&serde_json::to_string(&reports).expect("plain data serializes"));
-    } else {
-        reports.iter().for_each(|report| say(&report.text()));
-    }
-    match reports.iter().any(|report| report.result == Ending::Failed) {
-        true => Err(Failure::Told),
-        false => Ok(()),
+impl Refresh {
+    pub fn run(&self) -> Outcome {
+        let setup = Setup::find(self.json)?;
+        let portals = setup.config().portals.iter();
+        let reports: Vec<Report> = portals.map(|portal| refresh(setup.job(), portal, self.older_than)).collect();
+        if self.json {
+            say(&serde_json::to_string(&reports).expect("plain data serializes"));
+        } else {
+            reports.iter().for_each(|report| say(&report.text()));
+        }
+        match reports.iter().any(|report| report.result == Ending::Failed) {
+            true => Err(Failure::Told),
+            false => Ok(()),
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use std::io::{IsTerminal, Stdin, StdoutLock, Write};
 /// Why a command ends whose results are lost.
 pub const NOT_WRITTEN: &str = "standard output cannot be written";
 
-/// What stands behind the program's name. Words that are not UTF-8 are nothing that is known here.
-pub fn words() -> Vec<String> {
-    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
+/// What stands behind the program's name.
+pub fn words() -> Vec<OsString> {
+    std::env::args_os().skip(1).collect()
 }
 
 pub fn variable(name: &str) -> Option<OsString> {

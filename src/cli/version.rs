@@ -1,28 +1,30 @@
 //! `b24proxy version`
 
-use super::arguments::{self, Arguments};
-use super::command::{nothing, Command, Outcome};
+use super::command::Outcome;
 use super::terminal::say;
+use clap::Args;
 
-pub const COMMAND: Command = Command {
-    name: "version",
-    usage: "[--json]",
-    summary: "the version",
-    help: "Prints the version.",
-    words: (0, 0),
-    options: &[arguments::JSON],
-    on_files: false,
-    reads: nothing,
-    run,
-};
+const HELP: &str = "\
+Prints the version.";
+
+/// The version
+#[derive(Args)]
+#[command(before_help = HELP)]
+pub struct Version {
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn run(arguments: &Arguments) -> Outcome {
-    if arguments.json() {
-        say(&serde_json::json!({ "name": "b24proxy", "version": VERSION }).to_string());
-    } else {
-        say(&format!("b24proxy {VERSION}"));
+impl Version {
+    pub fn run(&self) -> Outcome {
+        if self.json {
+            say(&serde_json::json!({ "name": "b24proxy", "version": VERSION }).to_string());
+        } else {
+            say(&format!("b24proxy {VERSION}"));
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What to write instead, where `proxy.toml` cannot be read.
 
-use crate::values::spelling::{distance, nearest};
+use crate::values::spelling::{near, nearest};
 
 /// Characters of a client's token.
 pub const SHORTEST_TOKEN: usize = 20;
@@ -161,12 +161,10 @@ fn unknown_key_advice(unknown: &str, known: &[&str]) -> String {
     if let Some((section, _)) = LINES.iter().find(|(_, line)| key_of(line) == unknown) {
         return format!("\"{unknown}\" belongs under {section}");
     }
-    let nearest = nearest(unknown, known);
-    let is_near = distance(unknown, nearest) <= (unknown.len() / 3).max(2);
-    let unknown = shown(unknown);
-    match is_near {
-        true => format!("unknown key \"{unknown}\"; did you mean \"{nearest}\"?"),
-        false => format!("unknown key \"{unknown}\"; the nearest known one is \"{nearest}\""),
+    let key = shown(unknown);
+    match near(unknown, known) {
+        Some(near) => format!("unknown key \"{key}\"; did you mean \"{near}\"?"),
+        None => format!("unknown key \"{key}\"; the nearest known one is \"{}\"", nearest(unknown, known)),
     }
 }
 

@@ -56,6 +56,27 @@ fn with_the_shipped_files_all_is_well_under_apache_and_nginx() {
 }
 
 #[test]
+fn url_alone_means_redirect_uri() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
+    let line = "redirect_uri  = \"https://www.example.com/cgi-bin/b24proxy\"";
+    let own = format!("redirect_uri = \"{}\"", server.url(PATH));
+    let proxy = proxy.reconfigured(line, &own);
+    for arguments in [["check", "--url", "--json"], ["check", "--json", "--url"]] {
+        let ended = run(&proxy, &arguments);
+        assert_line(&ended, "web server", "ok", "");
+        assert_line(&ended, "client token", "ok", "");
+    }
+    let proxy = proxy.reconfigured(&own, "");
+    assert_line(&run(&proxy, &["check", "--json", "--url"]), "web server", "fail", "redirect_uri");
+    // What proxy.toml says is not known: one failure, not two.
+    let proxy = proxy.reconfigured("[log]", "[logg]");
+    let ended = run(&proxy, &["check", "--json", "--url"]);
+    assert_line(&ended, "configuration", "fail", "logg");
+    assert!(lines(&ended).iter().all(|(check, ..)| check != "web server"), "{}", ended.stdout);
+}
+
+#[test]
 fn an_authorization_that_apache_keeps_to_itself_is_named() {
     let proxy = Proxy::installed();
     let folder = proxy.sandbox.path().join("cgi-bin");

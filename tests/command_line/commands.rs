@@ -17,7 +17,15 @@ fn wrong_usage_is_exit_status_2_and_says_what_to_type() {
         (&["call", "acme", "crm deal"], "crm.deal.list"),
         (&["call", "acme", "profile", "{ID:1}"], "single quotes"),
         (&["refresh", "--older-than", "long"], "number of days"),
-        (&["help", "chek"], "check"),
+        (&["help", "chek"], "b24proxy check"),
+        (&["check", "now"], "\"now\" is one word too many"),
+        (&["check", "--json=1"], "--json"),
+        (&["refresh", "--older-than"], "DAYS"),
+        (&["refresh", "--older-than", "181"], "0 to 180"),
+        (&["import"], "FILE"),
+        (&["move"], "--to"),
+        (&["call", "acme", "profile", "--key", "k"], "--key"),
+        (&["call", "acme", "--key", "k"], "--calls"),
     ] {
         let ended = run(&proxy, arguments);
         assert_eq!(ended.code, 2, "{arguments:?} {}", ended.all());
@@ -30,6 +38,7 @@ fn what_a_call_cannot_do_at_once_is_wrong_usage() {
     let proxy = Proxy::installed();
     for arguments in [
         &["call", "acme", "crm.deal.list", "--all", "--v3"][..],
+        &["call", "acme", "crm.deal.list", "--key", "k"],
         &["call", "acme", "crm.deal.add", "--calls", "file"],
         &["call", "acme", "--calls", "file", "--all"],
         &["call", "acme", "--calls", "file", "--v3"],
@@ -37,6 +46,29 @@ fn what_a_call_cannot_do_at_once_is_wrong_usage() {
         assert_eq!(run(&proxy, arguments).code, 2, "{arguments:?}");
     }
     assert_eq!(proxy.simulator.ledger().all_connections(), 0);
+}
+
+#[test]
+fn only_what_is_near_is_asked_for() {
+    let proxy = Proxy::installed();
+    for (arguments, meant) in [
+        (["refersh"].as_slice(), Some("b24proxy refresh")),
+        (&["frobnicate"], None),
+        (&["refresh", "--oldr-than", "1"], Some("--older-than")),
+        (&["refresh", "--frobnicate"], None),
+        (&["install-url", "acmee"], Some("acme")),
+        (&["install-url", "somebody.bitrix24.com"], None),
+    ] {
+        let ended = run(&proxy, arguments);
+        assert_ne!(ended.code, 0, "{arguments:?}");
+        let advice = ended.stderr.split_once("did you mean ").map(|(_, advice)| advice);
+        match meant {
+            Some(meant) => assert!(advice.is_some_and(|advice| advice.contains(meant)), "{}", ended.stderr),
+            None => assert_eq!(advice, None),
+        }
+    }
+    let named = run(&proxy, &["install-url", "somebody.bitrix24.com"]).stderr;
+    assert!(named.contains(&proxy.portal().name()), "those that are configured: {named}");
 }
 
 #[test]
@@ -79,6 +111,7 @@ fn a_new_token_is_letters_and_digits_and_works_in_each_printed_form() {
 fn the_version_is_printed() {
     let proxy = Proxy::not_installed();
     assert!(run(&proxy, &["version"]).stdout.starts_with("b24proxy "));
+    assert_eq!(run(&proxy, &["--version"]).stdout, run(&proxy, &["version"]).stdout);
     assert_eq!(run(&proxy, &["version", "--json"]).json()["name"], "b24proxy");
 }
 

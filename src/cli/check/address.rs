@@ -3,6 +3,7 @@
 use crate::values::portal::{split_address, Scheme};
 
 /// The program's public address: `https://www.example.com/cgi-bin/b24proxy`.
+#[derive(Clone)]
 pub struct Address {
     pub scheme: Scheme,
     /// Host, with a port where it is not the usual one.
@@ -14,9 +15,7 @@ pub struct Address {
 impl Address {
     /// Reads `--url`.
     pub fn parse(text: &str) -> Result<Address, String> {
-        let wrong = || {
-            format!("--url {text}: write this program's own address, such as https://www.example.com/cgi-bin/b24proxy")
-        };
+        let wrong = || "write this program's own address, such as https://www.example.com/cgi-bin/b24proxy".to_owned();
         let (scheme, name, path) = split_address(text).ok_or_else(wrong)?;
         let path = path.trim_end_matches('/');
         let path = without_route(path).unwrap_or(path);
