@@ -295,6 +295,7 @@ impl<'a> Relay<'a> {
             Why::Expired => EXPIRED,
             Why::Refused { code } => code,
             Why::Moved => "moved",
+            Why::Ordered => "ordered",
         });
         let tokens = once::refreshed(self.job, self.portal, stale, why, self.until())?;
         self.with_tokens(tokens)

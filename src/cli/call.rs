@@ -17,15 +17,16 @@ use std::io::{Read, Write};
 
 const HELP: &str = "\
 Calls a REST method with the portal's tokens and prints Bitrix24's answer as it
-came. JSON are the parameters, an object; \"-\" reads them from standard input,
-where they do not appear in the process list.
+came; on a terminal, and with --json, letters instead of \\u0421. JSON are the
+parameters, an object; \"-\" reads them from standard input, where they do not
+appear in the process list.
 
   b24proxy call acme.bitrix24.ru profile
   b24proxy call acme.bitrix24.ru crm.deal.list '{\"select\":[\"ID\",\"TITLE\"]}'
   b24proxy call acme.bitrix24.ru crm.deal.add - < deal.json
 
---all reads a list to its end and prints its rows as one JSON array, however
-long that takes; progress is on standard error.
+--all reads a list to its end, however long that takes, and then prints its rows
+as one JSON array, or nothing and why; progress is on standard error.
 
   b24proxy call acme.bitrix24.ru crm.deal.list --all > deals.json
 
@@ -88,7 +89,7 @@ impl Call {
         let setup = Setup::find(self.json)?;
         let portal = setup.portal(&self.portal)?;
         if self.all {
-            return call_many::whole_list(&setup, portal, &method, &raw);
+            return call_many::whole_list(&setup, portal, &method, &raw, self.json);
         }
         let version = if self.v3 { Version::V3 } else { Version::V2 };
         let answer = one_call(setup.job(), portal, &method, version, parameters);
@@ -117,13 +118,13 @@ fn one_call(
     Ok(relay::call(job, portal, &call, patience, None).result?.body)
 }
 
-/// Prints an answer, byte for byte, alone or in the envelope.
+/// Prints an answer, alone or in the envelope.
 fn print_answer(answer: Result<Vec<u8>, Error>, json: bool, request_id: &str) -> Outcome {
     match answer {
         Ok(answer) => {
             let mut line = if json { Answer::success(vec![answer]).body.concat() } else { answer };
             line.push(b'\n');
-            terminal::output().write_all(&line).context(NOT_WRITTEN)?;
+            terminal::output_of_answers(json).write_all(&line).context(NOT_WRITTEN)?;
             Ok(())
         }
         Err(error) if json => {

@@ -2,7 +2,7 @@
 
 use super::command::{Failure, Outcome, Setup};
 use super::owner;
-use super::terminal::{self, Progress, NOT_WRITTEN};
+use super::terminal::{self, Held, Progress, NOT_WRITTEN};
 use crate::call::bulk::calls::{execute, Asked, One};
 use crate::call::bulk::list::{self, Cursor};
 use crate::call::bulk::Steps;
@@ -25,22 +25,26 @@ const CALLS_A_KEY: usize = 500;
 /// Whose keys they are.
 const CLIENT: &str = "command line";
 
-/// Prints the rows as one JSON array. Where reading fails the array is not closed, so that a short list never looks whole.
-pub fn whole_list(setup: &Setup, portal: &Portal, method: &Method, raw_params: &str) -> Outcome {
-    let (mut out, progress) = (terminal::output(), Progress::new());
+/// Prints the rows as one JSON array; nothing where reading fails. They are held in a file: a list has any size.
+pub fn whole_list(setup: &Setup, portal: &Portal, method: &Method, raw_params: &str, json: bool) -> Outcome {
+    const NOT_HELD: &str = "the list cannot be kept in the folder for temporary files (TMPDIR) until it is whole";
+    let mut rows_so_far = Held::before(terminal::output_of_answers(json)).context(NOT_HELD)?;
+    let progress = Progress::new();
     let (mut done, mut cursor) = (0, None::<Cursor>);
-    out.write_all(b"[").context(NOT_WRITTEN)?;
+    rows_so_far.write_all(b"[").context(NOT_HELD)?;
     loop {
         let outcome = list::read(&mut Steps::new(setup.job(), portal), method, raw_params, cursor)?;
         let (rows, count) = outcome.rows();
         if done > 0 && count > 0 {
-            out.write_all(b",").context(NOT_WRITTEN)?;
+            rows_so_far.write_all(b",").context(NOT_HELD)?;
         }
-        out.write_all(rows).context(NOT_WRITTEN)?;
+        rows_so_far.write_all(rows).context(NOT_HELD)?;
         done += count;
         progress.show(done, outcome.total().and_then(|total| usize::try_from(total).ok()));
         let Some(text) = outcome.cursor() else {
-            out.write_all(b"]\n").context(NOT_WRITTEN)?;
+            rows_so_far.write_all(b"]\n").context(NOT_HELD)?;
+            drop(progress);
+            rows_so_far.show().context(NOT_WRITTEN)?;
             return Ok(());
         };
         cursor = Cursor::parse(text, method);
@@ -53,8 +57,9 @@ pub fn calls(file: &str, key: Option<&str>, portal: &str, json: bool) -> Outcome
     owner::open(file)
         .and_then(|mut opened| opened.read_to_end(&mut bytes))
         .with_context(|| format!("{file} cannot be read"))?;
-    let text = array(json::text(&bytes)?);
-    let calls = request_of_1c::calls(&text).map_err(|error| format!("{file}: {}", error.text()))?;
+    let name = if file == "-" { "standard input" } else { file };
+    let text = json::text(&bytes).map_err(|why| format!("{name}: {}", why.replace("the body", "the file")))?;
+    let calls = written(text).map_err(|why| format!("{name}, {why}"))?;
     if let Some(key) = key {
         check_key(key.as_bytes()).map_err(|_| Failure::Usage("--key is 1 to 255 printable ASCII characters".into()))?;
     }
@@ -63,7 +68,7 @@ pub fn calls(file: &str, key: Option<&str>, portal: &str, json: bool) -> Outcome
     let (progress, mut errors) = (Progress::new(), 0);
     for (i, part) in calls.chunks(CALLS_A_KEY).enumerate() {
         let done = i * CALLS_A_KEY;
-        let run = Run { setup: &setup, portal, file: &bytes };
+        let run = Run { setup: &setup, portal, file: &bytes, json };
         errors += run
             .part(part, key.map(|key| format!("{key} {i}")), |count| progress.show(done + count, Some(calls.len())))?;
     }
@@ -74,13 +79,26 @@ pub fn calls(file: &str, key: Option<&str>, portal: &str, json: bool) -> Outcome
     Ok(())
 }
 
-/// A JSON array as it is; JSON lines as one.
-fn array(text: &str) -> String {
-    if text.trim_start().starts_with('[') {
-        return text.to_owned();
+/// The calls of a JSON array, or of JSON lines. The error names the line.
+fn written(text: &str) -> Result<Vec<One<'_>>, String> {
+    if !text.trim_start().starts_with('[') {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        return lines.map(|(i, line)| one(line).map_err(|why| format!("line {}: {why}", i + 1))).collect();
     }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    format!("[{}]", lines.join(","))
+    let calls = json::elements(text).enumerate().map(|(i, call)| {
+        let call = call.map_err(|error| json::describe(&error))?;
+        let before = &text[..call.as_ptr() as usize - text.as_ptr() as usize];
+        one(call).map_err(|why| format!("line {}, call {}: {why}", before.matches('\n').count() + 1, i + 1))
+    });
+    calls.collect()
+}
+
+fn one(call: &str) -> Result<One<'_>, String> {
+    // What is no JSON is a call without its end, or one on several lines.
+    if let Err(error) = serde_json::from_str::<&RawValue>(call) {
+        return Err(format!("no JSON from column {} on: write a JSON array, or one call a line", error.column()));
+    }
+    request_of_1c::call(call)
 }
 
 /// What the parts of a run have in common.
@@ -89,6 +107,7 @@ struct Run<'a> {
     portal: &'a Portal,
     /// The content of the file: another one under the same key is refused.
     file: &'a [u8],
+    json: bool,
 }
 
 impl Run<'_> {
@@ -112,7 +131,7 @@ impl Run<'_> {
                 Err(error) => (Piece::default(), Some(error)),
             };
             drop(journal);
-            print_lines(&results.text, printed..results.settled()).context(NOT_WRITTEN)?;
+            print_lines(&results.text, printed..results.settled(), self.json).context(NOT_WRITTEN)?;
             printed = printed.max(results.settled());
             show(all - calls.len() + printed);
             if printed == calls.len() {
@@ -174,13 +193,13 @@ fn wait_out(error: &Error) {
 }
 
 /// Prints these of the results, each in a line of its own.
-fn print_lines(results: &[u8], which: Range<usize>) -> std::io::Result<()> {
+fn print_lines(results: &[u8], which: Range<usize>, json: bool) -> std::io::Result<()> {
     if which.is_empty() {
         return Ok(());
     }
     let text = [b"[", results, b"]"].concat();
     let items: Vec<&RawValue> = serde_json::from_slice(&text).unwrap_or_default();
-    let mut out = terminal::output();
+    let mut out = terminal::output_of_answers(json);
     for item in items.get(which).unwrap_or_default() {
         // Line ends can stand between the parts of a value only, where they mean nothing.
         let line = item.get().replace(['\n', '\r'], " ");
@@ -195,8 +214,28 @@ mod tests {
 
     #[test]
     fn a_file_is_an_array_or_lines() {
-        assert_eq!(array(" [{}]"), " [{}]");
-        assert_eq!(array("{\"method\":\"a\"}\r\n\n{\"method\":\"b\"}\n"), r#"[{"method":"a"},{"method":"b"}]"#);
-        assert_eq!(array(""), "[]");
+        for (text, count) in
+            [(" [{\"method\":\"a\"}]", 1), ("{\"method\":\"a\"}\r\n\n {\"method\":\"b\"} \n", 2), ("", 0), ("[]", 0)]
+        {
+            assert_eq!(written(text).map(|calls| calls.len()), Ok(count), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_named_by_its_line() {
+        let good = r#"{"method":"a"}"#;
+        for (text, place) in [
+            (format!("{good}\n\n{{\"methd\":\"a\"}}\n"), "line 3: has a field"),
+            (format!("{good}\n{{\"method\":\"a\"\n{good}"), "line 2: no JSON from column 13"),
+            (format!("{good} {good}"), "line 1: no JSON from column 16"),
+            (format!("[\n{good},\n{good},{{\"method\":5}}]"), "line 3, call 3: has no \"method\""),
+            (format!("[\n{good}\n{good}]"), "line 3"),
+            (format!("[{good},"), "it ends too early"),
+            (format!("[{good}]\n]"), "line 2"),
+            ("{\n\"method\":\"a\"\n}".to_owned(), "line 1: no JSON"),
+        ] {
+            let why = written(&text).map(|_| ()).unwrap_err();
+            assert!(why.contains(place), "{text}: {why}");
+        }
     }
 }

@@ -115,7 +115,7 @@ pub fn run(listen: Listen) -> ExitCode {
         Err(Failure::Wrong(why)) => (format!("{why:#}"), 1),
         Err(Failure::Usage(why)) => (why, 2),
     };
-    terminal::complain(format!("b24proxy: {}\n", why.trim_end()).as_bytes());
+    terminal::give_up(&why);
     ExitCode::from(status)
 }
 

@@ -1,7 +1,7 @@
 //! `b24proxy move --to ADDRESS`: all that is stored, to a folder or into a database.
 
 use super::command::{Failure, Outcome, Setup};
-use super::terminal::{self, say};
+use super::terminal::{self, say, say_in, Colour};
 use crate::app::{schema, storage_at, Place};
 use crate::store::moving::{carry, step, Step};
 use crate::store::Store;
@@ -94,7 +94,7 @@ impl Move {
         if self.json {
             say(&serde_json::to_string(&reports).expect("plain data serializes"));
         } else {
-            reports.iter().for_each(|report| say(&report.text(&journey.to)));
+            reports.iter().for_each(|report| say_in(report.colour(), &report.text(&journey.to)));
         }
         if reports.iter().any(|report| report.error.is_some()) {
             return Err(Failure::Told);
@@ -207,6 +207,14 @@ impl Journey<'_> {
 }
 
 impl Report {
+    fn colour(&self) -> Colour {
+        match self.result {
+            Ending::Moved | Ending::There => Colour::Green,
+            Ending::Left => Colour::Yellow,
+            Ending::Refused | Ending::Failed => Colour::Red,
+        }
+    }
+
     fn text(&self, to: &str) -> String {
         let error = self.error.as_deref().unwrap_or_default();
         let what = match self.result {

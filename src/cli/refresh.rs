@@ -1,7 +1,7 @@
 //! `b24proxy refresh`: for cron, so that refresh tokens do not die unused.
 
 use super::command::{Failure, Outcome, Setup};
-use super::terminal::say;
+use super::terminal::{say, say_in, Colour};
 use crate::app::Job;
 use crate::call::refresh::once::{refreshed, Why};
 use crate::config::Portal;
@@ -21,7 +21,8 @@ A refresh token dies when it is not used for 180 days, and then an administrator
 must install again. Calls refresh by themselves; this is for portals that nobody
 calls. It refreshes each portal whose refresh token was last renewed more than
 DAYS ago (30 by default; 0: every portal), in the same way as a call does: never
-twice at once, and not within five minutes of the last refresh.
+twice at once, and not within five minutes of the last refresh. --force renews
+all, at any time: to see whether it works, or because a token has become known.
 
 In a crontab, once a week:
 
@@ -33,9 +34,12 @@ Exit status 1: a refresh failed, and the output says why.";
 #[derive(Args)]
 #[command(before_help = HELP)]
 pub struct Refresh {
-    /// Tokens that were renewed so long ago
-    #[arg(long, value_name = "DAYS", default_value_t = DEFAULT_DAYS, value_parser = days)]
-    older_than: u32,
+    /// Within five minutes of the last refresh, too
+    #[arg(long)]
+    force: bool,
+    /// Those renewed more than DAYS ago; 30, with --force 0
+    #[arg(long, value_name = "DAYS", value_parser = days)]
+    older_than: Option<u32>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -80,12 +84,14 @@ fn is_old(renewed_at: Option<i64>, days: u32, now: i64) -> bool {
 impl Refresh {
     pub fn run(&self) -> Outcome {
         let setup = Setup::find(self.json)?;
+        let days = self.older_than.unwrap_or(if self.force { 0 } else { DEFAULT_DAYS });
+        let why = if self.force { Why::Ordered } else { Why::Due };
         let portals = setup.config().portals.iter();
-        let reports: Vec<Report> = portals.map(|portal| refresh(setup.job(), portal, self.older_than)).collect();
+        let reports: Vec<Report> = portals.map(|portal| refresh(setup.job(), portal, days, why)).collect();
         if self.json {
             say(&serde_json::to_string(&reports).expect("plain data serializes"));
         } else {
-            reports.iter().for_each(|report| say(&report.text()));
+            reports.iter().for_each(|report| say_in(report.colour(), &report.text()));
         }
         match reports.iter().any(|report| report.result == Ending::Failed) {
             true => Err(Failure::Told),
@@ -94,7 +100,7 @@ impl Refresh {
     }
 }
 
-fn refresh(job: Job, portal: &Portal, days: u32) -> Report {
+fn refresh(job: Job, portal: &Portal, days: u32, why: Why) -> Report {
     let report = |result, renewed_at| Report { portal: portal.name.to_string(), result, renewed_at, error: None };
     let failed = |why: String| Report { error: Some(why), ..report(Ending::Failed, None) };
     if portal.application().is_none() {
@@ -108,7 +114,7 @@ fn refresh(job: Job, portal: &Portal, days: u32) -> Report {
     if !is_old(renewed_at(&tokens), days, job.app.store.now()) {
         return report(Ending::Fresh, renewed_at(&tokens));
     }
-    match refreshed(job, portal, &tokens, Why::Due, Deadline::after(PATIENCE)) {
+    match refreshed(job, portal, &tokens, why, Deadline::after(PATIENCE)) {
         Ok(now) if now.access_token == tokens.access_token => report(Ending::Fresh, renewed_at(&now)),
         Ok(now) => report(Ending::Refreshed, renewed_at(&now)),
         Err(error) => failed(error.for_administrator()),
@@ -116,6 +122,14 @@ fn refresh(job: Job, portal: &Portal, days: u32) -> Report {
 }
 
 impl Report {
+    fn colour(&self) -> Colour {
+        match self.result {
+            Ending::Refreshed | Ending::Fresh | Ending::Webhook => Colour::Green,
+            Ending::NotInstalled => Colour::Yellow,
+            Ending::Failed => Colour::Red,
+        }
+    }
+
     fn text(&self) -> String {
         let what = match self.result {
             Ending::Refreshed => "refreshed".to_owned(),

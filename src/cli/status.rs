@@ -1,7 +1,7 @@
 //! `b24proxy status`: what `GET /status` says, of all portals.
 
 use super::command::{Failure, Outcome, Setup};
-use super::terminal::say;
+use super::terminal::{say, say_in, Colour};
 use crate::serve::page::Language;
 use crate::serve::status::{self, PortalStatus};
 use clap::Args;
@@ -34,8 +34,10 @@ impl Status {
         } else if portals.is_empty() {
             say(&format!("no portal is configured: add [portals.\"…\"] to {}", app.config.path.display()));
         } else {
-            let tables: Vec<String> = portals.iter().map(table).collect();
-            say(&tables.join("\n"));
+            for (i, portal) in portals.iter().enumerate() {
+                let colour = if portal.is_well() { Colour::Green } else { Colour::Red };
+                say_in(colour, &format!("{}{}", if i == 0 { "" } else { "\n" }, table(portal)));
+            }
         }
         match portals.iter().all(PortalStatus::is_well) {
             true => Ok(()),

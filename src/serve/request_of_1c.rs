@@ -313,7 +313,8 @@ pub fn calls(raw: &str) -> Result<Vec<One<'_>>> {
     Ok(calls)
 }
 
-fn call(raw: &str) -> std::result::Result<One<'_>, String> {
+/// One of them; the error says what it has or is.
+pub fn call(raw: &str) -> std::result::Result<One<'_>, String> {
     let (mut name, mut raw_params) = (None, None);
     for entry in json::entries(raw) {
         let (key, value) = entry.map_err(|_| "must be an object with \"method\" and \"params\"")?;

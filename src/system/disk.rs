@@ -359,3 +359,12 @@ fn has_no_inodes(path: &Path) -> bool {
 fn has_no_inodes(_: &Path) -> bool {
     false
 }
+/// A file of this user's alone, which goes when it is closed. At `path`, a name of nobody else's, it stands for a moment.
+pub fn nameless_file(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    private(&mut options);
+    let file = options.open(path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
+}

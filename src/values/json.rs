@@ -1,5 +1,6 @@
 //! JSON as it passes through: read without changing a byte of what is passed on.
 
+use crate::system::log::is_control;
 use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -63,17 +64,13 @@ pub fn refuse_what_php_cannot_read(json: &str) -> Result<(), String> {
 
 /// The index of the closing quote of the string that begins at `at`.
 fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, String> {
-    let unit = |at: usize| -> Option<u16> {
-        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
-        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-    };
     while at < bytes.len() && bytes[at] != b'"' {
         if bytes[at] != b'\\' {
             at += 1;
             continue;
         }
-        at += match unit(at) {
-            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => 12,
+        at += match unit(bytes, at) {
+            Some(0xd800..=0xdbff) if matches!(unit(bytes, at + 6), Some(0xdc00..=0xdfff)) => 12,
             Some(0xd800..=0xdfff) => {
                 return Err(format!("half a surrogate pair (\\u escape) at byte {at}, which Bitrix24 does not read"))
             }
@@ -300,6 +297,48 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
+/// Letters beyond ASCII as such, where a JSON text has them escaped (PHP writes `\u0421` for С): it means the same. Control
+/// characters and halves of pairs stay as they are.
+pub fn readable(json: &str) -> Cow<'_, str> {
+    if !json.contains("\\u") {
+        return Cow::Borrowed(json);
+    }
+    let mut read = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        read.push_str(&rest[..at]);
+        rest = &rest[at..];
+        match escaped(rest) {
+            Some((letter, length)) => {
+                read.push(letter);
+                rest = &rest[length..];
+            }
+            None => {
+                // With what stands behind a backslash, which may be another one.
+                let length = rest.chars().take(2).map(char::len_utf8).sum();
+                read.push_str(&rest[..length]);
+                rest = &rest[length..];
+            }
+        }
+    }
+    read.push_str(rest);
+    Cow::Owned(read)
+}
+
+/// The letter whose escape `text` begins with, and how long that is.
+fn escaped(text: &str) -> Option<(char, usize)> {
+    let units = [unit(text.as_bytes(), 0)?, unit(text.as_bytes(), 6).unwrap_or(0)];
+    let letter = char::decode_utf16(units).next()?.ok()?;
+    (!letter.is_ascii() && !is_control(letter)).then_some((letter, 6 * letter.len_utf16()))
+}
+
+/// The number that is escaped there, as `\uXXXX`.
+fn unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    let are_digits = digits.iter().all(u8::is_ascii_hexdigit);
+    are_digits.then(|| u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok())?
+}
+
 /// What serde_json says, without the text that it may quote.
 pub fn describe(error: &serde_json::Error) -> String {
     let place = format!("line {} column {}", error.line(), error.column());
@@ -319,6 +358,37 @@ pub fn describe(error: &serde_json::Error) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn letters_beyond_ascii_are_readable_and_the_rest_stays_as_it_is() {
+        for (json, read) in [
+            (r#"{"\u0421\u0442\u043e\u043b":"\u0451Ж"}"#, r#"{"Стол":"ёЖ"}"#),
+            (r#""\ud83d\ude00\u20BD""#, r#""😀₽""#),
+            (r#""\\u0421 \\\u0421 \"\u0421\"""#, r#""\\u0421 \\С \"С\"""#),
+        ] {
+            assert_eq!(readable(json), read);
+        }
+        for same in [
+            r#""\u0022 \u005c \u003c \u0000 \u001b \u009b \u202e \u2028 \n \/""#,
+            r#""\ud83d \ud83d\u0421x \ude00""#,
+            r#""\u04"#,
+            r#""\u+421""#,
+            "\\",
+            "\\Ж",
+        ] {
+            assert_eq!(readable(same).replace('С', r"\u0421"), same);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_readable_means_the_same(text: String) {
+            let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+            let json = format!("[\"{escaped}\",{}]", quoted(&text));
+            let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+            prop_assert_eq!(value(&readable(&json)), value(&json));
+        }
+    }
 
     #[test]
     fn a_byte_order_mark_is_accepted() {

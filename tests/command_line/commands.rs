@@ -76,7 +76,9 @@ fn help_teaches_every_command() {
     let proxy = Proxy::not_installed();
     let overview = run(&proxy, &["help"]);
     assert_eq!(overview.code, 0);
-    for command in ["check", "status", "call", "install-url", "refresh", "token", "import", "move", "version"] {
+    for command in
+        ["check", "status", "call", "install-url", "refresh", "token", "import", "move", "version"]
+    {
         assert!(overview.stdout.contains(command), "{}", overview.stdout);
         let page = run(&proxy, &["help", command]);
         assert!(page.code == 0 && page.stdout.starts_with(&format!("b24proxy {command}")), "{}", page.stdout);
@@ -188,6 +190,61 @@ fn parameters_of_a_call_may_come_from_standard_input() {
 }
 
 #[test]
+fn cyrillic_is_readable_with_json_and_a_pipe_gets_the_answer_as_it_came() {
+    let proxy = Proxy::installed();
+    let params = r#"{"title":"Стол №1"}"#;
+    let escaped = r"\u0421\u0442\u043e\u043b \u21161";
+    let plain = run(&proxy, &["call", "acme", "sim.echo", params]).stdout;
+    assert!(plain.contains(escaped), "{plain}");
+    let json = run(&proxy, &["call", "acme", "sim.echo", params, "--json"]);
+    assert!(json.stdout.contains("Стол №1") && !json.stdout.contains(r"\u0"), "{}", json.stdout);
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(json.json()["data"]["result"], value(&plain)["result"]);
+    let calls = proxy.sandbox.path().join("calls");
+    proxy.sandbox.write("calls", 0o644, r#"{"method":"sim.echo","params":{"title":"Стол №1"}}"#.as_bytes());
+    let lines = run(&proxy, &["call", "acme", "--calls", calls.to_str().unwrap(), "--json"]).stdout;
+    assert!(lines.contains("Стол №1"), "{lines}");
+    let (status, seen) = on_a_terminal(&proxy, &format!("call acme sim.echo '{params}'"), &[]);
+    assert!(status == 0 && seen.contains("Стол №1") && !seen.contains(r"\u0"), "{seen}");
+}
+
+/// What a person sees of a command, and its exit status.
+fn on_a_terminal(proxy: &Proxy, words: &str, variables: &[(&str, &str)]) -> (i32, String) {
+    let line = format!("{} {words}", proxy.sandbox.executable().display());
+    let mut command = proxy.sandbox.command("/usr/bin/script");
+    command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").envs(variables.iter().copied());
+    let ended = ended(proxy, command, "");
+    (ended.code, ended.stdout)
+}
+
+#[test]
+fn on_a_terminal_words_that_tell_how_it_is_are_coloured_unless_no_color_is_set() {
+    let proxy = Proxy::installed();
+    let name = proxy.portal().name();
+    for (words, coloured) in [
+        ("refresh", format!("\u{1b}[32m{name}:\u{1b}[0m not needed")),
+        ("status", format!("\u{1b}[32m{name}\u{1b}[0m")),
+        ("check", "\u{1b}[32mok\u{1b}[0m    configuration".to_owned()),
+        ("chek", "\u{1b}[31mb24proxy:\u{1b}[0m there is no command".to_owned()),
+    ] {
+        let (status, seen) = on_a_terminal(&proxy, words, &[]);
+        assert!(seen.contains(&coloured), "{words}: {status} {seen:?}");
+        for without in [[("NO_COLOR", "1")], [("TERM", "dumb")]] {
+            let (_, plain) = on_a_terminal(&proxy, words, &without);
+            assert!(!plain.contains('\u{1b}') && !plain.is_empty(), "{words}: {plain:?}");
+        }
+        let (_, empty) = on_a_terminal(&proxy, words, &[("NO_COLOR", "")]);
+        assert!(empty.contains('\u{1b}'), "{words}: {empty:?}");
+        let words: Vec<&str> = words.split(' ').collect();
+        let mut piped = proxy.sandbox.command_line(&words);
+        piped.env("TERM", "xterm");
+        assert!(!ended(&proxy, piped, "").all().contains('\u{1b}'), "{words:?}");
+    }
+    let (status, _) = on_a_terminal(&proxy, "chek", &[]);
+    assert_eq!(status, 2);
+}
+
+#[test]
 fn a_failed_call_is_exit_status_1_with_its_reason() {
     let proxy = Proxy::installed();
     let error = run(&proxy, &["call", "acme", "no.such.method"]);
@@ -215,6 +272,26 @@ fn refresh_renews_only_what_is_older_than_it_says() {
         "within five minutes"
     );
     assert_eq!(proxy.call("profile", json!({})).status, 200);
+}
+
+#[test]
+fn refresh_by_force_renews_all_within_five_minutes_too_but_nothing_that_was_just_refused() {
+    let proxy = Proxy::installed();
+    for refreshes in 1..=2 {
+        let ended = run(&proxy, &["refresh", "--force", "--json"]);
+        assert_eq!((ended.code, &ended.json()[0]["result"]), (0, &json!("refreshed")), "{}", ended.all());
+        assert_eq!(proxy.simulator.ledger().refreshes(), refreshes);
+    }
+    let unchanged = run(&proxy, &["refresh", "--force", "--older-than", "1"]);
+    assert!(unchanged.code == 0 && unchanged.stdout.contains("not needed"), "DAYS selects: {}", unchanged.all());
+    assert_eq!(proxy.simulator.ledger().refreshes(), 2);
+    assert_eq!(proxy.call("profile", json!({})).status, 200);
+    // What the OAuth server refuses is not asked for again at once.
+    proxy.portal().revoke_refresh_tokens();
+    for _ in 0..3 {
+        assert_eq!(run(&proxy, &["refresh", "--force"]).code, 1);
+    }
+    assert_eq!(proxy.simulator.ledger().refreshes(), 3);
 }
 
 #[test]

@@ -39,16 +39,40 @@ fn all_prints_a_whole_list_as_one_json_array_following_cursors() {
 }
 
 #[test]
-fn a_list_that_breaks_off_never_looks_whole() {
+fn nothing_is_printed_of_a_list_that_breaks_off() {
     let proxy = Proxy::installed();
     proxy.portal().seed("crm.deal", 1000);
     let refused = Action::ErrorJson { status: 403, error: "ACCESS_DENIED".into(), error_description: "no".into() };
-    proxy.simulator.inject(Fault::forever(Target::Method("batch".into()), refused.clone()));
-    proxy.simulator.inject(Fault::forever(Target::Method("crm.deal.list".into()), refused).after(1));
-    let ended = run(&proxy, &["call", "acme", "crm.deal.list", "--all"]);
-    assert_eq!(ended.code, 1, "{}", ended.stderr);
-    assert!(serde_json::from_str::<Value>(&ended.stdout).is_err(), "the array is not closed");
-    assert!(ended.stderr.contains("ACCESS_DENIED"), "{}", ended.stderr);
+    for read in [1, 0] {
+        proxy.simulator.clear_faults();
+        proxy.simulator.inject(Fault::forever(Target::Method("batch".into()), refused.clone()));
+        proxy.simulator.inject(Fault::forever(Target::Method("crm.deal.list".into()), refused.clone()).after(read));
+        let ended = run(&proxy, &["call", "acme", "crm.deal.list", "--all"]);
+        assert_eq!(ended.code, 1, "{}", ended.stderr);
+        assert_eq!(ended.stdout, "", "nothing of it is printed");
+        assert!(ended.stderr.contains("ACCESS_DENIED"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_list_is_kept_where_nobody_else_can_read_it_and_nothing_of_it_stays() {
+    let proxy = Proxy::installed();
+    proxy.portal().seed("crm.deal", 120);
+    proxy.sandbox.make_folder("temporary", 0o700);
+    let folder = proxy.sandbox.path().join("temporary");
+    let list = || {
+        let mut command = proxy.sandbox.command_line(&["call", "acme", "crm.deal.list", "--all"]);
+        command.env("TMPDIR", &folder);
+        ended(&proxy, command, "")
+    };
+    let whole = list();
+    assert_eq!(whole.code, 0, "{}", whole.stderr);
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&whole.stdout).unwrap().len(), 120);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    std::fs::remove_dir(&folder).unwrap();
+    let nowhere = list();
+    assert!(nowhere.code == 1 && nowhere.stderr.contains("TMPDIR"), "{}", nowhere.all());
+    assert_eq!(nowhere.stdout, "");
 }
 
 #[test]
@@ -141,7 +165,28 @@ fn calls_that_fail_have_their_errors_in_their_lines_and_exit_status_1() {
     assert!(ended.stderr.contains("1 of 2"), "{}", ended.stderr);
     let wrong = calls_file(&proxy, "wrong", "{\"method\":\"profile\"}\n{\"methd\":\"profile\"}\n");
     let refused = run(&proxy, &["call", "acme", "--calls", &wrong]);
-    assert!(refused.code == 1 && refused.stderr.contains("[1]"), "{}", refused.stderr);
+    assert!(refused.code == 1 && refused.stderr.contains("line 2"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_is_wrong_in_a_file_of_calls_is_named_by_its_line_and_nothing_is_executed() {
+    let proxy = Proxy::installed();
+    let good = deals(1);
+    for (text, place, word) in [
+        (format!("{good}\n\n{{\"methd\":\"profile\"}}\n{good}\n"), "line 3", "methd"),
+        (format!("{good}\n{{\"method\":\"profile\"\n"), "line 2", "no JSON"),
+        (format!("{good}\n{{\"method\":\"profile\",\"params\":5}}\n"), "line 2", "params"),
+        (format!("[{good},\n{good},\n{{\"method\":\"batch\"}}]"), "line 3, call 3", "batch"),
+        (format!("[\n{good}\n{good}\n]"), "line 3", ""),
+        (format!("\u{feff}{good}\n{{\n\"method\":\"profile\"\n}}"), "line 2", "one call a line"),
+    ] {
+        let file = calls_file(&proxy, "calls", &text);
+        let refused = run(&proxy, &["call", "acme", "--calls", &file]);
+        assert_eq!((refused.code, refused.stdout.as_str()), (1, ""), "{text}");
+        assert!(refused.stderr.contains(&format!("{file}, ")), "{}", refused.stderr);
+        assert!(refused.stderr.contains(place) && refused.stderr.contains(word), "{text}: {}", refused.stderr);
+    }
+    assert_eq!(proxy.simulator.ledger().all_connections(), 0);
 }
 
 /// A portal with the smaller limit of a method's time, in short windows, and no other limit.

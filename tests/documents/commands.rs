@@ -150,6 +150,7 @@ fn every_form_of_the_tables_commands_runs_with_and_without_what_is_optional() {
 const OPTIONS: &[(&str, &str)] = &[
     ("--url", "check --url https://…/cgi-bin/b24proxy"),
     ("--schema", "check --schema"),
+    ("--force", "refresh --force"),
     ("--all", "call PORTAL METHOD --all"),
     ("--calls FILE", "call PORTAL --calls FILE"),
     ("--key NAME", "call PORTAL --calls FILE --key NAME"),

@@ -36,7 +36,8 @@ use std::time::Duration;
 
 /// For how long a failure is shared.
 const SHARE_FAILURE: Duration = Duration::from_secs(10);
-/// After a refresh, only `expired_token` causes another for so many seconds, and a renaming once, so that a wrong clock cannot.
+/// After a refresh, only `expired_token` and a person cause another for so many seconds, and a renaming once, so that a wrong
+/// clock cannot.
 const QUIET_SECONDS: u64 = 300;
 /// A token is refreshed that many seconds before it expires, so that a call under way does not meet its end.
 const MARGIN_SECONDS: i64 = 30;
@@ -52,6 +53,8 @@ pub enum Why {
     Refused { code: &'static str },
     /// The portal answered 302: it has another address now.
     Moved,
+    /// Whoever looks after the program wants it now.
+    Ordered,
 }
 
 /// Whether the known lifetime is over, and a refresh is not so recent that the clock must be wrong.
@@ -152,7 +155,7 @@ fn settled(job: Job, portal: &Portal, lock: &dyn Lock, stale: &Tokens, why: Why)
             Why::Refused { code } => return Err(refused_again(job, portal, code)),
             Why::Due => return Ok(Settled::Tokens(tokens)),
             Why::Moved if now.abs_diff(notes.moved_at) < QUIET_SECONDS => return Ok(Settled::Tokens(tokens)),
-            Why::Moved | Why::Expired => {}
+            Why::Moved | Why::Expired | Why::Ordered => {}
         }
     }
     match notes.refresh {

@@ -1,6 +1,6 @@
 //! What one check found, and how it is written.
 
-use crate::cli::terminal::wrapped;
+use crate::cli::terminal::{wrapped, Colour};
 use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -10,6 +10,16 @@ pub enum Status {
     /// Perhaps wrong, or wrong soon.
     Warn,
     Fail,
+}
+
+impl Status {
+    pub fn colour(self) -> Colour {
+        match self {
+            Status::Ok => Colour::Green,
+            Status::Warn => Colour::Yellow,
+            Status::Fail => Colour::Red,
+        }
+    }
 }
 
 /// What commands begin with that can be typed as they stand.

@@ -18,7 +18,7 @@ mod tokens;
 mod web;
 
 use super::command::{surroundings, Failure, Outcome, Setup};
-use super::terminal::say;
+use super::terminal::{say, say_in};
 use crate::app;
 use crate::config::Config;
 use crate::upstream::http::Http;
@@ -90,7 +90,7 @@ impl Check {
         // Shown as they come: a portal that does not answer takes its time.
         let mut show = |lines: Vec<Line>| {
             if !json {
-                lines.iter().for_each(|line| say(&line.written()));
+                lines.iter().for_each(|line| say_in(line.status.colour(), &line.written()));
             }
             all.extend(lines);
         };
