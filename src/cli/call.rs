@@ -12,7 +12,7 @@ use crate::values::error::Error;
 use crate::values::method::Method;
 use crate::values::portal::Version;
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueHint};
 use std::io::{Read, Write};
 
 const HELP: &str = "\
@@ -64,7 +64,7 @@ pub struct Call {
     #[arg(long)]
     v3: bool,
     /// Execute the calls of a file, or of "-", standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "all", "v3"])]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["method", "all", "v3"])]
     pub calls: Option<String>,
     /// Name this run, so that it can be gone on with
     #[arg(long, value_name = "NAME", requires = "calls", conflicts_with = "method")]

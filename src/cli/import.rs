@@ -22,7 +22,7 @@ use crate::values::portal::split_address;
 use crate::values::secret::Secret;
 use crate::values::verdict::{judge, Verdict};
 use anyhow::{anyhow, Context};
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde::Deserialize;
 use std::io::Read;
 use std::time::UNIX_EPOCH;
@@ -45,6 +45,7 @@ application_token is not taken over.
 #[command(before_help = HELP)]
 pub struct Import {
     /// With Bitrix24's token answer; "-" reads standard input
+    #[arg(value_hint = ValueHint::FilePath)]
     pub file: String,
     /// Print JSON, for programs
     #[arg(long)]

@@ -5,9 +5,12 @@ mod call;
 mod call_many;
 mod check;
 mod command;
+mod completions;
 mod fastcgi;
 mod import;
 mod install_url;
+#[cfg(test)]
+mod man;
 mod moving;
 mod owner;
 mod refresh;
@@ -68,13 +71,14 @@ enum Command {
     Import(import::Import),
     Move(moving::Move),
     Fastcgi(fastcgi::FastCgi),
+    Completions(completions::Completions),
     Version(version::Version),
 }
 
 impl Command {
     /// Whether it works on a site's files, and so, started by root, goes on as the site's user.
     fn is_on_files(&self) -> bool {
-        !matches!(self, Command::Token(_) | Command::Version(_))
+        !matches!(self, Command::Token(_) | Command::Completions(_) | Command::Version(_))
     }
 
     /// The file that it reads, of whoever has started it; "-" is standard input.
@@ -97,6 +101,7 @@ impl Command {
             Command::Import(import) => import.run(),
             Command::Move(moving) => moving.run(),
             Command::Fastcgi(fastcgi) => fastcgi.run(listen),
+            Command::Completions(completions) => completions.run(parser()),
             Command::Version(version) => version.run(),
         }
     }

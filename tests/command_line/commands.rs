@@ -77,7 +77,7 @@ fn help_teaches_every_command() {
     let overview = run(&proxy, &["help"]);
     assert_eq!(overview.code, 0);
     for command in
-        ["check", "status", "call", "install-url", "refresh", "token", "import", "move", "version"]
+        ["check", "status", "call", "install-url", "refresh", "token", "import", "move", "completions", "version"]
     {
         assert!(overview.stdout.contains(command), "{}", overview.stdout);
         let page = run(&proxy, &["help", command]);
@@ -242,6 +242,50 @@ fn on_a_terminal_words_that_tell_how_it_is_are_coloured_unless_no_color_is_set()
     }
     let (status, _) = on_a_terminal(&proxy, "chek", &[]);
     assert_eq!(status, 2);
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let proxy = Proxy::not_installed();
+    let script = run(&proxy, &["completions", "bash"]);
+    assert_eq!(script.code, 0, "{}", script.all());
+    proxy.sandbox.write("completions", 0o644, script.stdout.as_bytes());
+    let path = proxy.sandbox.path().join("completions");
+    for (typed, expected) in [
+        ("ins", "install-url"),
+        ("refresh --ol", "--older-than"),
+        ("call --ca", "--calls"),
+        ("check --u", "--url"),
+        ("completions f", "fish"),
+    ] {
+        let count = typed.split(' ').count();
+        let last = typed.split(' ').next_back().unwrap();
+        let line = format!(
+            "source {} && COMP_WORDS=(b24proxy {typed}) COMP_CWORD={count} && _b24proxy b24proxy {last} x && \
+             echo \"${{COMPREPLY[*]}}\"",
+            path.display()
+        );
+        let mut command = proxy.sandbox.command("/bin/bash");
+        command.args(["-c", &line]);
+        let ended = ended(&proxy, command, "");
+        assert_eq!((ended.code, ended.stdout.trim()), (0, expected), "{typed}: {}", ended.all());
+    }
+}
+
+#[test]
+fn each_shell_gets_a_script_of_its_own_with_every_command() {
+    let proxy = Proxy::not_installed();
+    for (shell, mark) in
+        [("bash", "complete -F _b24proxy"), ("zsh", "#compdef b24proxy"), ("fish", "complete -c b24proxy")]
+    {
+        let script = run(&proxy, &["completions", shell]).stdout;
+        for word in [mark, "check", "install-url", "move", "older-than"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+        assert!(!script.contains("refresher") && !script.contains("worker "), "{shell}: hidden commands");
+    }
+    let unknown = run(&proxy, &["completions", "tcsh"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("bash, zsh, fish"), "{}", unknown.stderr);
 }
 
 #[test]
