@@ -2,7 +2,7 @@
 
 use super::caller::{holds, Caller};
 use crate::config::Client;
-use crate::values::error::{Error, Result};
+use crate::values::error::{Arrived, Error, Result};
 use crate::values::method::Method;
 use crate::values::portal::PortalName;
 use crate::values::secret::sha256;
@@ -57,7 +57,7 @@ pub fn authenticate<'c>(clients: &'c [Client], credentials: &Credentials) -> Res
     let (user, token) = match credentials {
         Credentials::Token(token) => (None, token),
         Credentials::Basic { user, token } => (Some(user.as_slice()), token),
-        Credentials::Unreadable => return Err(Error::Unauthorized),
+        Credentials::Unreadable => return Err(Error::Unauthorized(Arrived::Unreadable)),
     };
     let digest = sha256(token);
     let mut found = None;
@@ -69,7 +69,7 @@ pub fn authenticate<'c>(clients: &'c [Client], credentials: &Credentials) -> Res
     }
     found
         .filter(|client| client.any_user || user.is_none_or(|user| user == client.name.as_bytes()))
-        .ok_or(Error::Unauthorized)
+        .ok_or(Error::Unauthorized(Arrived::Unknown))
 }
 
 /// The caller's address against those of all clients and of this one.
@@ -176,7 +176,7 @@ mod tests {
             authenticate(clients, &credentials).map(|c| c.name.clone())
         };
         assert_eq!(name(&clients, "1c-trade:token-number-one").unwrap(), "1c-trade");
-        assert_eq!(name(&clients, "other:token-number-one"), Err(Error::Unauthorized));
+        assert_eq!(name(&clients, "other:token-number-one"), Err(Error::Unauthorized(Arrived::Unknown)));
         clients[0].any_user = true;
         assert_eq!(name(&clients, "whoever:token-number-one").unwrap(), "1c-trade");
     }

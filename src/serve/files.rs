@@ -11,7 +11,7 @@ use crate::store::records::Installation;
 use crate::system::clock::Deadline;
 use crate::upstream::http::{Download, Reply};
 use crate::values::answer::{Answer, Content};
-use crate::values::error::{Error, Result};
+use crate::values::error::{Arrived, Error, Result};
 use crate::values::file_address::FileAddress;
 use crate::values::form::Form;
 use crate::values::request::{Body, BodyError};
@@ -44,7 +44,7 @@ pub enum Moved {
 impl Serving<'_> {
     /// `/file`, for a client.
     pub fn file(&self, app: &App, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
-        let credentials = self.credentials().ok_or(Error::Unauthorized)?;
+        let credentials = self.credentials().ok_or(Error::Unauthorized(Arrived::Nothing))?;
         let client = self.admitted(&app.config, &credentials, true, trace)?;
         let query = Form::of(self.variables.bytes("QUERY_STRING").to_vec());
         let (named, address) = (query.text("portal"), query.text("address"));

@@ -25,7 +25,7 @@ use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};
 use crate::upstream::http::Failure;
 use crate::values::answer::Answer;
-use crate::values::error::{Error, Executed, Result};
+use crate::values::error::{Arrived, Error, Executed, Result};
 use crate::values::file_address::holds_token;
 use crate::values::form::Form;
 use crate::values::portal::Version;
@@ -194,7 +194,7 @@ impl Serving<'_> {
 
     /// `GET /status`, for a client; a page where the caller prefers one.
     fn status(&self, app: &App, trace: &mut Trace) -> Result<Answer> {
-        let credentials = self.credentials().ok_or(Error::Unauthorized)?;
+        let credentials = self.credentials().ok_or(Error::Unauthorized(Arrived::Nothing))?;
         let client = self.admitted(&app.config, &credentials, true, trace)?;
         let wants_page = self.variables.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
         let language = wants_page.then(|| Language::of(self.variables, Query::of(self.variables).lang.as_deref()));
@@ -218,7 +218,7 @@ impl Serving<'_> {
         let content_type = self.variables.text("CONTENT_TYPE").unwrap_or("");
         let media_type = content_type.split(';').next().unwrap_or("").trim();
         if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Err(Error::Unauthorized);
+            return Err(Error::Unauthorized(Arrived::Nothing));
         }
         let form = Form::of(self.read_of_stranger(&app.config, body)?);
         if form.has("event") {
@@ -226,7 +226,7 @@ impl Serving<'_> {
         } else if form.has("AUTH_ID") {
             Ok(self.opened(app, &form))
         } else {
-            Err(Error::Unauthorized)
+            Err(Error::Unauthorized(Arrived::Nothing))
         }
     }
 

@@ -353,7 +353,7 @@ fn is_data(content_type: &str) -> bool {
 pub fn failure(error: &Error, version: Version) -> Answer {
     let (table_status, table_code) = error.status_and_code();
     let (status, code) = match error {
-        Error::Unauthorized => (401, "NO_AUTH_FOUND".to_owned()),
+        Error::Unauthorized(_) => (401, "NO_AUTH_FOUND".to_owned()),
         Error::NotInstalled { .. } => (403, "NOT_INSTALLED".to_owned()),
         Error::ReinstallRequired { .. } => (403, "REINSTALL_REQUIRED".to_owned()),
         // Something before Bitrix24 refused it, or Bitrix24 the portal's webhook: repeating does not help.
@@ -375,7 +375,7 @@ pub fn failure(error: &Error, version: Version) -> Answer {
     };
     let text = match error {
         // Such a client can send no header.
-        Error::Unauthorized => {
+        Error::Unauthorized(_) => {
             "The token in this address is none of b24proxy's: it must be a client's token of proxy.toml, \
             as in /rest/1/TOKEN/METHOD."
                 .into()
@@ -395,7 +395,7 @@ pub fn failure(error: &Error, version: Version) -> Answer {
 /// The code that REST 3.0 itself has for such an error: its exception's class.
 fn code_of_rest_3(error: &Error) -> Option<&'static str> {
     match error {
-        Error::Unauthorized | Error::Forbidden(_) => Some("ACCESSDENIEDEXCEPTION"),
+        Error::Unauthorized(_) | Error::Forbidden(_) => Some("ACCESSDENIEDEXCEPTION"),
         Error::NotFound | Error::NoWebhook { .. } => Some("METHODNOTFOUNDEXCEPTION"),
         Error::InvalidRequest(_) => Some("VALIDATION_REQUESTVALIDATIONEXCEPTION"),
         Error::RateLimited { .. } | Error::MethodBlocked { .. } | Error::PortalBlocked { .. } => {
@@ -408,6 +408,7 @@ fn code_of_rest_3(error: &Error) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::error::Arrived;
 
     fn sent<'a>(query: &'a str, content_type: &'a str, body: &'a str) -> Sent<'a> {
         Sent { query: query.as_bytes(), content_type, body: body.as_bytes() }
@@ -500,7 +501,7 @@ mod tests {
         );
         assert_eq!(status(Error::Timeout { executed: Executed::No }), (503, "BITRIX24_TIMEOUT".into()));
         assert_eq!(status(Error::RefreshPending { retry_after: 1 }), (503, "REFRESH_PENDING".into()));
-        assert_eq!(status(Error::Unauthorized), (401, "NO_AUTH_FOUND".into()));
+        assert_eq!(status(Error::Unauthorized(Arrived::Unknown)), (401, "NO_AUTH_FOUND".into()));
         assert_eq!(status(Error::NotInstalled { install_url: None }), (403, "NOT_INSTALLED".into()));
         assert_eq!(status(Error::UnknownPortal), (404, "UNKNOWN_PORTAL".into()));
         let reinstall = Error::ReinstallRequired { why: String::new(), install_url: None };

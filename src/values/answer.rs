@@ -152,7 +152,7 @@ impl Answer {
         match error {
             // One header that names both schemes (RFC 9110, section 11.6.1). Chromium knows only the first of a header, and
             // asks for a password only where that is Basic.
-            Error::Unauthorized => {
+            Error::Unauthorized(_) => {
                 self.with("WWW-Authenticate", "Basic realm=\"b24proxy\", charset=\"UTF-8\", Bearer realm=\"b24proxy\"")
             }
             Error::MethodNotSupported { allow } => self.with("Allow", allow.as_str()),

@@ -40,11 +40,41 @@ pub enum Passing {
     Overload,
 }
 
+/// What arrived of a caller whom nothing makes a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    Nothing,
+    /// A header that is neither Bearer nor Basic.
+    Unreadable,
+    /// A token that is no client's, or not that of the client named with it: which of the two is not said.
+    Unknown,
+}
+
+impl Arrived {
+    fn text(self) -> &'static str {
+        match self {
+            Arrived::Nothing => {
+                "No token arrived: send \"Authorization: Bearer TOKEN\", or Basic with the client's name as user and the \
+                 token as password. If it was sent, the web server keeps that header to itself: \"b24proxy check --url\" \
+                 names the line that mends it, and X-B24proxy-Token passes without one."
+            }
+            Arrived::Unreadable => {
+                "What arrived in Authorization is not a token: it must be \"Bearer TOKEN\", or Basic with the client's name \
+                 as user and the token as password."
+            }
+            Arrived::Unknown => {
+                "This token is not known: it must be a client's token of proxy.toml, and with Basic the user that \
+                 client's name."
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// What is wrong, and where.
     InvalidRequest(String),
-    Unauthorized,
+    Unauthorized(Arrived),
     Forbidden(String),
     UnknownPortal,
     NotFound,
@@ -132,7 +162,7 @@ impl Error {
     pub fn status_and_code(&self) -> (u16, &'static str) {
         match self {
             Error::InvalidRequest(_) => (400, "invalid_request"),
-            Error::Unauthorized => (401, "unauthorized"),
+            Error::Unauthorized(_) => (401, "unauthorized"),
             Error::Forbidden(_) => (403, "forbidden"),
             Error::UnknownPortal => (404, "unknown_portal"),
             Error::NotFound | Error::NoWebhook { .. } => (404, "not_found"),
@@ -168,10 +198,7 @@ impl Error {
             | Error::Forbidden(why)
             | Error::MemberMismatch(why)
             | Error::RateLimited { why, .. } => why.clone(),
-            Error::Unauthorized => "No valid token: send \"Authorization: Bearer TOKEN\", or Basic with the \
-                client's name as user and the token as password. Where the web server strips that header, \
-                send the token in X-B24proxy-Token."
-                .into(),
+            Error::Unauthorized(arrived) => arrived.text().into(),
             Error::UnknownPortal => "This portal is not configured: check \"domain\", or add a \
                 [portals.\"…\"] section for it to proxy.toml."
                 .into(),

@@ -673,6 +673,46 @@ fn without_credentials_only_a_form_is_read_and_at_most_64_kib() {
 }
 
 #[test]
+fn a_401_tells_whether_no_token_arrived_or_one_that_is_not_known() {
+    let proxy = Proxy::installed();
+    let text = |answer: Answer| {
+        assert_failure(&answer, 401, "unauthorized");
+        answer.json()["error"].as_str().unwrap().to_owned()
+    };
+    let none = text(proxy.bare_request(PROFILE).run());
+    assert!(none.starts_with("No token arrived") && none.contains("check --url"), "{none}");
+    for nothing in [
+        proxy.bare_request(PROFILE).env("HTTP_AUTHORIZATION", " ").env("HTTP_X_B24PROXY_TOKEN", ""),
+        proxy.bare_request("").form("neither=1"),
+        Cgi::new(&proxy.sandbox).path("/status"),
+        Cgi::new(&proxy.sandbox).path("/file").query("portal=acme&address=x"),
+    ] {
+        assert_eq!(text(nothing.run()), none);
+    }
+    // Nothing tells how near it was: another's token, a right one with another's name, none at all behind the name.
+    let unknown = text(proxy.bare_request(PROFILE).bearer("wrong").run());
+    assert!(unknown.starts_with("This token is not known") && !unknown.contains("web server"), "{unknown}");
+    let basic = |user: &str, token: &str| format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{token}")));
+    for wrong in [
+        proxy.bare_request(PROFILE).env("HTTP_AUTHORIZATION", basic("auth_token", "wrong")),
+        proxy.bare_request(PROFILE).env("HTTP_AUTHORIZATION", basic("auth_token", "")),
+        proxy.bare_request(PROFILE).env("REDIRECT_HTTP_AUTHORIZATION", format!("Bearer {TOKEN}x")),
+        proxy.bare_request(PROFILE).env("HTTP_X_B24PROXY_TOKEN", "wrong"),
+        Cgi::new(&proxy.sandbox).path("/status").bearer("wrong"),
+    ] {
+        assert_eq!(text(wrong.run()), unknown);
+    }
+    let client = format!("[[security.clients]]\nname = \"1c\"\ntoken = \"{TOKEN}\"");
+    let proxy = proxy.reconfigured(&format!("auth_token = \"{TOKEN}\""), &client);
+    let right_token = proxy.bare_request(PROFILE).env("HTTP_AUTHORIZATION", basic("somebody", TOKEN)).run();
+    assert_eq!(text(right_token), unknown);
+    for unreadable in [TOKEN.to_owned(), format!("Token {TOKEN}"), "Digest x".to_owned(), "Basic ???".to_owned()] {
+        let told = text(proxy.bare_request(PROFILE).env("HTTP_AUTHORIZATION", &unreadable).run());
+        assert!(told.contains("must be \"Bearer TOKEN\"") && !told.contains(TOKEN), "{told}");
+    }
+}
+
+#[test]
 fn a_form_with_neither_event_nor_auth_id_is_401() {
     let proxy = Proxy::installed();
     for form in ["a=1", "", "EVENT=x", "auth_id=x", "xevent=1", "%00", "&&&", "domain=acme&method=profile"] {
