@@ -142,7 +142,9 @@ fn parameters(word: &str) -> Result<String, Failure> {
     }
     let mut bytes = Vec::new();
     terminal::input().read_to_end(&mut bytes).context("standard input cannot be read")?;
-    crate::values::json::text(&bytes).map(str::to_owned).map_err(Failure::Usage)
+    crate::values::json::text(&bytes)
+        .map(str::to_owned)
+        .map_err(|why| Failure::Usage(why.replace("the body", "standard input")))
 }
 
 fn understood<'r>(method: &str, raw: &'r str) -> Result<(Method, Parameters<'r>), Failure> {

@@ -50,7 +50,7 @@ proxy.toml is looked for where the web server's run looks for it: beside the
 executable, then as b24proxy/proxy.toml in each folder above, then in
 /etc/b24proxy. B24PROXY_CONFIG=/path/to/proxy.toml names another one.
 Started by root, a command goes on as the user whom the configuration and the
-token folder belong to.
+token folder belong to. NO_COLOR=1 in the environment leaves colours out.
 
 Exit status: 0 fine, 1 something is wrong, 2 wrong usage."
 )]
