@@ -713,7 +713,7 @@ mod tests {
         [bitrix24]
         client_id = "local.1"
         client_secret = "secret-of-the-application"
-        redirect_uri = "https://www.example.com/cgi-bin/b24proxy"
+        redirect_uri = "https://www.acme.test/cgi-bin/b24proxy"
         [portals."acme.bitrix24.ru"]
         aliases = ["acme"]
         [security]
@@ -745,7 +745,7 @@ mod tests {
         assert!(config.log.file.is_none());
         let portal = &config.portals[0];
         assert_eq!((portal.requests_per_second, portal.burst), (2.0, 50.0));
-        assert_eq!(config.own_origin().unwrap(), "https://www.example.com");
+        assert_eq!(config.own_origin().unwrap(), "https://www.acme.test");
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Stage {
         let proxy = Proxy::with(Options { auto_agree: false, ..options });
         let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
         let address = server.url("/cgi-bin/b24proxy");
-        let proxy = proxy.reconfigured("https://www.example.com/cgi-bin/b24proxy", &address);
+        let proxy = proxy.reconfigured("https://www.acme.test/cgi-bin/b24proxy", &address);
         proxy.simulator.set_redirect_uri(&address);
         proxy.simulator.set_handler(&address);
         let script = format!("api.bitrix24.com:443 {}", proxy.portal().name());
@@ -104,7 +104,7 @@ impl Stage {
         let Some(folder) = std::env::var_os("B24PROXY_PICTURES") else { return };
         let ours = format!("Соединение = Новый HTTPСоединение(\"127.0.0.1\", {}, , , , 60);", self.server.port());
         let theirs = "Защита = Новый ЗащищенноеСоединениеOpenSSL(, Новый СертификатыУдостоверяющихЦентровОС);\n\
-                      Соединение = Новый HTTPСоединение(\"www.example.com\", , , , , 60, Защита);";
+                      Соединение = Новый HTTPСоединение(\"www.acme.test\", , , , , 60, Защита);";
         let portal = self.proxy.portal().name();
         let names =
             serde_json::json!([[portal, "acme.bitrix24.ru"], [ours, theirs], ["Анна Ёлкина/Петрова", "Анна Петрова"]]);

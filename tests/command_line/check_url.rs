@@ -22,7 +22,7 @@ fn with_the_shipped_files_all_is_well_under_apache_and_nginx() {
         let proxy = Proxy::installed();
         say_time(&proxy, 0);
         let server = WebServer::start(&proxy.sandbox, kind);
-        let proxy = proxy.reconfigured("https://www.example.com/cgi-bin/b24proxy", &server.url(PATH));
+        let proxy = proxy.reconfigured("https://www.acme.test/cgi-bin/b24proxy", &server.url(PATH));
         let ended = check(&proxy, &server);
         // The temporary folder may be a tmpfs.
         let is_refused = |check: &str| check == "large body" && !kind.takes_large_bodies();
@@ -59,7 +59,7 @@ fn with_the_shipped_files_all_is_well_under_apache_and_nginx() {
 fn url_alone_means_redirect_uri() {
     let proxy = Proxy::installed();
     let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
-    let line = "redirect_uri  = \"https://www.example.com/cgi-bin/b24proxy\"";
+    let line = "redirect_uri  = \"https://www.acme.test/cgi-bin/b24proxy\"";
     let own = format!("redirect_uri = \"{}\"", server.url(PATH));
     let proxy = proxy.reconfigured(line, &own);
     for arguments in [["check", "--url", "--json"], ["check", "--json", "--url"]] {
@@ -377,7 +377,7 @@ fn a_query_or_a_body_that_does_not_arrive_is_named() {
 fn redirects_passwords_and_used_up_resources_are_explained() {
     let proxy = Proxy::installed();
     for (head, word) in [
-        ("301 Moved Permanently\r\nLocation: https://www.example.com/cgi-bin/b24proxy/health", "www.example.com"),
+        ("301 Moved Permanently\r\nLocation: https://www.acme.test/cgi-bin/b24proxy/health", "www.acme.test"),
         ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"site\"", "password"),
         ("508 Loop Detected", "CloudLinux"),
         ("504 Gateway Timeout", "more workers"),
@@ -388,5 +388,5 @@ fn redirects_passwords_and_used_up_resources_are_explained() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{closed}{PATH}");
     assert_line(&run(&proxy, &["check", "--json", "--url", &url]), "web server", "fail", "refuses the connection");
-    assert_eq!(run(&proxy, &["check", "--url", "www.example.com"]).code, 2);
+    assert_eq!(run(&proxy, &["check", "--url", "www.acme.test"]).code, 2);
 }

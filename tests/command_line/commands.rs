@@ -120,7 +120,7 @@ fn the_version_is_printed() {
 #[test]
 fn the_installation_address_is_printed_for_a_name_or_alias() {
     let proxy = Proxy::not_installed();
-    let expected = format!("https://www.example.com/cgi-bin/b24proxy/install?portal={}\n", proxy.portal().name());
+    let expected = format!("https://www.acme.test/cgi-bin/b24proxy/install?portal={}\n", proxy.portal().name());
     assert_eq!(run(&proxy, &["install-url", "acme"]).stdout, expected);
     let json = run(&proxy, &["install-url", "acme", "--json"]).json();
     assert_eq!(json["install_url"].as_str(), Some(expected.trim()));

@@ -449,7 +449,7 @@ fn an_unrestricted_clients_batch_is_passed_on_as_it_is() {
     assert_eq!(body, r#"{"halt": 0, "CMD":{"a":"profile", "b":"sim.echo?x=1"}}"#);
 }
 
-const SHOP: &str = "https://shop.example.com";
+const SHOP: &str = "https://shop.acme.test";
 
 fn with_shop() -> Proxy {
     with_security(&format!("cors_origins = [\"{SHOP}\", \"http://127.0.0.1:8080\"]"))
@@ -459,18 +459,18 @@ fn with_shop() -> Proxy {
 fn a_page_of_another_site_cannot_make_a_browser_call() {
     let proxy = with_shop();
     let with = |name: &str, value: &str| proxy.request(PROFILE).header(name, value).run();
-    for own in ["https://www.example.com", SHOP, "http://127.0.0.1:8080"] {
+    for own in ["https://www.acme.test", SHOP, "http://127.0.0.1:8080"] {
         assert_eq!(with("Origin", own).status, 200, "{own}");
     }
     for alien in [
         "null",
         "",
         "https://evil.example",
-        "http://www.example.com",
-        "https://www.example.com:8443",
-        "https://www.example.com.evil.example",
-        "https://shop.example.com/",
-        "https://shop.example.com, https://evil.example",
+        "http://www.acme.test",
+        "https://www.acme.test:8443",
+        "https://www.acme.test.evil.example",
+        "https://shop.acme.test/",
+        "https://shop.acme.test, https://evil.example",
         "http://127.0.0.1",
         "*",
     ] {
@@ -513,7 +513,7 @@ fn a_configured_origin_may_read_answers_and_refusals_and_no_other_may() {
         assert!(answer.header("Access-Control-Expose-Headers").unwrap().contains("X-Request-Id"));
         assert_eq!(answer.header("Access-Control-Allow-Credentials"), None);
     }
-    for origin in ["https://evil.example", "null", "https://www.example.com"] {
+    for origin in ["https://evil.example", "null", "https://www.acme.test"] {
         let answer = proxy.request(PROFILE).header("Origin", origin).run();
         assert!(CORS.iter().all(|name| answer.header(name).is_none()), "{origin}: {:?}", answer.headers);
     }
@@ -548,7 +548,7 @@ fn without_cors_origins_there_are_no_cors_headers_at_all() {
     let preflight = Cgi::new(&proxy.sandbox).method("OPTIONS").header("Origin", SHOP).run();
     assert_failure(&preflight, 405, "method_not_supported");
     assert_eq!(preflight.header("Allow"), Some("POST"), "what was just refused is not offered");
-    let own = proxy.request(PROFILE).header("Origin", "https://www.example.com").run();
+    let own = proxy.request(PROFILE).header("Origin", "https://www.acme.test").run();
     assert_eq!(own.status, 200);
     for answer in [preflight, own, proxy.request(PROFILE).header("Origin", SHOP).run()] {
         assert!(CORS.iter().all(|name| answer.header(name).is_none()), "{:?}", answer.headers);

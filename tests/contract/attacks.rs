@@ -420,8 +420,8 @@ fn a_page_of_another_site_cannot_use_the_credentials_that_a_browser_remembers() 
         for (name, value) in [
             ("Origin", "https://evil.example"),
             ("Origin", "null"),
-            ("Origin", "https://www.example.com.evil.example"),
-            ("Origin", "http://www.example.com"),
+            ("Origin", "https://www.acme.test.evil.example"),
+            ("Origin", "http://www.acme.test"),
             ("Sec-Fetch-Site", "cross-site"),
             ("Sec-Fetch-Site", "same-site"),
         ] {
@@ -441,7 +441,7 @@ fn a_page_of_another_site_cannot_use_the_credentials_that_a_browser_remembers() 
         let own = proxy.get("/status").header("Authorization", basic).header("Sec-Fetch-Site", "none").run();
         assert_eq!(own.status, 200, "the person at the browser may look: {}", own.text());
         let own = proxy.bare_request(json!({"method": "profile"}).to_string()).header("Authorization", basic);
-        assert_eq!(own.header("Origin", "https://www.example.com").run().status, 200);
+        assert_eq!(own.header("Origin", "https://www.acme.test").run().status, 200);
     });
 }
 

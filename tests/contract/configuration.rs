@@ -409,7 +409,7 @@ fn a_sample_left_in_place_is_refused() {
 #[test]
 fn addresses_and_names_of_the_contract_are_no_samples() {
     let proxy = Proxy::installed();
-    assert!(proxy.config().contains("https://www.example.com/cgi-bin/b24proxy"));
+    assert!(proxy.config().contains("https://www.acme.test/cgi-bin/b24proxy"));
     assert_eq!(proxy.request(PROFILE).run().status, 200);
 }
 

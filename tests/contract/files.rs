@@ -281,7 +281,7 @@ fn in_answers_to_webhook_clients_addresses_of_files_lead_through_the_program() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         let read: Value = answer.json();
         let address = read["result"]["DOWNLOAD_URL"].as_str().unwrap();
-        let own = format!("https://www.example.com/cgi-bin/b24proxy/rest/1/{TOKEN}/");
+        let own = format!("https://www.acme.test/cgi-bin/b24proxy/rest/1/{TOKEN}/");
         let rest = address.strip_prefix(&own).unwrap_or_else(|| panic!("{address}"));
         assert!(
             rest.starts_with("download.json?") && answer.text().contains("\\/cgi-bin\\/b24proxy\\/"),
@@ -336,6 +336,6 @@ fn with_a_portals_webhook_its_code_is_put_back_where_its_name_stands() {
     let read = answer.json();
     let rewritten = read["result"]["DOWNLOAD_URL"].as_str().unwrap();
     let path =
-        rewritten.strip_prefix("https://www.example.com/cgi-bin/b24proxy").unwrap_or_else(|| panic!("{rewritten}"));
+        rewritten.strip_prefix("https://www.acme.test/cgi-bin/b24proxy").unwrap_or_else(|| panic!("{rewritten}"));
     assert_eq!(hook(&proxy, path).run().body, bytes);
 }

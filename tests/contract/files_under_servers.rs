@@ -261,7 +261,7 @@ fn by_the_addresses_in_answers_to_a_webhook_client_large_files_come_and_go() {
         let address = |call: &str, field: &str| {
             let answer = server.request("GET", &format!("{PROGRAM}/rest/1/{TOKEN}/{call}")).send().json();
             let address = answer["result"][field].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
-            address.strip_prefix("https://www.example.com").expect("the program's own address").to_owned()
+            address.strip_prefix("https://www.acme.test").expect("the program's own address").to_owned()
         };
         let to_download = address(&format!("disk.file.get?id={file}"), "DOWNLOAD_URL");
         let downloaded = server.request("GET", &to_download).send();

@@ -45,7 +45,7 @@ impl Proxy {
 [bitrix24]
 client_id     = "{id}"
 client_secret = "{secret}"
-redirect_uri  = "https://www.example.com/cgi-bin/b24proxy"
+redirect_uri  = "https://www.acme.test/cgi-bin/b24proxy"
 scope         = "crm,catalog"
 oauth_server  = "{oauth}"
 ca_file       = "ca.pem"

@@ -110,7 +110,7 @@ fn an_alias_is_taken_in_any_case_and_language() {
 
 #[test]
 fn this_programs_own_address_in_cyrillic_is_sent_in_its_ascii_form() {
-    let proxy = with_portal("дом.рф").reconfigured("https://www.example.com/cgi-bin", "https://мойдом.рф/cgi-bin");
+    let proxy = with_portal("дом.рф").reconfigured("https://www.acme.test/cgi-bin", "https://мойдом.рф/cgi-bin");
     let answer = profile(&proxy, "дом.рф");
     let url = answer.json()["install_url"].as_str().unwrap().to_owned();
     assert_eq!(url, format!("https://xn--d1ajichc.xn--p1ai/cgi-bin/b24proxy/install?portal={ASCII}"));

@@ -43,7 +43,7 @@ fn install_redirects_to_the_portals_authorization_page_with_a_bound_cookie() {
     }
     assert_eq!(answer.header("Referrer-Policy"), Some("no-referrer"));
     // Only under https may the cookie be Secure.
-    let proxy = proxy.reconfigured("https://www.example.com/", "http://www.example.com/");
+    let proxy = proxy.reconfigured("https://www.acme.test/", "http://www.acme.test/");
     let answer = install_page(&proxy);
     assert!(!answer.header("Set-Cookie").unwrap().contains("Secure"));
     assert_eq!(proxy.simulator.ledger().all_connections(), 0);

@@ -63,23 +63,23 @@ fn the_states_cookie_is_http_only_lax_and_secure_under_https() {
 #[test]
 fn the_states_cookie_is_for_the_programs_own_path_alone_and_is_taken_back_there() {
     for (address, path) in [
-        ("https://www.example.com/cgi-bin/b24proxy/", "/cgi-bin/b24proxy"),
-        ("https://www.example.com/~u/b24.cgi", "/~u/b24.cgi"),
-        ("https://www.example.com", "/"),
+        ("https://www.acme.test/cgi-bin/b24proxy/", "/cgi-bin/b24proxy"),
+        ("https://www.acme.test/~u/b24.cgi", "/~u/b24.cgi"),
+        ("https://www.acme.test", "/"),
     ] {
-        let proxy = Proxy::not_installed().reconfigured("https://www.example.com/cgi-bin/b24proxy", address);
+        let proxy = Proxy::not_installed().reconfigured("https://www.acme.test/cgi-bin/b24proxy", address);
         let path = format!("; Path={path};");
         assert_says(&proxy.begin().set_cookie, &[&path]);
         assert_says(proxy.install_in_browser(1).header("Set-Cookie").unwrap(), &[&path, "Max-Age=0"]);
     }
-    let without = "redirect_uri  = \"https://www.example.com/cgi-bin/b24proxy\"\n";
+    let without = "redirect_uri  = \"https://www.acme.test/cgi-bin/b24proxy\"\n";
     let proxy = Proxy::not_installed().reconfigured(without, "");
     assert_says(&proxy.begin().set_cookie, &["; Path=/;"]);
 }
 
 #[test]
 fn the_states_cookie_is_not_secure_under_http_where_browsers_would_drop_it() {
-    let proxy = Proxy::not_installed().reconfigured("https://www.example.com", "http://www.example.com");
+    let proxy = Proxy::not_installed().reconfigured("https://www.acme.test", "http://www.acme.test");
     let cookie = proxy.begin().set_cookie;
     assert_says(&cookie, &["; HttpOnly", "; SameSite=Lax"]);
     assert!(!cookie.contains("Secure"), "{cookie}");
@@ -93,7 +93,7 @@ fn the_way_back_stores_everything_and_takes_the_cookie_back() {
     assert_says(&text, &["b24proxy is installed", &proxy.portal().name(), "Анна Ёлкина", "(ID 1)", "crm, catalog"]);
     assert_says(
         &text,
-        &["HTTPСоединение(&#34;www.example.com&#34;, , , , , 60, Защита);", "Новый СертификатыУдостоверяющихЦентровОС"],
+        &["HTTPСоединение(&#34;www.acme.test&#34;, , , , , 60, Защита);", "Новый СертификатыУдостоверяющихЦентровОС"],
     );
     assert!(!text.contains("<script"), "this page needs none");
     assert!(policy(&answer).contains("frame-ancestors 'none'"));
@@ -195,7 +195,7 @@ fn the_command_line_names_the_address_to_install_at() {
     let output = run(&["install-url", "acme"]);
     assert!(output.status.success());
     let url = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(url, format!("https://www.example.com/cgi-bin/b24proxy/install?portal={}\n", proxy.portal().name()));
+    assert_eq!(url, format!("https://www.acme.test/cgi-bin/b24proxy/install?portal={}\n", proxy.portal().name()));
     let (path, query) = url.trim().split_once('?').unwrap();
     assert!(path.ends_with("/install"));
     assert_eq!(proxy.get("/install").query(query).run().status, 302);
@@ -312,7 +312,7 @@ fn a_state_is_needed_and_checked_before_the_code_is_spent() {
     ] {
         let text = page(&proxy.callback(&query, cookie), 403);
         let again =
-            format!("<a href=\"https://www.example.com/cgi-bin/b24proxy/install?portal={}\">", proxy.portal().name());
+            format!("<a href=\"https://www.acme.test/cgi-bin/b24proxy/install?portal={}\">", proxy.portal().name());
         assert_says(&text, &["This link is no longer valid", "/install?portal=", &again]);
     }
     assert_eq!(proxy.simulator.ledger().exchanges(), 0);
@@ -596,10 +596,7 @@ fn a_right_that_was_not_granted_is_named_and_the_installation_stands() {
 fn install_without_a_portal_asks_for_one() {
     let proxy = Proxy::not_installed();
     let text = page(&proxy.get("/install").run(), 200);
-    assert_says(
-        &text,
-        &["<form method=\"get\"", "https://www.example.com/cgi-bin/b24proxy/install", "name=\"portal\""],
-    );
+    assert_says(&text, &["<form method=\"get\"", "https://www.acme.test/cgi-bin/b24proxy/install", "name=\"portal\""]);
     let answer = proxy.get("/install").query("portal=").run();
     assert_eq!(answer.status, 302, "only one is configured");
     let proxy = proxy.reconfigured("[security]", "[portals.\"second.example.org\"]\n[security]");

@@ -40,7 +40,7 @@ fn assert_counts(proxy: &Proxy, method: &str, sent: usize, executed: usize) {
 
 fn install_url(proxy: &Proxy) -> String {
     let escaped = proxy.portal().name().replace(':', "%3A");
-    format!("https://www.example.com/cgi-bin/b24proxy/install?portal={escaped}")
+    format!("https://www.acme.test/cgi-bin/b24proxy/install?portal={escaped}")
 }
 
 #[track_caller]

@@ -526,8 +526,7 @@ fn an_address_that_is_not_there_is_404_and_a_method_that_is_not_405_with_allow()
 #[test]
 fn allow_names_what_is_answered_at_this_address_and_nothing_else() {
     let closed = Proxy::installed();
-    let open =
-        Proxy::installed().reconfigured("[security]", "[security]\ncors_origins = [\"https://shop.example.com\"]");
+    let open = Proxy::installed().reconfigured("[security]", "[security]\ncors_origins = [\"https://shop.acme.test\"]");
     for (proxy, options) in [(&closed, ""), (&open, ", OPTIONS")] {
         let webhook = format!("/rest/1/{TOKEN}/profile");
         for (path, methods) in [
@@ -540,7 +539,7 @@ fn allow_names_what_is_answered_at_this_address_and_nothing_else() {
             ("/file", "GET, HEAD, POST"),
             (&webhook, "GET, POST"),
         ] {
-            let request = |method: &str| proxy.get(path).method(method).header("Origin", "https://shop.example.com");
+            let request = |method: &str| proxy.get(path).method(method).header("Origin", "https://shop.acme.test");
             let answer = request("PUT").run();
             let allow = format!("{methods}{options}");
             assert_eq!((answer.status, answer.header("Allow")), (405, Some(allow.as_str())), "{path}");

@@ -317,7 +317,7 @@ fn by_a_webhooks_address_a_file_is_uploaded_and_answered_as_bitrix24_does() {
         let read = answer.json();
         let address = read["result"]["uploadUrl"].as_str().unwrap_or_else(|| panic!("{}", answer.text()));
         let rest =
-            address.strip_prefix("https://www.example.com/cgi-bin/b24proxy").unwrap_or_else(|| panic!("{address}"));
+            address.strip_prefix("https://www.acme.test/cgi-bin/b24proxy").unwrap_or_else(|| panic!("{address}"));
         let (path, query) = rest.split_once('?').unwrap();
         let content = generated(MIB);
         let answer = Cgi::new(&proxy.sandbox)

@@ -35,7 +35,7 @@ impl Site {
         let proxy = documented_proxy();
         let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
         let address = server.url("/cgi-bin/b24proxy");
-        let proxy = proxy.reconfigured("https://www.example.com/cgi-bin/b24proxy", &address);
+        let proxy = proxy.reconfigured("https://www.acme.test/cgi-bin/b24proxy", &address);
         let pair = proxy.portal().issue_pair(1).to_json().to_string();
         proxy.sandbox.write("tokens.json", 0o600, pair.as_bytes());
         let calls = br#"[{"method":"profile"},{"method":"app.info"}]"#;

@@ -249,7 +249,7 @@ fn plain_draft(random: &mut Random, contacts: bool) -> Draft {
         74..=77 => {
             let path = *random.pick(&["", "/health", "/status", "/install", "/callback", "/rest/1/@TOKEN@/profile"]);
             let draft = Draft::new("OPTIONS", path).header("Access-Control-Request-Method", "POST");
-            draft.header("Origin", *random.pick(&["https://shop.example.com", "https://evil.example", "null"]))
+            draft.header("Origin", *random.pick(&["https://shop.acme.test", "https://evil.example", "null"]))
         }
         78..=83 => {
             let query = "code=@CODE@&state=@STATE@&domain=@PORTAL@&member_id=@MEMBER@&scope=crm";
@@ -363,7 +363,7 @@ const PATHS: &[&str] = &[
     "/cgi-bin/b24proxy",
     "/cgi-bin/b24proxy/health",
     "/cgi-bin%2Fb24proxy%2Fhealth",
-    "http://www.example.com/cgi-bin/b24proxy/health",
+    "http://www.acme.test/cgi-bin/b24proxy/health",
     "\\health",
     "/\u{441}\u{442}\u{43e}\u{43b}",
 ];
@@ -393,7 +393,7 @@ const LENGTHS: &[&str] = &[
 
 /// Headers that a stranger may add, as variables.
 const ADDED: &[(&str, &str)] = &[
-    ("HTTP_ORIGIN", "https://shop.example.com"),
+    ("HTTP_ORIGIN", "https://shop.acme.test"),
     ("HTTP_ORIGIN", "https://evil.example"),
     ("HTTP_ORIGIN", "null"),
     ("HTTP_SEC_FETCH_SITE", "cross-site"),

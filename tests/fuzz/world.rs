@@ -470,7 +470,7 @@ fn config(https: bool, with_hook: bool, logs_to_file: bool) -> String {
         r#"[bitrix24]
 client_id       = "@ID@"
 client_secret   = "@SECRET@"
-redirect_uri    = "https://www.example.com/cgi-bin/b24proxy"
+redirect_uri    = "https://www.acme.test/cgi-bin/b24proxy"
 scope           = "crm,catalog"
 oauth_server    = "@OAUTH@"
 ca_file         = "ca.pem"
@@ -485,7 +485,7 @@ burst = 100000
 {}
 [security]
 auth_token   = "@TOKEN@"
-cors_origins = ["https://shop.example.com"]
+cors_origins = ["https://shop.acme.test"]
 trusted_proxies = ["127.0.0.1"]
 
 [[security.clients]]

@@ -5,7 +5,7 @@ set -eu
 server=$1 root=$2 simulator=$3
 here=$(dirname "$0")
 section="$server on your own server"
-host=www.example.com
+host=www.acme.test
 url=https://$host/cgi-bin/b24proxy
 control=http://127.0.0.1:8003
 
@@ -189,7 +189,7 @@ case $answer in
 esac
 
 # README.md's last block for this server.
-sh "$here/readme.sh" "$section" "$last" >"$root/tmp/check.sh"
+sh "$here/readme.sh" "$section" "$last" | sed "s/www\.example\.com/$host/" >"$root/tmp/check.sh"
 grep -q 'check --url' "$root/tmp/check.sh" || fail "README.md does not end in check --url"
 all_is_well "installed"
 

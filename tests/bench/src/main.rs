@@ -194,7 +194,7 @@ impl Bench {
             r#"[bitrix24]
 client_id     = "local.5f0c8a1d3b7e29.18274650"
 client_secret = "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789AbCdEfGhIjKlMn"
-redirect_uri  = "https://www.example.com/cgi-bin/b24proxy"
+redirect_uri  = "https://www.acme.test/cgi-bin/b24proxy"
 scope         = "crm,catalog"
 ca_file       = "ca.pem"
 

@@ -69,8 +69,8 @@ impl State {
             oauth,
             oauth_name: String::new(),
             oauth_url: String::new(),
-            redirect_uri: "https://www.example.com/cgi-bin/b24proxy".to_owned(),
-            handler_url: "https://www.example.com/cgi-bin/b24proxy".to_owned(),
+            redirect_uri: "https://www.acme.test/cgi-bin/b24proxy".to_owned(),
+            handler_url: "https://www.acme.test/cgi-bin/b24proxy".to_owned(),
             auto_agree: true,
             portals: Vec::new(),
         }

@@ -238,7 +238,7 @@ impl<'a> Cgi<'a> {
             ("GATEWAY_INTERFACE", "CGI/1.1"),
             ("SERVER_PROTOCOL", "HTTP/1.1"),
             ("SERVER_SOFTWARE", "support"),
-            ("SERVER_NAME", "www.example.com"),
+            ("SERVER_NAME", "www.acme.test"),
             ("SERVER_PORT", "443"),
             ("HTTPS", "on"),
             ("REMOTE_ADDR", "127.0.0.1"),

@@ -57,7 +57,7 @@ fn a_request_is_its_variables_and_its_body_and_nothing_else() {
         "REQUEST_URI=/cgi-bin/b24proxy/a%20%C3%BC?x=1",
         &program,
         "SCRIPT_NAME=/cgi-bin/b24proxy",
-        "SERVER_NAME=www.example.com",
+        "SERVER_NAME=www.acme.test",
         "SERVER_PORT=443",
         "SERVER_PROTOCOL=HTTP/1.1",
         "SERVER_SOFTWARE=support",
