@@ -6,6 +6,7 @@
 mod advice;
 mod file;
 mod find;
+mod samples;
 mod sources;
 
 use advice::{shown, SHORTEST_TOKEN};
@@ -28,9 +29,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What `proxy.toml.example` prints as credentials. Whoever leaves one in place has not finished.
-const SAMPLES: [&str; 2] = ["…", "local.xxxxxxxxxxxxxx.xxxxxxxx"];
 
 #[derive(Debug)]
 pub struct Config {
@@ -178,6 +176,7 @@ impl Config {
             }
             Err(wrong) => (Err(wrong), Named::in_text(&text, folder)),
         };
+        let config = without_samples(config, &text);
         if let Some(ca_file) = &named.ca_file {
             wrong.extend(find::refuse_authorities_of_others(ca_file).err());
         }
@@ -201,7 +200,7 @@ impl Config {
 
     /// Reads the text of the file at `path`, to whose folder relative paths refer.
     pub fn parse(text: &str, path: &Path) -> Result<Config, String> {
-        let built = file::parse(text).and_then(|file| build(file, path));
+        let built = without_samples(file::parse(text).and_then(|file| build(file, path)), text);
         built.map_err(|wrong| located(wrong, path).collect::<Vec<_>>().join("\n"))
     }
 
@@ -304,6 +303,45 @@ impl Named {
     }
 }
 
+/// Which parts that a site needs are written, well or not.
+pub struct Written {
+    pub portals: bool,
+    pub clients: bool,
+    /// Also where no portal needs it.
+    pub redirect_uri: bool,
+}
+
+impl Written {
+    /// In the file that [`Config::load`] refuses; `None` where it cannot be read, or is not TOML.
+    pub fn at(surroundings: &Surroundings) -> Option<Written> {
+        Written::in_text(&std::fs::read_to_string(surroundings.locate()?).ok()?)
+    }
+
+    fn in_text(text: &str) -> Option<Written> {
+        let table: toml::Table = toml::from_str(text.strip_prefix('\u{feff}').unwrap_or(text)).ok()?;
+        let under = |section: &str, key: &str| table.get(section)?.get(key);
+        let portals = table.get("portals").and_then(toml::Value::as_table);
+        let mut portals = portals.into_iter().flatten().peekable();
+        Some(Written {
+            portals: portals.peek().is_some(),
+            clients: under("security", "auth_token").or(under("security", "clients")).is_some(),
+            redirect_uri: under("bitrix24", "redirect_uri").is_some()
+                || portals.all(|(_, portal)| portal.get("webhook").is_some()),
+        })
+    }
+}
+
+/// Refuses what is left of the samples, all at once; what is wrong with such a value besides is not told.
+fn without_samples<T>(built: Result<T, Vec<String>>, text: &str) -> Result<T, Vec<String>> {
+    let left = samples::left_in(text);
+    if left.is_empty() {
+        return built;
+    }
+    let is_told = |why: &String| left.iter().any(|sample| why.starts_with(&sample.place));
+    let others = built.err().into_iter().flatten().filter(|why| !is_told(why)).collect::<Vec<_>>();
+    Err(left.into_iter().map(|sample| sample.text).chain(others).collect())
+}
+
 fn located(wrong: Vec<String>, path: &Path) -> impl Iterator<Item = String> + '_ {
     wrong.into_iter().map(move |why| format!("{}: {why}", path.display()))
 }
@@ -322,7 +360,7 @@ impl Wrong {
 fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut wrong = Wrong::default();
-    let bitrix24 = wrong.keep(bitrix24(&file.bitrix24, folder));
+    let bitrix24 = bitrix24(&file.bitrix24, folder, &mut wrong);
     let shared = application(file.bitrix24.client_id, file.bitrix24.client_secret);
     let shared = wrong.keep(shared.map_err(|why| format!("[bitrix24] {why}")));
     let allow_http = file.bitrix24.allow_http;
@@ -363,44 +401,50 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
     whole().ok_or(wrong.0)
 }
 
-fn bitrix24(section: &file::Bitrix24, folder: &Path) -> Result<Bitrix24, String> {
-    let http_needs = "is plain http: write https, or set allow_http = true under [bitrix24] on a closed network";
-    let (scheme, name, _) = split_address(&section.oauth_server)
-        .filter(|(_, _, path)| *path == "/")
-        .ok_or("[bitrix24] oauth_server must be an address without a path, such as https://oauth.bitrix.info")?;
-    if scheme == Scheme::Http && !section.allow_http {
-        return Err(format!("[bitrix24] oauth_server {http_needs}"));
-    }
-    let redirect_uri = match &section.redirect_uri {
-        None => None,
-        Some(address) => match split_address(address) {
-            Some(_) if address.is_ascii() => Some(address.trim_end_matches('/').to_owned()),
-            // A header carries ASCII alone.
-            Some((scheme, name, path)) => Some(format!("{}://{name}{}", scheme.as_str(), path.trim_end_matches('/'))),
-            None => {
-                return Err("[bitrix24] redirect_uri must be this program's own public address, such as \
-                            https://www.example.com/cgi-bin/b24proxy, without a query"
-                    .into())
-            }
-        },
-    };
-    let timeout = seconds(section.timeout, "[bitrix24] timeout")?;
-    Ok(Bitrix24 {
-        redirect_uri,
+fn bitrix24(section: &file::Bitrix24, folder: &Path, wrong: &mut Wrong) -> Option<Bitrix24> {
+    let oauth_server = wrong.keep(oauth_server(&section.oauth_server, section.allow_http));
+    let redirect_uri = wrong.keep(section.redirect_uri.as_deref().map(redirect_uri).transpose());
+    let timeout = wrong.keep(seconds(section.timeout, "[bitrix24] timeout"));
+    let proxy = wrong.keep(section.proxy.as_ref().map(proxy).transpose());
+    let connect_timeout = wrong.keep(seconds(section.connect_timeout, "[bitrix24] connect_timeout"));
+    Some(Bitrix24 {
+        redirect_uri: redirect_uri?,
         scope: section.scope.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_ascii_lowercase).collect(),
-        oauth_server: OauthServer { scheme, name },
-        proxy: section.proxy.as_ref().map(proxy).transpose()?,
-        connect_timeout: seconds(section.connect_timeout, "[bitrix24] connect_timeout")?,
-        timeout,
+        oauth_server: oauth_server?,
+        proxy: proxy?,
+        connect_timeout: connect_timeout?,
+        timeout: timeout?,
         ca_file: section.ca_file.as_ref().map(|file| folder.join(file)),
         allow_http: section.allow_http,
     })
 }
 
-fn proxy(address: &Secret) -> Result<Proxy, String> {
-    if address.expose().contains('…') {
-        return Err("[bitrix24] proxy is still a sample: put your own proxy's address there".into());
+fn oauth_server(address: &str, allow_http: bool) -> Result<OauthServer, String> {
+    let (scheme, name, _) = split_address(address)
+        .filter(|(_, _, path)| *path == "/")
+        .ok_or("[bitrix24] oauth_server must be an address without a path, such as https://oauth.bitrix.info")?;
+    if scheme == Scheme::Http && !allow_http {
+        return Err(
+            "[bitrix24] oauth_server is plain http: write https, or set allow_http = true under [bitrix24] on a \
+                    closed network"
+                .into(),
+        );
     }
+    Ok(OauthServer { scheme, name })
+}
+
+fn redirect_uri(address: &str) -> Result<String, String> {
+    match split_address(address) {
+        Some(_) if address.is_ascii() => Ok(address.trim_end_matches('/').to_owned()),
+        // A header carries ASCII alone.
+        Some((scheme, name, path)) => Ok(format!("{}://{name}{}", scheme.as_str(), path.trim_end_matches('/'))),
+        None => Err("[bitrix24] redirect_uri must be this program's own public address, such as \
+                     https://www.example.com/cgi-bin/b24proxy, without a query"
+            .into()),
+    }
+}
+
+fn proxy(address: &Secret) -> Result<Proxy, String> {
     Proxy::parse(address.expose()).map_err(|why| format!("[bitrix24] proxy {why}"))
 }
 
@@ -418,19 +462,10 @@ fn workers(value: u64) -> Result<u32, String> {
     workers.ok_or_else(|| format!("[fastcgi] workers = {value} must be a number from 1 to {MOST_WORKERS}"))
 }
 
-fn refuse_sample(value: &str, key: &str) -> Result<(), String> {
-    if SAMPLES.contains(&value) {
-        return Err(format!("{key} is still the sample from proxy.toml.example: put your own value there"));
-    }
-    Ok(())
-}
-
 fn application(id: Option<String>, secret: Option<Secret>) -> Result<Option<Application>, String> {
     match (id, secret) {
         (None, None) => Ok(None),
         (Some(id), Some(secret)) => {
-            refuse_sample(&id, "client_id")?;
-            refuse_sample(secret.expose(), "client_secret")?;
             if id.is_empty() || secret.is_empty() {
                 return Err("client_id and client_secret must not be empty".into());
             }
@@ -550,9 +585,6 @@ fn database(section: &file::Storage) -> Result<Option<Address>, String> {
     };
     let url = section.url.as_ref().filter(|url| !url.is_empty());
     let url = url.ok_or_else(|| format!("[storage] url is missing: the database's address, such as {example}"))?;
-    if url.expose().contains('…') {
-        return Err("[storage] url is still a sample: put your own database's address there".into());
-    }
     let address = Address::parse(url.expose()).map_err(|why| format!("[storage] url {why}"))?;
     match address.kind == kind {
         true => Ok(Some(address)),
@@ -608,12 +640,9 @@ fn client(entry: &file::Client, portals: Option<&[Portal]>) -> Result<Client, St
     }
     let digest = match (&entry.token, &entry.token_sha256) {
         (Some(token), None) => token_digest(token, "token")?,
-        (None, Some(hash)) => {
-            refuse_sample(hash, "token_sha256")?;
-            from_hex(hash)
-                .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-                .ok_or("token_sha256 must be 64 hexadecimal digits")?
-        }
+        (None, Some(hash)) => from_hex(hash)
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+            .ok_or("token_sha256 must be 64 hexadecimal digits")?,
         _ => return Err("needs token or token_sha256, one of the two".into()),
     };
     Ok(Client {
@@ -653,7 +682,6 @@ fn patterns(list: &[String]) -> Result<Vec<Pattern>, String> {
 }
 
 fn token_digest(token: &Secret, key: &str) -> Result<[u8; 32], String> {
-    refuse_sample(token.expose(), key)?;
     if token.expose().chars().count() < SHORTEST_TOKEN {
         return Err(format!("{key} is shorter than {SHORTEST_TOKEN} characters; \"b24proxy token\" makes a good one"));
     }
@@ -846,6 +874,36 @@ mod tests {
         assert!(refused(&GOOD.replace("secret-of-the-application", "…")).contains("sample"));
         let two = format!("{GOOD}\n[[security.clients]]\nname = \"one\"\ntoken = \"a-token-of-twenty-chars\"");
         assert!(refused(&two).contains("one token"));
+    }
+
+    #[test]
+    fn what_is_written_is_known_though_it_may_be_wrong() {
+        let written = |text: &str| {
+            let Written { portals, clients, redirect_uri } = Written::in_text(text).unwrap();
+            (portals, clients, redirect_uri)
+        };
+        assert_eq!(written(GOOD), (true, true, true));
+        assert_eq!(written("[bitrix24]\nclient_secret = \"…\"\n[security]\n[portals]"), (false, false, true));
+        assert_eq!(written("[portals.\"…\"]\n[[security.clients]]\nname = 1"), (true, true, false));
+        assert_eq!(written("[portals.\"a.b\"]\nwebhook = \"…\""), (true, false, true));
+        assert!(Written::in_text("[portals").is_none());
+    }
+
+    #[test]
+    fn all_samples_are_told_at_once_and_nothing_else_of_such_a_value() {
+        let text = GOOD
+            .replace("\"local.1\"", "\"local.…\"")
+            .replace("secret-of-the-application", "…")
+            .replace("www.acme.test", "www.example.com")
+            .replace("acme.bitrix24.ru", "….bitrix24.ru")
+            .replace("a-token-of-twenty-chars", "…");
+        let why = refused(&format!("{text}\nallowed_ips = [\"…\"]\n[limits]\nmax_wait = 0"));
+        assert_eq!(why.lines().filter(|line| line.contains("is still the sample")).count(), 6, "{why}");
+        assert!(
+            why.lines().count() == 7
+                && why.ends_with("[limits] max_wait = 0 must be a number of seconds from 1 to 86400"),
+            "{why}"
+        );
     }
 
     #[test]

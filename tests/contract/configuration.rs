@@ -310,6 +310,7 @@ fn all_that_is_wrong_is_told_in_one_answer() {
         "[limits] max_wait = 0",
         "auth_token is shorter",
         "\"a\" token is shorter",
+        "\"\" token is still the sample",
         "needs a name",
         "own.example.org\"] must have both",
         "type = \"session\"",
@@ -390,12 +391,19 @@ fn a_token_folder_below_the_document_root_is_refused_whether_it_is_there_yet_or_
 
 #[test]
 fn a_sample_left_in_place_is_refused() {
-    for (from, key) in [
-        ("client_secret = \"", "[bitrix24] client_secret"),
-        ("client_id     = \"", "[bitrix24] client_id"),
-        ("auth_token = \"", "[security] auth_token"),
+    for (from, key, sample) in [
+        ("client_secret = \"", "[bitrix24] client_secret", "…"),
+        ("client_secret = \"", "[bitrix24] client_secret", "the secret that … shows"),
+        ("client_id     = \"", "[bitrix24] client_id", "local.xxxxxxxxxxxxxx.xxxxxxxx"),
+        ("client_id     = \"", "[bitrix24] client_id", "local.6667fc928a50a9.70414732"),
+        ("client_id     = \"", "[bitrix24] client_id", "local.…"),
+        ("redirect_uri  = \"", "[bitrix24] redirect_uri", "https://www.example.com/cgi-bin/b24proxy"),
+        ("redirect_uri  = \"", "[bitrix24] redirect_uri", "https://example.org:8443/"),
+        ("redirect_uri  = \"", "[bitrix24] redirect_uri", "http://a.b.EXAMPLE.net/b24proxy"),
+        ("[portals.\"", "[portals.\"….bitrix24.ru\"]", "….bitrix24.ru"),
+        ("aliases = [\"", "aliases", "…"),
+        ("auth_token = \"", "[security] auth_token", "…"),
     ] {
-        let sample = if key.ends_with("client_id") { "local.xxxxxxxxxxxxxx.xxxxxxxx" } else { "…" };
         let proxy = Proxy::installed();
         let (head, tail) = proxy.config().split_once(from).unwrap();
         let (_, tail) = tail.split_once('"').unwrap();
@@ -407,10 +415,31 @@ fn a_sample_left_in_place_is_refused() {
 }
 
 #[test]
-fn addresses_and_names_of_the_contract_are_no_samples() {
-    let proxy = Proxy::installed();
-    assert!(proxy.config().contains("https://www.acme.test/cgi-bin/b24proxy"));
-    assert_eq!(proxy.request(PROFILE).run().status, 200);
+fn all_samples_and_all_that_is_missing_are_told_in_one_run_of_check() {
+    let proxy = Proxy::installed().on_files().configured(&example());
+    let lines = |proxy: &Proxy| {
+        let output = proxy.sandbox.command_line(&["check", "--json"]).output().unwrap();
+        let lines: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let told = lines.as_array().unwrap().iter().filter(|line| line["check"] == "configuration");
+        told.map(|line| line["text"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+    };
+    let keys = ["client_id", "client_secret", "redirect_uri", "….bitrix24.ru", "auth_token"];
+    assert_all_told(&lines(&proxy), &keys.map(|key| key));
+    let proxy = proxy.configured("[bitrix24]\nclient_id = \"local.…\"\nclient_secret = \"x\"\n[limits]\nmax_wait = 0");
+    let expected = ["client_id is still the sample", "max_wait = 0", "no portal", "no client"];
+    assert_all_told(&lines(&proxy), &expected);
+}
+
+#[test]
+fn addresses_and_names_like_samples_are_none() {
+    for (from, to) in [
+        ("www.acme.test", "www.example.com.acme.test"),
+        ("www.acme.test", "myexample.com"),
+        ("[security]", "[portals.\"crm.example.org\"]\n# …\n[security]\ncors_origins = [\"https://shop.example.com\"]"),
+    ] {
+        let proxy = Proxy::installed().reconfigured(from, to);
+        assert_eq!(proxy.get("/health").run().status, 200, "{to}");
+    }
 }
 
 #[test]
@@ -511,7 +540,7 @@ fn proxy_toml_example_mentions_every_key() {
             "[bitrix24]",
             "client_id client_secret redirect_uri scope oauth_server proxy connect_timeout timeout ca_file allow_http",
         ),
-        ("[portals.\"acme.bitrix24.ru\"]", "client_id client_secret aliases webhook requests_per_second burst"),
+        ("[portals.\"….bitrix24.ru\"]", "client_id client_secret aliases webhook requests_per_second burst"),
         ("[storage]", "type path url"),
         ("[security]", "auth_token allowed_ips trusted_proxies cors_origins"),
         ("[[security.clients]]", "name token portals methods ips"),

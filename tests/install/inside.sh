@@ -167,7 +167,7 @@ sed -e 's|^client_id .*|client_id = "local.test.1"|' \
     -e "s|^redirect_uri .*|redirect_uri = \"$url\"|" \
     -e "s|^#oauth_server .*|oauth_server = \"$oauth\"|" \
     -e 's|^#ca_file .*|ca_file = "ca.pem"|' \
-    -e "s|^\[portals\.\"acme.bitrix24.ru\"\]|[portals.\"$portal\"]|" \
+    -e "s|^\[portals\.\"….bitrix24.ru\"\]|[portals.\"$portal\"]|" \
     -e "s|^auth_token .*|auth_token = \"$token\"|" "$toml" >"$root/tmp/toml"
 cat "$root/tmp/toml" >"$toml"
 ok "/etc/b24proxy/proxy.toml is filled in"

@@ -3,7 +3,7 @@
 use super::address::{without_route, Address};
 use super::line::{Line, Status};
 use crate::call::refresh::process::try_start;
-use crate::config::{home_of, is_public, Config, Surroundings, Way};
+use crate::config::{home_of, is_public, Config, Surroundings, Way, Written};
 use crate::system::user::{self, name_of, typed};
 use crate::values::percent::UNRESERVED;
 use std::path::Path;
@@ -183,13 +183,6 @@ fn judge_folder(folder: &Path, mode: u32) -> Option<Line> {
 fn doubtful_values(config: &Config) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut warn = |text: String, cure: String| lines.push(Line::warn(CHECK, text, cure));
-    let installs = config.portals.iter().any(|portal| portal.application().is_some());
-    if installs && config.bitrix24.redirect_uri.is_none() {
-        warn(
-            "redirect_uri is not set, so nobody can install in a browser".into(),
-            "set it under [bitrix24] to this program's public address, as in the application's settings".into(),
-        );
-    }
     if let Some(uri) = &config.bitrix24.redirect_uri {
         if let Some(own) = without_route(uri) {
             warn(
@@ -246,6 +239,26 @@ fn doubtful_values(config: &Config) -> Vec<Line> {
     lines
 }
 
+/// What nothing works without.
+fn missing(written: &Written) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if !written.portals {
+        let cure = "add [portals.\"acme.bitrix24.ru\"] to proxy.toml, with your portal's host in its place";
+        lines.push(Line::fail(CHECK, "no portal is configured", cure));
+    }
+    if !written.clients {
+        lines.push(Line::fail(CHECK, "no client is configured: every call is refused", "b24proxy token"));
+    }
+    if !written.redirect_uri {
+        lines.push(Line::warn(
+            CHECK,
+            "redirect_uri is not set, so nobody can install in a browser",
+            "set it under [bitrix24] to this program's public address, as in the application's settings",
+        ));
+    }
+    lines
+}
+
 fn judge_token(client: &str, token: &str) -> Option<Line> {
     if !token.is_ascii() {
         let text = format!("the token of client {client:?} has letters beyond ASCII, which not every client can send");
@@ -260,7 +273,11 @@ fn judge_token(client: &str, token: &str) -> Option<Line> {
 
 pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &String>) -> Vec<Line> {
     let config = match loaded {
-        Err(why) => return why.lines().map(|why| Line::reason(CHECK, why)).collect(),
+        Err(why) => {
+            let wrong = why.lines().map(|why| Line::reason(CHECK, why));
+            let missing = Written::at(surroundings).map(|written| missing(&written)).unwrap_or_default();
+            return wrong.chain(missing).collect();
+        }
         Ok(config) => config,
     };
     let path = config.path.display();
@@ -274,16 +291,9 @@ pub fn configuration(surroundings: &Surroundings, loaded: Result<&Config, &Strin
             "set it for the web server too (suexec passes none on), or move the file to where the search finds it",
         ));
     }
-    if portals == 0 {
-        lines.push(Line::fail(
-            CHECK,
-            "no portal is configured",
-            format!("add [portals.\"acme.bitrix24.ru\"] to {path}"),
-        ));
-    }
-    if clients == 0 {
-        lines.push(Line::fail(CHECK, "no client is configured: every call is refused", "b24proxy token"));
-    }
+    let installs = config.portals.iter().any(|portal| portal.application().is_some());
+    let redirect_uri = !installs || config.bitrix24.redirect_uri.is_some();
+    lines.extend(missing(&Written { portals: portals > 0, clients: clients > 0, redirect_uri }));
     lines.extend(doubtful_values(config));
     let tokens = config.plain_tokens();
     lines.extend(tokens.iter().filter_map(|(client, token)| judge_token(client, token.expose())));

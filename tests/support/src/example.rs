@@ -27,7 +27,10 @@ fn is_key(text: &str) -> bool {
 /// As an administrator fills the example in.
 pub fn filled_in(example: &str) -> String {
     let filled = example
-        .replace("local.xxxxxxxxxxxxxx.xxxxxxxx", "local.6667fc928a50a9.70414732")
+        .replace("local.6667fc928a50a9.70414732", "local.0123456789abcd.01234567")
+        .replace("https://www.example.com/", "https://www.acme.test/")
+        .replace("….bitrix24.ru", "acme.bitrix24.ru")
+        .replace("b24proxy:…@", "b24proxy:password@")
         .replace("rest/1/…/", "rest/1/abcdef/")
         .replace("auth_token   = \"…\"", "auth_token   = \"one-token-of-the-example\"");
     filled.replace("\"…\"", "\"another-value-of-the-example\"")
