@@ -8,7 +8,7 @@ pub mod limits;
 pub mod outcome;
 pub mod payload;
 pub mod refresh;
-mod refusal;
+pub mod refusal;
 pub mod relay;
 pub mod results;
 pub mod secrets;

@@ -17,6 +17,7 @@ mod refresh;
 mod status;
 mod terminal;
 mod token;
+mod trial;
 mod version;
 
 use crate::values::spelling::near;
@@ -24,6 +25,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use command::{Failure, Outcome};
 pub use fastcgi::Listen;
+use owner::Foreigner;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use terminal::say;
@@ -81,6 +83,31 @@ impl Command {
         !matches!(self, Command::Token(_) | Command::Completions(_) | Command::Version(_))
     }
 
+    /// Whether nobody else may run it. A server that is started waits for its configuration to be mended, and `check --user`
+    /// looks at another one's files from outside.
+    fn is_for_the_sites_user(&self) -> bool {
+        match self {
+            Command::Fastcgi(_) => false,
+            Command::Check(check) => check.user.is_none() && !check.schema,
+            _ => self.is_on_files(),
+        }
+    }
+
+    /// The user whom it names.
+    fn user(&self) -> Option<u32> {
+        match self {
+            Command::Check(check) => check.user,
+            _ => None,
+        }
+    }
+
+    fn refuse(&self, Foreigner { why, command }: &Foreigner) -> Outcome {
+        match self {
+            Command::Check(check) => check.refuse(why, command),
+            _ => Err(Failure::Wrong(anyhow::anyhow!("{why}: {command}"))),
+        }
+    }
+
     /// The file that it reads, of whoever has started it; "-" is standard input.
     fn reads(&self) -> Option<&str> {
         match self {
@@ -126,9 +153,12 @@ pub fn run(listen: Listen) -> ExitCode {
 
 fn executed(command: &Command, words: &[OsString], listen: Listen) -> Outcome {
     if command.is_on_files() {
-        owner::go_on_as_the_sites_user(words, command.reads())?;
+        owner::go_on_as_the_sites_user(words, command.reads(), command.user())?;
     }
-    command.run(listen)
+    match owner::foreigner(words).filter(|_| command.is_for_the_sites_user()) {
+        Some(foreigner) => command.refuse(&foreigner),
+        None => command.run(listen),
+    }
 }
 
 fn parser() -> clap::Command {

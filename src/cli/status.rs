@@ -1,20 +1,27 @@
 //! `b24proxy status`: what `GET /status` says, of all portals.
 
+use super::check::line::Line;
 use super::command::{Failure, Outcome, Setup};
 use super::terminal::{say, say_in, Colour};
+use super::trial::tried;
+use crate::config::Portal;
 use crate::serve::page::Language;
 use crate::serve::status::{self, PortalStatus};
+use crate::store::records::Installation;
 use clap::Args;
+use serde_json::Value;
 
 const HELP: &str = "\
 Shows for each portal of proxy.toml whether it is installed, by whom and when,
 when its token expires, when it was last refreshed and what went wrong then, and
-its limits. No portal is called; \"b24proxy call PORTAL profile\" does that.
+its limits; and whether the tokens work now, by one call that needs no right.
 
---json prints what GET /status answers; where proxy.toml cannot be used, every
-command prints {\"error\":…} then. Without it a token file that cannot be used
-is told with its reason. Exit status 1: a portal is not installed, its token
-file is damaged, or its last refresh failed.";
+--json prints what GET /status answers, and of each portal \"works\": null where
+nothing is installed, true or false, with \"why\" and \"cure\". Where proxy.toml
+cannot be used, every command prints {\"error\":…} then. Without it a token file
+that cannot be used is told with its reason. Exit status 1: a portal is not
+installed, its token file is damaged, its last refresh failed, or its tokens do
+not work.";
 
 /// Each portal's installation, tokens, last refresh and limits
 #[derive(Args)]
@@ -27,29 +34,58 @@ pub struct Status {
 
 impl Status {
     pub fn run(&self) -> Outcome {
-        let Setup { app, .. } = Setup::find(self.json)?;
-        let portals: Vec<PortalStatus> = app.config.portals.iter().map(|portal| status::of(&app, portal)).collect();
+        let setup = Setup::find(self.json)?;
+        let app = &setup.app;
+        // First, because a call that renews the tokens ends what is told of a refresh that failed.
+        let works: Vec<Option<Line>> = setup.config().portals.iter().map(|portal| works(&setup, portal)).collect();
+        let portals: Vec<PortalStatus> = app.config.portals.iter().map(|portal| status::of(app, portal)).collect();
         if self.json {
-            say(&String::from_utf8_lossy(&status::as_json(&portals).body.concat()));
+            say(&as_json(&portals, &works).to_string());
         } else if portals.is_empty() {
             say(&format!("no portal is configured: add [portals.\"…\"] to {}", app.config.path.display()));
         } else {
-            for (i, portal) in portals.iter().enumerate() {
-                let colour = if portal.is_well() { Colour::Green } else { Colour::Red };
-                say_in(colour, &format!("{}{}", if i == 0 { "" } else { "\n" }, table(portal)));
+            for (i, (portal, works)) in portals.iter().zip(&works).enumerate() {
+                let colour = if is_well(portal, works) { Colour::Green } else { Colour::Red };
+                say_in(colour, &format!("{}{}", if i == 0 { "" } else { "\n" }, table(portal, works)));
             }
         }
-        match portals.iter().all(PortalStatus::is_well) {
+        match portals.iter().zip(&works).all(|(portal, works)| is_well(portal, works)) {
             true => Ok(()),
             false => Err(Failure::Told),
         }
     }
 }
 
-fn table(portal: &PortalStatus) -> String {
+/// What one call says; `None` where there is nothing to call with.
+fn works(setup: &Setup, portal: &Portal) -> Option<Line> {
+    let is_installed = || matches!(setup.app.store.read(&portal.name), Ok(Installation::Installed(_)));
+    (portal.application().is_none() || is_installed()).then(|| tried(setup, portal).line())
+}
+
+fn is_well(portal: &PortalStatus, works: &Option<Line>) -> bool {
+    portal.is_well() && !works.as_ref().is_some_and(Line::fails)
+}
+
+/// What `GET /status` answers, with what the calls said.
+fn as_json(portals: &[PortalStatus], works: &[Option<Line>]) -> Value {
+    let mut answer: Value = serde_json::from_slice(&status::as_json(portals).body.concat()).unwrap_or_default();
+    let told = answer.pointer_mut("/data/portals").and_then(Value::as_array_mut);
+    for (portal, works) in told.into_iter().flatten().zip(works) {
+        portal["works"] = works.as_ref().map(|line| !line.fails()).into();
+        if let Some(line) = works {
+            (portal["why"], portal["cure"]) = (line.text.as_str().into(), line.cure.as_str().into());
+        }
+    }
+    answer
+}
+
+fn table(portal: &PortalStatus, works: &Option<Line>) -> String {
     let mut text = format!("{}\n", portal.name());
-    let reason = portal.reason.clone().map(|why| ("Why".to_owned(), why));
-    for (name, value) in status::facts(Language::English, portal).into_iter().chain(reason) {
+    let fact = |name: &str, value: &str| (!value.is_empty()).then(|| (name.to_owned(), value.to_owned()));
+    let reason = portal.reason.as_deref().and_then(|why| fact("Why", why));
+    let now = works.iter().filter_map(|line| fact("Now", &line.text)).next();
+    let cure = works.iter().filter_map(|line| fact("What to do", &line.cure)).next();
+    for (name, value) in status::facts(Language::English, portal).into_iter().chain(reason).chain(now).chain(cure) {
         text += &super::terminal::wrapped(&format!("  {name:<23}"), 25, &value);
     }
     text

@@ -74,7 +74,11 @@ impl Surroundings {
 
     /// The file that [`find`] would read, whether or not it may be used.
     pub fn locate(&self) -> Option<PathBuf> {
-        self.places().into_iter().find(|path| self.named.is_some() || path.is_file())
+        let is_there = |path: &PathBuf| match path.metadata() {
+            Ok(metadata) => metadata.is_file(),
+            Err(error) => !is_absent(&error),
+        };
+        self.places().into_iter().find(|path| self.named.is_some() || is_there(path))
     }
 
     /// The places to look at, in order; absolute, because a refresh goes on in another folder.
@@ -179,7 +183,7 @@ fn not_opened(path: &Path, error: &std::io::Error) -> String {
     match (user::barrier(path), user::own().map(user::name_of)) {
         // Only the file: the folder may hold what is another user's.
         (Some(Barrier { why, is_anothers: true, .. }), Some(me)) => {
-            let neighbours = neighbours(&me);
+            let neighbours = neighbours(&me, path);
             format!("{failed}; {why}, and this program runs as {me}{neighbours}: chown {me} {}", typed(path))
         }
         (Some(Barrier { why, command, .. }), _) => format!("{failed}; {why}: {command}"),
@@ -187,9 +191,9 @@ fn not_opened(path: &Path, error: &std::io::Error) -> String {
     }
 }
 
-/// What giving a file to this user means on web space that many share.
-fn neighbours(me: &str) -> &'static str {
-    match user::is_shared(me) {
+/// What giving a file to this user means on web space that many share. What lies in /etc is laid out by who runs the machine.
+fn neighbours(me: &str, path: &Path) -> &'static str {
+    match user::is_shared(me) && !path.starts_with("/etc") {
         true => {
             " (where one user runs every customer's programs, what it can read, your neighbours can read too; ask the \
              host for suexec)"
@@ -235,15 +239,17 @@ pub fn refuse_authorities_of_others(path: &Path) -> Result<(), String> {
 #[cfg(unix)]
 fn refuse_of_others(metadata: &Metadata, path: &Path, bits: u32, (is_open, mode): (&str, &str)) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt;
-    let path = typed(path);
+    let shown = typed(path);
     if is_anothers(metadata) {
         let (owner, me) = (user::name_of(metadata.uid()), user::own().map_or(String::new(), user::name_of));
-        let neighbours = neighbours(&me);
-        return Err(format!("{path} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {path}"));
+        let neighbours = neighbours(&me, path);
+        return Err(format!(
+            "{shown} belongs to {owner}, but this program runs as {me}{neighbours}: chown {me} {shown}"
+        ));
     }
     match metadata.mode() & bits {
         0 => Ok(()),
-        _ => Err(format!("{path} {is_open}: chmod {mode} {path}")),
+        _ => Err(format!("{shown} {is_open}: chmod {mode} {shown}")),
     }
 }
 

@@ -199,9 +199,16 @@ impl Config {
     }
 
     /// Reads the text of the file at `path`, to whose folder relative paths refer.
+    #[cfg(test)]
     pub fn parse(text: &str, path: &Path) -> Result<Config, String> {
         let built = without_samples(file::parse(text).and_then(|file| build(file, path)), text);
         built.map_err(|wrong| located(wrong, path).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Which folder the text of the file at `path` names for tokens, as far as that can be told though other things in it are
+    /// wrong.
+    pub fn token_folder_in(text: &str, path: &Path) -> Option<PathBuf> {
+        Named::in_text(text, path.parent()?).token_folder
     }
 
     /// A client's token where the file holds it in plain, for trying the web server with it: of a client that may call

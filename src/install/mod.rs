@@ -23,7 +23,7 @@ use crate::config::{Application, Portal};
 use crate::store::records::{Installation, Tokens};
 use crate::store::{Lock, Replaced};
 use crate::system::clock::Deadline;
-use crate::system::log::Level;
+use crate::system::log::{printable, Level};
 use crate::system::wait::pause;
 use crate::upstream::http::{Failure, Obstacle};
 use crate::upstream::oauth;
@@ -57,10 +57,21 @@ pub struct Installed {
 pub struct Person {
     pub id: u64,
     pub name: String,
-    administrator: bool,
+    pub administrator: bool,
 }
 
 impl Person {
+    /// Of the answer to `profile`.
+    pub fn of_profile(body: &[u8]) -> Person {
+        let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = |name: &str| answer["result"][name].as_str().unwrap_or("").trim().to_owned();
+        Person {
+            id: number_of(&answer["result"]["ID"]).unwrap_or(0),
+            name: printable(format!("{} {}", text("NAME"), text("LAST_NAME")).trim()).into_owned(),
+            administrator: answer["result"]["ADMIN"] == true,
+        }
+    }
+
     fn if_administrator(self) -> Result<Person, Problem> {
         match self.administrator {
             true => Ok(self),
@@ -152,13 +163,7 @@ impl Installer<'_> {
                 return Err(Problem::Portal { why: format!("it answered with {told}") });
             }
         }
-        let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-        let text = |name: &str| answer["result"][name].as_str().unwrap_or("").trim().to_owned();
-        Ok(Person {
-            id: number_of(&answer["result"]["ID"]).unwrap_or(0),
-            name: format!("{} {}", text("NAME"), text("LAST_NAME")).trim().to_owned(),
-            administrator: answer["result"]["ADMIN"] == true,
-        })
+        Ok(Person::of_profile(&reply.body))
     }
 
     /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.

@@ -20,6 +20,28 @@ pub fn account(user: u32) -> Option<Account> {
     })
 }
 
+/// A user's number, of a name or a number.
+pub fn number_of(name: &str) -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let known = text
+        .lines()
+        .map(|line| line.split(':'))
+        .find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?);
+    known.or_else(|| name.parse().ok())
+}
+
+/// The groups of a user, as `/etc/passwd` and `/etc/group` have them.
+pub fn groups_of(user: u32) -> Vec<u32> {
+    let Some(account) = account(user) else { return Vec::new() };
+    let text = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let of_line = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let is_member = fields.get(3)?.split(',').any(|name| name == account.name);
+        is_member.then(|| fields[2].parse().ok())?
+    };
+    text.lines().filter_map(of_line).chain([account.group]).collect()
+}
+
 /// `www-data`, or the number.
 pub fn name_of(user: u32) -> String {
     account(user).map_or(user.to_string(), |account| account.name)

@@ -31,7 +31,7 @@ pub fn say_time(proxy: &Proxy, ahead: i64) {
 }
 
 #[test]
-fn an_installed_proxy_fails_in_nothing_and_check_sends_no_secret() {
+fn an_installed_proxy_fails_in_nothing_and_check_sends_no_secret_but_the_token_to_its_portal() {
     let proxy = Proxy::installed();
     say_time(&proxy, 0);
     let ended = check(&proxy);
@@ -44,11 +44,16 @@ fn an_installed_proxy_fails_in_nothing_and_check_sends_no_secret() {
     }
     assert_line(&ended, &format!("{portal}, from here"), "ok", "Bitrix24");
     let ledger = proxy.simulator.ledger();
+    let access = proxy.stored()["access_token"].as_str().unwrap().to_owned();
     for secret in proxy.simulator.secrets() {
-        assert!(ledger.entries.iter().all(|entry| !entry.contains(&secret)), "sent: {ledger:?}");
+        let mut sent = ledger.entries.iter().filter(|entry| entry.contains(&secret));
+        assert!(sent.all(|entry| secret == access && entry.listener == portal), "sent: {ledger:?}");
     }
-    let names: Vec<_> = fs::read_dir(proxy.sandbox.tokens()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 1, "nothing is left behind: {names:?}");
+    let calls = ledger.entries.iter().filter(|entry| entry.listener == portal && entry.contains(&access)).count();
+    assert_eq!(calls, 1, "as any call of the program");
+    let left = fs::read_dir(proxy.sandbox.tokens()).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with(".check")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

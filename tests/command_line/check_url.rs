@@ -2,6 +2,7 @@
 
 use crate::check::say_time;
 use crate::fixture::*;
+use crate::truth::only_failure;
 use crate::{assert_line, lines, run, Ended};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -74,6 +75,46 @@ fn url_alone_means_redirect_uri() {
     let ended = run(&proxy, &["check", "--json", "--url"]);
     assert_line(&ended, "configuration", "fail", "logg");
     assert!(lines(&ended).iter().all(|(check, ..)| check != "web server"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_server_that_does_not_run_is_one_failure_that_asks_whether_it_runs() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
+    let url = server.url(PATH);
+    server.stop();
+    let (check, told) = only_failure(&run(&proxy, &["check", "--json", "--url", &url]));
+    assert!(check == "web server" && told.contains("is the web server running?"), "{told}");
+    assert!(told.contains("ask the host"), "on rented space nobody types systemctl: {told}");
+}
+
+#[test]
+fn a_wrong_redirect_uri_is_told_with_the_right_line() {
+    let proxy = Proxy::installed();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
+    let proxy = proxy.reconfigured("https://www.acme.test/cgi-bin/b24proxy", &server.url("/cgi-bin/bitrix"));
+    let (check_name, told) = only_failure(&check(&proxy, &server));
+    assert!(check_name == "redirect_uri" && told.contains("where the program does not answer"), "{told}");
+    let right = format!("redirect_uri = {:?}", server.url(PATH));
+    assert!(told.contains(&format!("write {right} under [bitrix24]")), "{told}");
+    let wrong = format!("redirect_uri  = {:?}", server.url("/cgi-bin/bitrix"));
+    let proxy = proxy.reconfigured(&wrong, &right);
+    assert_eq!(check(&proxy, &server).code, 0);
+}
+
+#[test]
+fn what_check_has_told_of_the_files_is_not_told_again_of_the_web_server() {
+    let proxy = Proxy::installed().on_files();
+    let server = WebServer::start(&proxy.sandbox, Kind::ApacheCgid);
+    let config = proxy.config().to_owned();
+    proxy.sandbox.write_config(&config.replace(&proxy.simulator.client_secret(), "…"));
+    assert_eq!(only_failure(&check(&proxy, &server)).0, "configuration");
+    proxy.sandbox.write_config(&config);
+    fs::set_permissions(proxy.sandbox.tokens(), fs::Permissions::from_mode(0o500)).unwrap();
+    let ended = check(&proxy, &server);
+    let failed: Vec<_> = lines(&ended).into_iter().filter(|(_, status, _)| status == "fail").collect();
+    assert!(failed.iter().all(|(check, ..)| check == "token folder" || check == "redirect_uri"), "{failed:?}");
+    assert_line(&ended, "web server", "ok", "named above");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod import;
 mod many;
 mod moving;
 mod root;
+mod truth;
 
 use fixture::{Proxy, TOKEN};
 use serde_json::Value;

@@ -2,6 +2,7 @@
 //! nothing to test.
 
 use crate::fixture::*;
+use crate::truth::only_failure;
 use crate::{assert_line, ended, Ended};
 use serde_json::json;
 use std::fs;
@@ -96,6 +97,130 @@ fn a_configuration_that_the_sites_user_cannot_read_is_named_though_root_could() 
     let proxy = Proxy::installed();
     chown(proxy.sandbox.config(), Some(0), Some(0)).unwrap();
     assert_line(&as_root(&proxy, &["check", "--json"]), "configuration", "fail", "chown");
+}
+
+/// Types a command as root.
+#[track_caller]
+fn type_as_root(command: &str) {
+    let status = Command::new("/bin/sh").args(["-euc", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+/// The cure of the one line that fails.
+#[track_caller]
+fn cure(ended: &Ended) -> String {
+    only_failure(ended);
+    let json = ended.json();
+    let failed = json.as_array().unwrap().iter().find(|line| line["status"] == "fail").unwrap();
+    failed["cure"].as_str().unwrap().to_owned()
+}
+
+/// This user is neither root nor the site's.
+const FOREIGNER: u32 = 12_345;
+
+fn as_foreigner(proxy: &Proxy, arguments: &[&str]) -> Ended {
+    let mut command = Command::new(proxy.sandbox.executable());
+    std::os::unix::process::CommandExt::uid(command.args(arguments).env_clear(), FOREIGNER);
+    ended(proxy, command, "")
+}
+
+#[test]
+fn a_foreign_user_is_told_the_same_command_as_the_sites_user_and_never_to_take_the_site_from_it() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::installed().on_files();
+    let executable = proxy.sandbox.executable().display().to_string();
+    for closed in [false, true] {
+        if closed {
+            // As README.md lays it out: not even the names in the folder are seen.
+            let folder = proxy.sandbox.path().join("b24proxy");
+            fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        let told = cure(&as_foreigner(&proxy, &["check", "--json"]));
+        assert_eq!(told, format!("sudo -u nobody {executable} check --json"));
+        let words: Vec<&str> = told.strip_prefix("sudo -u nobody ").unwrap().split(' ').skip(1).collect();
+        assert_eq!(crate::run(&proxy, &words).code, 0, "as it says");
+        for command in [&["status"][..], &["call", "acme", "profile"], &["refresh"], &["install-url", "acme"]] {
+            let ended = as_foreigner(&proxy, command);
+            let said = format!("sudo -u nobody {executable} {}", command.join(" "));
+            assert!(ended.code == 1 && ended.stderr.contains(&said), "{}", ended.all());
+            assert!(!ended.all().contains("chown"), "{}", ended.all());
+        }
+    }
+    assert_eq!(as_foreigner(&proxy, &["token"]).code, 0, "what needs no file is for everybody");
+}
+
+#[test]
+fn files_that_all_belong_to_root_are_given_to_the_web_servers_user() {
+    if !is_root() || !std::path::Path::new("/etc/apache2").exists() {
+        return;
+    }
+    let proxy = Proxy::installed().on_files();
+    let folder = proxy.sandbox.path().join("b24proxy");
+    type_as_root(&format!("chown -R root: {}", folder.display()));
+    let told = cure(&as_root(&proxy, &["check", "--json"]));
+    assert_eq!(told, format!("chown -R www-data: {}", folder.display()));
+    type_as_root(&told);
+    assert_eq!(as_root(&proxy, &["check", "--json"]).code, 0);
+}
+
+#[test]
+fn a_wrong_owner_mode_or_file_of_roots_is_one_failure_whose_command_mends_it() {
+    if !is_root() {
+        return;
+    }
+    type Spoil = fn(&Proxy);
+    let spoils: [(&str, Spoil); 7] = [
+        ("proxy.toml is root's", |proxy| chown(proxy.sandbox.config(), Some(0), Some(0)).unwrap()),
+        ("proxy.toml is somebody's", |proxy| chown(proxy.sandbox.config(), Some(FOREIGNER), Some(0)).unwrap()),
+        ("proxy.toml can be read by others", |proxy| chmod(proxy.sandbox.config(), 0o644)),
+        ("the token folder is root's", |proxy| chown(proxy.sandbox.tokens(), Some(0), Some(0)).unwrap()),
+        ("the token folder is closed", |proxy| chmod(proxy.sandbox.tokens(), 0o500)),
+        ("others can write to the token folder", |proxy| chmod(proxy.sandbox.tokens(), 0o777)),
+        ("a lock is root's", |proxy| {
+            fs::write(proxy.sandbox.tokens().join(format!("{}.lock", proxy.stem())), "").unwrap();
+        }),
+    ];
+    for (what, spoil) in spoils {
+        let proxy = Proxy::installed().on_files();
+        spoil(&proxy);
+        let told = cure(&as_root(&proxy, &["check", "--json"]));
+        assert!(told.starts_with("chown ") || told.starts_with("chmod "), "{what}: {told}");
+        type_as_root(&told);
+        let mended = as_root(&proxy, &["check", "--json"]);
+        assert_eq!(mended.code, 0, "{what}: {told}: {}", mended.stdout);
+        assert_eq!(proxy.call("profile", json!({})).status, 200, "{what}: {told}");
+    }
+}
+
+fn chmod(path: impl AsRef<std::path::Path>, mode: u32) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn check_for_a_named_user_fails_where_that_one_could_not_work() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::installed().on_files();
+    assert_eq!(as_root(&proxy, &["check", "--json", "--user", "nobody"]).code, 0);
+    let ended = as_root(&proxy, &["check", "--json", "--user", "daemon"]);
+    assert_line(&ended, "configuration", "fail", "chown daemon ");
+    // Who cannot become that user sees owners and modes.
+    let by_nobody = |user: &str| crate::run(&proxy, &["check", "--json", "--user", user]);
+    assert_line(&by_nobody("daemon"), "configuration", "fail", "chown daemon ");
+    assert_line(&by_nobody("daemon"), "token folder", "fail", "chown -R daemon ");
+    assert_line(&by_nobody("daemon"), "user", "warn", "sudo -u daemon ");
+    assert_eq!(by_nobody("nobody").code, 0);
+    assert_eq!(by_nobody("no-such-user").code, 2);
+    chown(proxy.sandbox.path().join("b24proxy"), Some(1), Some(1)).unwrap();
+    chmod(proxy.sandbox.path().join("b24proxy"), 0o711);
+    let by_foreigner = as_foreigner(&proxy, &["check", "--json", "--user", "nobody"]);
+    assert_line(&by_foreigner, "user", "ok", "by owner and mode nobody may use");
+    chmod(proxy.sandbox.config(), 0o200);
+    let by_foreigner = as_foreigner(&proxy, &["check", "--json", "--user", "nobody"]);
+    assert_line(&by_foreigner, "configuration", "fail", "chmod 600 ");
 }
 
 #[test]

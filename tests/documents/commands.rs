@@ -55,6 +55,10 @@ impl Site {
             "ADDRESS" => format!("unix:{}", file(SOCKET)),
             "N" => "2".into(),
             "SHELL" => "bash".into(),
+            "NAME" if command == "check" => {
+                let owner = fs::metadata(self.proxy.sandbox.config()).expect("it is there");
+                std::os::unix::fs::MetadataExt::uid(&owner).to_string()
+            }
             "NAME" => "a-name".into(),
             "FILE" if command == "call" => file("calls.json"),
             "FILE" | "ПУТЬ" => file("tokens.json"),
@@ -151,6 +155,7 @@ fn every_form_of_the_tables_commands_runs_with_and_without_what_is_optional() {
 const OPTIONS: &[(&str, &str)] = &[
     ("--url", "check --url https://…/cgi-bin/b24proxy"),
     ("--schema", "check --schema"),
+    ("--user NAME", "check --user NAME"),
     ("--force", "refresh --force"),
     ("--all", "call PORTAL METHOD --all"),
     ("--calls FILE", "call PORTAL --calls FILE"),

@@ -34,7 +34,10 @@ fn owner_and_modes(folder: &Path) -> Vec<Line> {
     use std::os::unix::fs::MetadataExt;
     let (Ok(metadata), Some(me)) = (folder.metadata(), crate::system::user::own()) else { return Vec::new() };
     let mut lines = judge_owner(folder, metadata.mode() & 0o7777, metadata.uid(), me);
-    lines.extend(others_files(folder, me));
+    // Where the folder is another's, they follow from it.
+    if !lines.iter().any(Line::fails) {
+        lines.extend(others_files(folder, me));
+    }
     lines
 }
 
@@ -51,18 +54,10 @@ fn judge_owner(folder: &Path, mode: u32, owner: u32, me: u32) -> Vec<Line> {
         lines.push(Line::warn(CHECK, text, format!("chmod 700 {path}")));
     }
     if owner != me {
-        lines.push(Line::warn(
+        lines.push(Line::fail(
             CHECK,
             format!("{path} belongs to {}, and this runs as {}", name_of(owner), name_of(me)),
-            format!("run check as the user of the web server's runs, or: chown {} {path}", name_of(me)),
-        ));
-    } else if me == 0 {
-        lines.push(Line::warn(
-            CHECK,
-            format!("{path} belongs to root; the web server's runs, as another user, cannot use it"),
-            format!(
-                "give it and proxy.toml to the user that the web server runs the program as: chown -R USER: {path}"
-            ),
+            format!("chown -R {} {path}", name_of(me)),
         ));
     }
     if lines.is_empty() {
@@ -237,21 +232,18 @@ fn judge_file_system(magic: u32) -> Line {
 
 #[cfg(test)]
 mod tests {
-    use super::super::line::{is_command, Status};
+    use super::super::line::Status;
     use super::*;
 
     #[test]
-    fn a_folder_that_others_can_read_or_that_is_anothers_warns() {
+    fn a_folder_that_others_can_read_warns_and_another_users_fails() {
         let status = |mode, owner, me| {
             let lines = judge_owner(Path::new("/t"), mode, owner, me);
             lines.iter().map(|line| line.status).collect::<Vec<_>>()
         };
         assert_eq!(status(0o700, 1, 1), [Status::Ok]);
         assert_eq!(status(0o755, 1, 1), [Status::Warn]);
-        assert_eq!(status(0o700, 2, 1), [Status::Warn]);
-        assert_eq!(status(0o700, 0, 0), [Status::Warn]);
-        let cure = &judge_owner(Path::new("/t"), 0o700, 0, 0)[0].cure;
-        assert!(!is_command(cure) && cure.ends_with("chown -R USER: /t"), "{cure}");
+        assert_eq!(status(0o700, 2, 1), [Status::Fail]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Status {
 }
 
 /// What commands begin with that can be typed as they stand.
-const COMMANDS: [&str; 4] = ["chmod ", "chown ", "mkdir ", "b24proxy "];
+const COMMANDS: [&str; 8] = ["chmod ", "chown ", "mkdir ", "b24proxy ", "sudo ", "a2enmod ", "a2enconf ", "systemctl "];
 
 pub fn is_command(cure: &str) -> bool {
     COMMANDS.iter().any(|word| cure.starts_with(word)) && !cure.contains([',', ';'])
@@ -59,6 +59,10 @@ impl Line {
             Some(at) => Line::fail(check, &why[..at], &why[at + 2..]),
             None => Line::fail(check, why, ""),
         }
+    }
+
+    pub fn fails(&self) -> bool {
+        self.status == Status::Fail
     }
 
     /// For a terminal of 80 columns. A command stays in one line, so that it can be copied.

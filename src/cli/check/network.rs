@@ -10,6 +10,7 @@ use crate::store::records::Installation;
 use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Connections, Failure, Obstacle, Reply};
 use crate::values::error::Executed;
+use crate::values::portal::PortalName;
 use crate::values::verdict::{judge, Verdict};
 use std::time::Duration;
 
@@ -18,14 +19,24 @@ const MAX_ANSWER: u64 = 64 << 10;
 /// Seconds that the clock may be off.
 const TOLERANCE: i64 = 60;
 
-pub fn check(setup: &Setup) -> Vec<Line> {
+/// Who does not answer: what fails for that is told once.
+#[derive(Default)]
+pub struct Unreached {
+    pub oauth_server: bool,
+    pub portals: Vec<PortalName>,
+}
+
+pub fn check(setup: &Setup) -> (Vec<Line>, Unreached) {
     let (mut lines, config) = (Vec::new(), setup.config());
     let portals = match setup.app.http.portals() {
         Ok(http) => http,
-        Err(Failure::Configuration(why)) => {
-            return vec![Line::fail("ca_file", why, "name a readable PEM file under [bitrix24], or remove ca_file")]
+        Err(failure) => {
+            if let Failure::Configuration(why) = failure {
+                lines.push(Line::fail("ca_file", why, "name a readable PEM file under [bitrix24], or remove ca_file"));
+            }
+            let all = config.portals.iter().map(|portal| portal.name.clone()).collect();
+            return (lines, Unreached { oauth_server: true, portals: all });
         }
-        Err(_) => return lines,
     };
     if let Some(proxy) = &config.bitrix24.proxy {
         let user = if proxy.password().is_some() { ", with a user and a password" } else { "" };
@@ -37,8 +48,15 @@ pub fn check(setup: &Setup) -> Vec<Line> {
     if config.portals.iter().any(|portal| portal.application().is_some()) {
         lines.extend(oauth_server(&setup.app));
     }
-    lines.extend(config.portals.iter().map(|portal| reached(setup, portals, portal)));
-    lines
+    let mut unreached = Unreached { oauth_server: lines.iter().any(Line::fails), portals: Vec::new() };
+    for portal in &config.portals {
+        let line = reached(setup, portals, portal);
+        if line.fails() {
+            unreached.portals.push(portal.name.clone());
+        }
+        lines.push(line);
+    }
+    (lines, unreached)
 }
 
 /// Its token address, asked for nothing: it answers `invalid_request`, and what time it is.

@@ -1,9 +1,12 @@
-//! Each portal's token file: whole, of this portal and application, and not too old.
+//! Each portal's tokens: whole, of this portal and application, not too old, and working now.
 
 use super::line::Line;
+use super::network::Unreached;
 use crate::app::App;
 use crate::call::relay::stored_address;
+use crate::cli::command::Setup;
 use crate::cli::refresh::renewed_at;
+use crate::cli::trial::{tried, Tried};
 use crate::config::{Config, Portal};
 use crate::serve::status::moment;
 use crate::store::file::Folder;
@@ -14,18 +17,20 @@ const DAY: i64 = 86_400;
 const LIFETIME_DAYS: i64 = 180;
 const WARN_DAYS: i64 = 150;
 
-pub fn check(app: &App) -> Vec<Line> {
-    let config = &app.config;
-    let mut lines: Vec<Line> = config.portals.iter().flat_map(|portal| of_portal(app, portal)).collect();
+/// `way`: what is not reached from here, which is told already.
+pub fn check(setup: &Setup, way: &Unreached) -> Vec<Line> {
+    let config = setup.config();
+    let mut lines: Vec<Line> = config.portals.iter().flat_map(|portal| of_portal(setup, portal, way)).collect();
     lines.extend(strays(config));
     lines
 }
 
-fn of_portal(app: &App, portal: &Portal) -> Vec<Line> {
-    let (config, store) = (&app.config, &app.store);
+fn of_portal(setup: &Setup, portal: &Portal, way: &Unreached) -> Vec<Line> {
+    let App { config, store, .. } = &setup.app;
     let name = portal.name.as_str();
+    let is_reached = !way.portals.contains(&portal.name);
     let Some(application) = portal.application() else {
-        return vec![Line::ok(name, "used through an incoming webhook, without tokens")];
+        return is_reached.then(|| tried(setup, portal).line()).into_iter().collect();
     };
     let path = Folder::new(&config.token_folder).tokens(&portal.name);
     let marks = std::fs::read(path).ok().and_then(|bytes| marks_of_a_transfer(&bytes));
@@ -56,29 +61,41 @@ fn of_portal(app: &App, portal: &Portal) -> Vec<Line> {
             format!("put the old client_id and client_secret back, or open {install} as an administrator"),
         ));
     }
-    if let Some(last) = store.notes(&portal.name).refresh.filter(|last| last.speaks_of(&tokens)) {
-        let host = config.bitrix24.oauth_server.host();
-        let at = moment(last.at / 1000);
-        lines.push(match &last.failure {
-            Some(refusal) => Line::fail(
-                name,
-                format!("the refresh at {at} failed: {}", refusal.text(host)),
-                format!("b24proxy refresh --older-than 0 tries again; if the token is refused, open {install}"),
-            ),
-            None => {
-                Line::warn(name, format!("a refresh was begun at {at} and has not ended"), "check again in a minute")
-            }
-        });
+    // Whatever else would be found of these tokens follows from it.
+    if lines.iter().any(Line::fails) {
+        return lines;
     }
+    if is_reached {
+        match tried(setup, portal) {
+            Tried::Works(line) => lines.push(line),
+            Tried::Fails { unreached: true, .. } if way.oauth_server => return lines,
+            Tried::Fails { line, .. } => return lines.into_iter().chain([line]).collect(),
+        }
+    }
+    // What the call has renewed is another pair.
+    let tokens = match store.read(&portal.name) {
+        Ok(Installation::Installed(tokens)) => tokens,
+        _ => tokens,
+    };
+    lines.extend(last_refresh(setup, portal, &tokens, &install));
     lines.extend(age(name, &tokens, store.now(), &install));
-    if lines.is_empty() {
-        let state = match tokens.expires_at.saturating_sub(store.now()) {
-            left if left > 0 => format!("the access token is valid for {} more minutes", left / 60),
-            _ => "the next call renews the access token".to_owned(),
-        };
-        lines.push(Line::ok(name, format!("installed by user {}; {state}", tokens.user_id)));
-    }
     lines
+}
+
+/// A refresh that failed, or has not ended, though the access token may work.
+fn last_refresh(setup: &Setup, portal: &Portal, tokens: &Tokens, install: &str) -> Option<Line> {
+    let name = portal.name.as_str();
+    let last = setup.app.store.notes(&portal.name).refresh.filter(|last| last.speaks_of(tokens))?;
+    let host = setup.config().bitrix24.oauth_server.host();
+    let at = moment(last.at / 1000);
+    Some(match &last.failure {
+        Some(refusal) => Line::fail(
+            name,
+            format!("the refresh at {at} failed: {}", refusal.text(host)),
+            format!("b24proxy refresh --older-than 0 tries again; if the token is refused, open {install}"),
+        ),
+        None => Line::warn(name, format!("a refresh was begun at {at} and has not ended"), "check again in a minute"),
+    })
 }
 
 /// The refresh token's age.

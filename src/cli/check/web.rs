@@ -11,13 +11,14 @@
 //! | `GET /status` with a client token | which address counts, and through which web servers ([`HEADER`]) | |
 
 use super::address::Address;
-use super::line::{Line, Status};
+use super::host::Host;
+use super::line::Line;
 use super::network::not_reached;
 use crate::config::Config;
 use crate::serve::caller::HEADER;
 use crate::serve::MAX_STRANGER_BODY;
 use crate::system::clock::Deadline;
-use crate::upstream::http::{Connections, Failure, Http, Post, Reply};
+use crate::upstream::http::{Connections, Failure, Http, Obstacle, Post, Reply};
 use crate::values::error::Executed;
 use crate::values::mask::Mask;
 use crate::values::portal::Scheme;
@@ -65,18 +66,27 @@ impl Asked<'_> {
     }
 }
 
-pub fn check(Asked { site, health }: &Asked) -> Vec<Line> {
+/// What keeps the program from its work, and is told already.
+#[derive(Clone, Copy, Default)]
+pub struct Told {
+    pub configuration: bool,
+    pub storage: bool,
+}
+
+pub fn check(Asked { site, health }: &Asked, host: &Host, told: Told) -> Vec<Line> {
     let address = site.address;
-    let mut lines = vec![site.encryption()];
     let health = match health {
         Ok(seen) => seen,
-        Err(failure) => {
-            lines.push(not_reached_from_here(&address.name, failure));
-            return lines;
-        }
+        // The authority of its certificate is perhaps the one that the configuration names, which cannot be used.
+        Err(Failure::NotSent {
+            obstacle: Obstacle::SelfSigned | Obstacle::NoIntermediate | Obstacle::UnknownAuthority,
+            ..
+        }) if told.configuration => return Vec::new(),
+        Err(failure) => return vec![not_reached_from_here(&address.name, failure, host)],
     };
-    let runs = judge_health(health);
-    let is_well = runs.status == Status::Ok;
+    let mut lines = vec![site.encryption()];
+    let runs = site.in_place(health, judge_health(health), host, told);
+    let is_well = health.ours && health.status == 200;
     // What the server does not run below its address it may run at the address itself, or hand out there.
     let base = if health.ours { None } else { site.get(&address.base()).ok() };
     lines.push(match base {
@@ -88,7 +98,7 @@ pub fn check(Asked { site, health }: &Asked) -> Vec<Line> {
         Some(base) if base.is_program() => judge_health(&base),
         _ => runs,
     });
-    lines.extend(site.redirect_uri());
+    lines.extend(site.redirect_uri(is_well));
     if is_well {
         lines.push(Line::ok("path", "what follows the program's name in the address arrives"));
         lines.extend(site.what_arrives());
@@ -133,8 +143,15 @@ impl Seen {
     }
 }
 
-fn not_reached_from_here(host: &str, failure: &Failure) -> Line {
-    let mut line = not_reached(CHECK, host, failure);
+fn not_reached_from_here(name: &str, failure: &Failure, host: &Host) -> Line {
+    let mut line = not_reached(CHECK, name, failure);
+    if matches!(failure, Failure::NotSent { obstacle: Obstacle::Refused, .. }) {
+        let (question, cure) = host.not_running().unwrap_or_else(|| {
+            let cure = "where the address is right, ask the host: the web server does not run, or not at this port";
+            ("is the web server running?", cure.to_owned())
+        });
+        return Line { text: format!("{}: {question}", line.text), cure, ..line };
+    }
     if matches!(failure, Failure::Timeout(Executed::No)) {
         line.cure = "many servers cannot reach their own public name, though everybody else can: run check --url on \
                      another machine"
@@ -256,6 +273,29 @@ fn judge_plain_http(seen: Option<&Seen>) -> Line {
     }
 }
 
+/// `there`: what answers at `uri`, where the program answers at `checked`.
+fn judge_redirect_uri(uri: &str, checked: &str, there: Option<&Result<Seen, Failure>>) -> Line {
+    const CHECK: &str = "redirect_uri";
+    let is_wrong = match there {
+        Some(Ok(seen)) => !seen.ours,
+        Some(Err(Failure::NotSent { obstacle: Obstacle::UnknownHost, .. })) => true,
+        Some(Err(_)) | None => false,
+    };
+    match is_wrong {
+        true => Line::fail(
+            CHECK,
+            format!("is {uri}, where the program does not answer: nobody can install"),
+            format!("write redirect_uri = {checked:?} under [bitrix24], and the same in the application's settings"),
+        ),
+        false => Line::warn(
+            CHECK,
+            format!("is {uri}, not the address that is checked here"),
+            "Bitrix24 sends administrators to redirect_uri: make sure that it is this program's address, and the same in \
+             the application's settings",
+        ),
+    }
+}
+
 /// Whether a thing that was sent has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
@@ -341,16 +381,30 @@ impl Site<'_> {
         judge_plain_http(self.get(&plain).ok().as_ref())
     }
 
-    fn redirect_uri(&self) -> Option<Line> {
-        let uri = self.config?.bitrix24.redirect_uri.as_deref()?;
-        (uri != self.address.base()).then(|| {
-            Line::warn(
-                "redirect_uri",
-                format!("is {uri}, not the address that is checked here"),
-                "Bitrix24 sends administrators to redirect_uri: make sure that it is this program's address, and the same \
-                 in the application's settings",
-            )
-        })
+    /// The line on what answers, with the cure of this very server in its place.
+    fn in_place(&self, seen: &Seen, line: Line, host: &Host, told: Told) -> Line {
+        if !seen.ours {
+            return Line { cure: host.cure(seen.status).unwrap_or(line.cure), ..line };
+        }
+        let is_told = match seen.field("reason").as_str() {
+            "configuration_error" => told.configuration,
+            _ => told.storage,
+        };
+        match (seen.status, self.config) {
+            (503, _) if is_told => Line::ok(CHECK, "runs the program, which is kept from work by what is named above"),
+            (503, Some(config)) => match host.given_to_the_server(&config.path) {
+                Some((why, cure)) => Line { text: format!("{}: {why}", line.text), cure, ..line },
+                None => line,
+            },
+            _ => line,
+        }
+    }
+
+    /// `is_well`: the program answers at the address that is checked.
+    fn redirect_uri(&self, is_well: bool) -> Option<Line> {
+        let uri = self.config?.bitrix24.redirect_uri.as_deref().filter(|uri| *uri != self.address.base())?;
+        let there = is_well.then(|| self.get(&format!("{uri}/health")));
+        Some(judge_redirect_uri(uri, &self.address.base(), there.as_ref()))
     }
 
     fn what_arrives(&self) -> Vec<Line> {
@@ -471,6 +525,7 @@ impl Site<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::line::Status;
     use super::*;
 
     fn seen(status: u16, body: &[u8]) -> Seen {
@@ -498,10 +553,31 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_reach_its_own_public_name_is_asked_from_elsewhere() {
-        let line = not_reached_from_here("www.example.com", &Failure::Timeout(Executed::No));
+        let line = not_reached_from_here("www.acme.test", &Failure::Timeout(Executed::No), &Host::default());
         assert!(line.status == Status::Fail && line.cure.contains("another machine"), "{line:?}");
-        let line = not_reached_from_here("www.example.com", &Failure::Timeout(Executed::Unknown));
+        let line = not_reached_from_here("www.acme.test", &Failure::Timeout(Executed::Unknown), &Host::default());
         assert!(!line.cure.contains("another machine"), "{line:?}");
+    }
+
+    #[test]
+    fn a_redirect_uri_at_which_another_answers_is_wrong_and_one_that_is_not_reached_perhaps_not() {
+        let judged = |there: Option<Result<Seen, Failure>>| {
+            judge_redirect_uri("https://a/wrong", "https://a/b24proxy", there.as_ref())
+        };
+        for there in
+            [Ok(seen(404, b"<html>")), Err(Failure::NotSent { why: "x".into(), obstacle: Obstacle::UnknownHost })]
+        {
+            let line = judged(Some(there));
+            assert!(line.fails() && line.cure.contains("redirect_uri = \"https://a/b24proxy\""), "{line:?}");
+        }
+        for there in [
+            None,
+            Some(Ok(Seen { ours: true, ..seen(200, b"{}") })),
+            Some(Err(Failure::NotSent { why: "x".into(), obstacle: Obstacle::Refused })),
+            Some(Err(Failure::Timeout(Executed::No))),
+        ] {
+            assert_eq!(judged(there).status, Status::Warn);
+        }
     }
 
     #[test]
