@@ -135,7 +135,7 @@ impl Import {
         let tokens = Tokens {
             expires_at: written.expires_at(written_at),
             member_id: written.member_id,
-            domain: config.bitrix24.oauth_server.host().to_owned(),
+            domain: portal.asked_for_pair(&written.server_endpoint).server.host().to_owned(),
             client_endpoint: portal
                 .endpoint(&address, config.bitrix24.allow_http)
                 .map_err(refused)?

@@ -9,12 +9,12 @@ const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";
 
 /// A right line for each key, and the section that it stands in.
-const LINES: [(&str, &str); 39] = [
+const LINES: [(&str, &str); 40] = [
     ("[bitrix24]", "client_id = \"local.6667fc928a50a9.70414732\""),
     ("[bitrix24]", "client_secret = \"…\""),
     ("[bitrix24]", "redirect_uri = \"https://www.example.com/cgi-bin/b24proxy\""),
     ("[bitrix24]", "scope = \"crm,catalog\""),
-    ("[bitrix24]", "oauth_server = \"https://oauth.bitrix.info\""),
+    ("[bitrix24]", "oauth_server = \"https://oauth.bitrix24.tech\""),
     ("[bitrix24]", "proxy = \"http://proxy.lan:3128\""),
     ("[bitrix24]", "connect_timeout = 10"),
     ("[bitrix24]", "timeout = 55"),
@@ -24,6 +24,7 @@ const LINES: [(&str, &str); 39] = [
     (PORTAL, "client_secret = \"…\""),
     (PORTAL, "aliases = [\"acme\"]"),
     (PORTAL, "webhook = \"https://acme.bitrix24.ru/rest/1/…/\""),
+    (PORTAL, "oauth_server = \"https://oauth.bitrix24.tech\""),
     (PORTAL, "requests_per_second = 2"),
     (PORTAL, "burst = 50"),
     ("[security]", "auth_token = \"…\""),

@@ -28,7 +28,7 @@ pub struct Bitrix24 {
     pub client_secret: Option<Secret>,
     pub redirect_uri: Option<String>,
     pub scope: String,
-    pub oauth_server: String,
+    pub oauth_server: Option<String>,
     /// A password stands in it.
     pub proxy: Option<Secret>,
     pub connect_timeout: u64,
@@ -44,7 +44,7 @@ impl Default for Bitrix24 {
             client_secret: None,
             redirect_uri: None,
             scope: String::new(),
-            oauth_server: "https://oauth.bitrix.info".into(),
+            oauth_server: None,
             proxy: None,
             connect_timeout: 10,
             timeout: 55,
@@ -61,6 +61,7 @@ pub struct Portal {
     pub client_secret: Option<Secret>,
     pub aliases: Vec<String>,
     pub webhook: Option<Secret>,
+    pub oauth_server: Option<String>,
     pub requests_per_second: f64,
     pub burst: f64,
 }
@@ -72,6 +73,7 @@ impl Default for Portal {
             client_secret: None,
             aliases: Vec::new(),
             webhook: None,
+            oauth_server: None,
             requests_per_second: 2.0,
             burst: 50.0,
         }

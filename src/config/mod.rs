@@ -20,6 +20,7 @@ use crate::values::connector;
 use crate::values::database::{Address, Kind};
 use crate::values::listening::MOST_WORKERS;
 use crate::values::method::{Method, Pattern};
+use crate::values::oauth_server::{Asked, OauthServer};
 use crate::values::portal::{host_of, split_address, Endpoint, IncomingWebhook, PortalName, Scheme};
 use crate::values::proxy::Proxy;
 use crate::values::secret::{from_hex, sha256, Secret};
@@ -54,39 +55,12 @@ pub struct Bitrix24 {
     /// This program's own public address, without a trailing slash.
     pub redirect_uri: Option<String>,
     pub scope: Vec<String>,
-    pub oauth_server: OauthServer,
     pub proxy: Option<Proxy>,
     pub connect_timeout: Duration,
     /// For the whole request, waiting included.
     pub timeout: Duration,
     pub ca_file: Option<PathBuf>,
     pub allow_http: bool,
-}
-
-/// The OAuth server's address; the only place that ever sees a client secret.
-#[derive(Clone, Debug)]
-pub struct OauthServer {
-    scheme: Scheme,
-    name: PortalName,
-}
-
-impl OauthServer {
-    pub fn token_url(&self) -> String {
-        format!("{}://{}/oauth/token/", self.scheme.as_str(), self.name)
-    }
-
-    pub fn host(&self) -> &str {
-        self.name.as_str()
-    }
-
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
-    /// One of Bitrix24's own, for which only the built-in roots count.
-    pub fn is_bitrix24s(&self) -> bool {
-        matches!(self.name.as_str(), "oauth.bitrix.info" | "oauth.bitrix24.tech")
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +75,8 @@ pub struct Portal {
     /// As [`word`] has them.
     pub aliases: Vec<String>,
     pub way: Way,
+    /// The portal's own setting, failing that the general one.
+    pub oauth_server: Option<OauthServer>,
     /// Leaky bucket: how many calls drain a second, and how many it holds.
     pub requests_per_second: f64,
     pub burst: f64,
@@ -258,6 +234,11 @@ impl Portal {
         }
     }
 
+    /// Where a stored pair is renewed.
+    pub fn asked_for_pair(&self, server_endpoint: &str) -> Asked {
+        Asked::for_pair(self.oauth_server.as_ref(), server_endpoint)
+    }
+
     pub fn endpoint(
         &self,
         client_endpoint: &str,
@@ -369,9 +350,16 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
     let mut wrong = Wrong::default();
     let bitrix24 = bitrix24(&file.bitrix24, folder, &mut wrong);
     let shared = application(file.bitrix24.client_id, file.bitrix24.client_secret);
-    let shared = wrong.keep(shared.map_err(|why| format!("[bitrix24] {why}")));
+    let in_bitrix24 = |why| format!("[bitrix24] {why}");
+    let shared = wrong.keep(shared.map_err(in_bitrix24));
     let allow_http = file.bitrix24.allow_http;
-    let portals = portals(file.portals, shared.map(|shared| shared.map(Arc::new)), allow_http, &mut wrong);
+    let general = wrong.keep(oauth_server(file.bitrix24.oauth_server.as_deref(), allow_http).map_err(in_bitrix24));
+    let shared = Shared {
+        application: shared.map(|shared| shared.map(Arc::new)),
+        oauth_server: general.clone().flatten(),
+        allow_http,
+    };
+    let portals = portals(file.portals, &shared, &mut wrong);
     let clients = clients(&file.security, portals.as_deref(), &mut wrong);
     let token_folder = wrong.keep(storage(&file.storage, folder));
     let database = wrong.keep(database(&file.storage));
@@ -402,14 +390,13 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
                 level: file.log.level,
             },
             bitrix24: bitrix24?,
-            portals: portals?,
+            portals: general.and(portals)?,
         })
     };
     whole().ok_or(wrong.0)
 }
 
 fn bitrix24(section: &file::Bitrix24, folder: &Path, wrong: &mut Wrong) -> Option<Bitrix24> {
-    let oauth_server = wrong.keep(oauth_server(&section.oauth_server, section.allow_http));
     let redirect_uri = wrong.keep(section.redirect_uri.as_deref().map(redirect_uri).transpose());
     let timeout = wrong.keep(seconds(section.timeout, "[bitrix24] timeout"));
     let proxy = wrong.keep(section.proxy.as_ref().map(proxy).transpose());
@@ -417,7 +404,6 @@ fn bitrix24(section: &file::Bitrix24, folder: &Path, wrong: &mut Wrong) -> Optio
     Some(Bitrix24 {
         redirect_uri: redirect_uri?,
         scope: section.scope.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_ascii_lowercase).collect(),
-        oauth_server: oauth_server?,
         proxy: proxy?,
         connect_timeout: connect_timeout?,
         timeout: timeout?,
@@ -426,18 +412,16 @@ fn bitrix24(section: &file::Bitrix24, folder: &Path, wrong: &mut Wrong) -> Optio
     })
 }
 
-fn oauth_server(address: &str, allow_http: bool) -> Result<OauthServer, String> {
-    let (scheme, name, _) = split_address(address)
-        .filter(|(_, _, path)| *path == "/")
-        .ok_or("[bitrix24] oauth_server must be an address without a path, such as https://oauth.bitrix.info")?;
-    if scheme == Scheme::Http && !allow_http {
-        return Err(
-            "[bitrix24] oauth_server is plain http: write https, or set allow_http = true under [bitrix24] on a \
-                    closed network"
-                .into(),
-        );
+fn oauth_server(address: Option<&str>, allow_http: bool) -> Result<Option<OauthServer>, String> {
+    let Some(address) = address else { return Ok(None) };
+    let server = OauthServer::parse(address)
+        .ok_or("oauth_server must be an address without a path, such as https://oauth.bitrix24.tech")?;
+    if server.scheme() == Scheme::Http && !allow_http {
+        return Err("oauth_server is plain http: write https, or set allow_http = true under [bitrix24] on a closed \
+                    network"
+            .into());
     }
-    Ok(OauthServer { scheme, name })
+    Ok(Some(server))
 }
 
 fn redirect_uri(address: &str) -> Result<String, String> {
@@ -482,42 +466,40 @@ fn application(id: Option<String>, secret: Option<Secret>) -> Result<Option<Appl
     }
 }
 
-/// `shared`: the application of `[bitrix24]`; `None`: it is wrong, and what portals lack through it is not told.
-fn portals(
-    sections: BTreeMap<String, file::Portal>,
-    shared: Option<Option<Arc<Application>>>,
+/// What `[bitrix24]` says for portals that do not say it themselves.
+struct Shared {
+    /// `None`: it is wrong, and what portals lack through it is not told.
+    application: Option<Option<Arc<Application>>>,
+    oauth_server: Option<OauthServer>,
     allow_http: bool,
-    wrong: &mut Wrong,
-) -> Option<Vec<Portal>> {
+}
+
+fn portals(sections: BTreeMap<String, file::Portal>, shared: &Shared, wrong: &mut Wrong) -> Option<Vec<Portal>> {
     let before = wrong.0.len();
     let mut portals: Vec<Portal> = Vec::with_capacity(sections.len());
     for (key, section) in sections {
-        if shared.is_none() && section.client_id.is_none() && section.webhook.is_none() {
+        if shared.application.is_none() && section.client_id.is_none() && section.webhook.is_none() {
             continue;
         }
-        let built = portal(&key, section, shared.as_ref().unwrap_or(&None), allow_http);
+        let built = portal(&key, section, shared);
         portals.extend(wrong.keep(built.map_err(|why| format!("[portals.\"{}\"] {why}", shown(&key)))));
     }
     wrong.keep(refuse_double_names(&portals));
-    (shared.is_some() && wrong.0.len() == before).then_some(portals)
+    (shared.application.is_some() && wrong.0.len() == before).then_some(portals)
 }
 
-fn portal(
-    key: &str,
-    section: file::Portal,
-    shared: &Option<Arc<Application>>,
-    allow_http: bool,
-) -> Result<Portal, String> {
+fn portal(key: &str, section: file::Portal, shared: &Shared) -> Result<Portal, String> {
     let name =
         PortalName::parse(key).ok_or("must be named by the portal's host, such as [portals.\"acme.bitrix24.ru\"]")?;
     let own = application(section.client_id, section.client_secret)?;
     let way = match &section.webhook {
         Some(address) => Way::Webhook(
-            IncomingWebhook::parse(address.expose(), &name, allow_http).map_err(|why| format!("webhook {why}"))?,
+            IncomingWebhook::parse(address.expose(), &name, shared.allow_http)
+                .map_err(|why| format!("webhook {why}"))?,
         ),
         None => Way::OAuth(
             own.map(Arc::new)
-                .or_else(|| shared.clone())
+                .or_else(|| shared.application.clone().flatten())
                 .ok_or("has no application: set client_id and client_secret here or under [bitrix24], or a webhook")?,
         ),
     };
@@ -526,10 +508,12 @@ fn portal(
             return Err(format!("{key} must be a number above 0"));
         }
     }
+    let own_server = oauth_server(section.oauth_server.as_deref(), shared.allow_http)?;
     Ok(Portal {
         name,
         aliases: section.aliases.iter().map(|alias| word(alias)).collect(),
         way,
+        oauth_server: own_server.or_else(|| shared.oauth_server.clone()),
         requests_per_second: section.requests_per_second,
         burst: section.burst,
     })
@@ -766,7 +750,7 @@ mod tests {
     #[test]
     fn everything_that_is_not_written_has_the_documented_default() {
         let config = parse(GOOD).unwrap();
-        assert_eq!(config.bitrix24.oauth_server.token_url(), "https://oauth.bitrix.info/oauth/token/");
+        assert!(config.portals[0].oauth_server.is_none());
         assert_eq!(config.bitrix24.connect_timeout, Duration::from_secs(10));
         assert_eq!(config.bitrix24.timeout, Duration::from_secs(55));
         assert!(!config.bitrix24.allow_http);
@@ -977,15 +961,31 @@ mod tests {
         let text = GOOD.replace("[portals", "oauth_server = \"http://127.0.0.1:1\"\n[portals");
         assert!(refused(&text).contains("allow_http"));
         assert!(parse(&text.replace("oauth_server", "allow_http = true\noauth_server")).is_ok());
+        let text = GOOD.replace("aliases", "oauth_server = \"http://127.0.0.1:1\"\naliases");
+        assert!(refused(&text).contains("[portals.\"acme.bitrix24.ru\"] oauth_server is plain http"));
+        assert!(parse(&text.replace("[bitrix24]", "[bitrix24]\nallow_http = true")).is_ok());
+    }
+
+    #[test]
+    fn a_portals_own_oauth_server_counts_before_the_general_one() {
+        let other = "\n[portals.\"other.bitrix24.ru\"]\noauth_server = \"https://oauth.lan:8443/\"\n[security]";
+        let text = GOOD.replace("[portals", "oauth_server = \"https://oauth.bitrix24.tech\"\n[portals");
+        let config = parse(&text.replace("[security]", other)).unwrap();
+        let host = |at: usize| config.portals[at].oauth_server.as_ref().unwrap().host().to_owned();
+        assert_eq!((host(0), host(1)), ("oauth.bitrix24.tech".to_owned(), "oauth.lan:8443".to_owned()));
+        for wrong in ["oauth.lan", "https://oauth.lan/oauth/token/", ""] {
+            let text = GOOD.replace("aliases", &format!("oauth_server = \"{wrong}\"\naliases"));
+            assert!(refused(&text).contains("acme.bitrix24.ru\"] oauth_server must be an address"), "{wrong}");
+        }
     }
 
     #[test]
     fn what_the_example_shows_beside_samples_is_the_default() {
-        let defaults = "oauth_server connect_timeout timeout allow_http requests_per_second burst type path max_body \
+        let defaults = "connect_timeout timeout allow_http requests_per_second burst type path max_body \
                         max_response max_file max_wait file level";
         let load = |text: &str| Config::parse(&filled_in(text), Path::new("/proxy.toml")).unwrap();
         let written = uncommented(|key| defaults.split_whitespace().any(|known| known == key));
-        assert_eq!(written.lines().filter(|line| line.starts_with('#')).count() + 14, example_comments());
+        assert_eq!(written.lines().filter(|line| line.starts_with('#')).count() + 13, example_comments());
         assert_eq!(format!("{:?}", load(&written)), format!("{:?}", load(&example())));
     }
 

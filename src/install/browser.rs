@@ -17,6 +17,8 @@ pub struct Query {
     pub code: Option<String>,
     pub state: Option<String>,
     pub error: Option<String>,
+    /// The OAuth server of the portal.
+    pub server_domain: Option<String>,
     pub lang: Option<String>,
 }
 
@@ -34,6 +36,7 @@ impl Query {
             code: field("code"),
             state: field("state"),
             error: field("error"),
+            server_domain: field("server_domain"),
             lang: field("LANG"),
         }
     }
@@ -73,8 +76,9 @@ impl Installer<'_> {
         let Some(code) = query.code.as_deref().filter(|code| !code.is_empty()) else {
             return Err(Problem::CodeSpent);
         };
-        let issued = self.confirmed(portal, application, &Grant::AuthorizationCode(code))?;
-        self.accept(portal, application, issued, Secret::default())
+        let named = query.server_domain.as_deref().unwrap_or("");
+        let confirmed = self.confirmed(portal, application, &Grant::AuthorizationCode(code), named)?;
+        self.accept(portal, application, confirmed, Secret::default())
     }
 
     /// Whether this browser began an installation with this state.

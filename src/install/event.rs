@@ -13,8 +13,10 @@ impl Installer<'_> {
     pub fn installed_by_event(&self, form: &Form) -> Result<Installed, Problem> {
         let (portal, application) = self.portal(&form.text("auth[domain]"))?;
         self.stranger(portal, &form.secret("auth[access_token]"))?.if_administrator()?;
-        let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("auth[refresh_token]")))?;
-        self.accept(portal, application, issued, form.secret("auth[application_token]"))
+        let refresh_token = form.secret("auth[refresh_token]");
+        let named = form.text("auth[server_endpoint]");
+        let confirmed = self.confirmed(portal, application, &Grant::RefreshToken(&refresh_token), &named)?;
+        self.accept(portal, application, confirmed, form.secret("auth[application_token]"))
     }
 
     /// `event=ONAPPUNINSTALL`: needs the stored `application_token`, and Bitrix24's refusal of the stored tokens.

@@ -25,8 +25,10 @@ impl Installer<'_> {
             return Ok(Opened::WorksAlready);
         }
         person.if_administrator()?;
-        let issued = self.confirmed(portal, application, &Grant::RefreshToken(&form.secret("REFRESH_ID")))?;
-        let installed = self.accept(portal, application, issued, form.secret("APPLICATION_TOKEN"))?;
+        let refresh_token = form.secret("REFRESH_ID");
+        let named = form.text("SERVER_ENDPOINT");
+        let confirmed = self.confirmed(portal, application, &Grant::RefreshToken(&refresh_token), &named)?;
+        let installed = self.accept(portal, application, confirmed, form.secret("APPLICATION_TOKEN"))?;
         Ok(Opened::Installed(installed))
     }
 }

@@ -30,6 +30,7 @@ use crate::upstream::oauth;
 use crate::values::error::Error;
 use crate::values::grant::{Grant, Issued, Refusal};
 use crate::values::json::number_of;
+use crate::values::oauth_server::{Asked, OauthServer};
 use crate::values::portal::{Endpoint, Refused, Scheme};
 use crate::values::secret::Secret;
 use crate::values::verdict::{judge, Verdict};
@@ -50,6 +51,8 @@ pub struct Installed {
     pub rights: Vec<String>,
     /// Configured rights that were not granted.
     pub missing: Vec<String>,
+    /// What is odd about the OAuth server, although it gave the tokens.
+    pub asked: Option<Asked>,
 }
 
 /// Whose token it is, as `profile` says.
@@ -58,6 +61,12 @@ pub struct Person {
     pub id: u64,
     pub name: String,
     pub administrator: bool,
+}
+
+/// What the OAuth server gave, and which one that was.
+struct Confirmed {
+    issued: Issued,
+    asked: Asked,
 }
 
 impl Person {
@@ -100,7 +109,7 @@ impl Installer<'_> {
         match self.job.app.store.read(&portal.name) {
             Ok(Installation::Installed(tokens)) if tokens.client_endpoint.starts_with("https:") => Scheme::Https,
             Ok(Installation::Installed(_)) => Scheme::Http,
-            _ => self.job.app.config.bitrix24.oauth_server.scheme(),
+            _ => portal.oauth_server.as_ref().map_or(Scheme::Https, OauthServer::scheme),
         }
     }
 
@@ -151,6 +160,7 @@ impl Installer<'_> {
         };
         match verdict {
             Verdict::Success => {}
+            Verdict::Error(upstream) if upstream.is_without_rest() => return Err(Problem::WithoutRest(upstream)),
             Verdict::Error(upstream) if upstream.status == 401 || upstream.status == 403 => {
                 return Err(Problem::TokenRefused)
             }
@@ -166,8 +176,15 @@ impl Installer<'_> {
         Ok(Person::of_profile(&reply.body))
     }
 
-    /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together.
-    fn confirmed(&self, portal: &Portal, application: &Application, grant: &Grant) -> Result<Issued, Problem> {
+    /// Asks the OAuth server for a pair; at most six times a minute a portal, for all ways in together. `named`: which one
+    /// that is, as whoever came says.
+    fn confirmed(
+        &self,
+        portal: &Portal,
+        application: &Application,
+        grant: &Grant,
+        named: &str,
+    ) -> Result<Confirmed, Problem> {
         let lock = self.lock(portal, self.job.end.at_most(self.job.app.config.limits.max_wait))?;
         let now = self.job.app.store.now();
         let mut notes = lock.notes();
@@ -177,27 +194,39 @@ impl Installer<'_> {
             return Err(Problem::Attempts { retry_after: u64::try_from(oldest + 60 - now).unwrap_or(60).max(1) });
         }
         // Nothing is spent for a pair that could not be stored.
-        if let Installation::Broken(why) = lock.read().map_err(Problem::Storage)? {
-            return Err(Problem::Storage(why));
-        }
+        let stored = match lock.read().map_err(Problem::Storage)? {
+            Installation::Broken(why) => return Err(Problem::Storage(why)),
+            Installation::Installed(tokens) => tokens.server_endpoint,
+            Installation::NotInstalled => String::new(),
+        };
         drop(lock.reserve().map_err(Problem::Storage)?);
         notes.attempts.push(now);
         lock.write_notes(&notes).map_err(Problem::Storage)?;
         drop(lock);
-        let (server, hide) = (&self.job.app.config.bitrix24.oauth_server, secrets::of_portal(self.job.app, portal));
+        let mut hide = secrets::of_portal(self.job.app, portal);
+        grant.hide_in(&mut hide);
+        let named = hide.text(named);
+        let asked = Asked::for_installation(portal.oauth_server.as_ref(), &portal.name, &named, &stored);
         self.job.app.store.rest();
         let clock = || self.job.app.store.now();
-        oauth::request(&self.job.app.http, server, application, grant, self.job.end, clock, hide).map_err(|refusal| {
+        let answer = oauth::request(&self.job.app.http, &asked.server, application, grant, self.job.end, clock, hide);
+        let issued = answer.map_err(|refusal| {
             match refusal {
+                // Another server would know them.
+                Refusal::InvalidGrant { .. } | Refusal::InvalidClient { .. } if asked.is_contradicted() => {
+                    Problem::OtherOauthServer { portal: portal.name.clone(), asked: asked.clone() }
+                }
                 Refusal::InvalidGrant { .. } => match grant {
                     Grant::AuthorizationCode(_) => Problem::CodeSpent,
                     Grant::RefreshToken(_) => Problem::TokenRefused,
                 },
                 Refusal::Configuration { why } => Problem::Configuration(why),
                 Refusal::HostBusy { why } => Problem::HostBusy(why),
-                refusal => Problem::Oauth { why: refusal.text(self.job.app.config.bitrix24.oauth_server.host()) },
+                refusal => Problem::Oauth { why: refusal.text(&asked, &portal.name) },
             }
-        })
+        })?;
+        let server_endpoint = asked.server.kept_with(issued.server_endpoint);
+        Ok(Confirmed { issued: Issued { server_endpoint, ..issued }, asked })
     }
 
     fn lock(&self, portal: &Portal, deadline: Deadline) -> Result<Box<dyn Lock>, Problem> {
@@ -209,7 +238,7 @@ impl Installer<'_> {
         &self,
         portal: &Portal,
         application: &Application,
-        issued: Issued,
+        Confirmed { issued, asked }: Confirmed,
         application_token: Secret,
     ) -> Result<Installed, Problem> {
         let allow_http = self.job.app.config.bitrix24.allow_http;
@@ -258,7 +287,11 @@ impl Installer<'_> {
         if room.replace(replaced.as_deref(), &tokens).map_err(Problem::Storage)? == Replaced::OtherIsStored {
             return Err(Problem::Busy);
         }
-        let installed = self.describe(portal, &tokens, user);
+        let asked = [asked, portal.asked_for_pair(&tokens.server_endpoint)].into_iter().find(Asked::is_suspicious);
+        if let Some(words) = asked.as_ref().and_then(|asked| asked.words(&portal.name)) {
+            self.job.log.warn(&words);
+        }
+        let installed = Installed { asked, ..self.describe(portal, &tokens, user) };
         self.job.log.line(
             if installed.missing.is_empty() { Level::Info } else { Level::Warn },
             "installed",
@@ -277,7 +310,7 @@ impl Installer<'_> {
             tokens.scope.split(',').map(|s| s.trim().to_ascii_lowercase()).filter(|s| !s.is_empty()).collect();
         let missing =
             self.job.app.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
-        Installed { portal: portal.name.to_string(), user, rights, missing }
+        Installed { portal: portal.name.to_string(), user, rights, missing, asked: None }
     }
 
     /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.

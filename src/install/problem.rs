@@ -1,6 +1,8 @@
 //! Why an installation did not happen.
 
-use crate::values::error::{Error, Executed};
+use crate::values::error::{Error, Executed, Upstream};
+use crate::values::oauth_server::Asked;
+use crate::values::portal::PortalName;
 
 /// Seconds to wait for whoever holds a portal's lock.
 const BUSY: u64 = 5;
@@ -61,6 +63,13 @@ pub enum Problem {
     Oauth {
         why: String,
     },
+    /// The OAuth server does not know the application or its tokens, and may be the wrong one.
+    OtherOauthServer {
+        portal: PortalName,
+        asked: Asked,
+    },
+    /// The portal's plan does not include the REST API.
+    WithoutRest(Upstream),
     /// For the log.
     Storage(String),
     /// For the log.
@@ -102,7 +111,8 @@ impl Problem {
             Problem::Mismatch { .. } | Problem::StillWorks | Problem::NotInstalled => 409,
             Problem::Attempts { .. } => 429,
             Problem::Storage(_) | Problem::Configuration(_) => 500,
-            Problem::Portal { .. } | Problem::Oauth { .. } => 502,
+            Problem::Portal { .. } | Problem::Oauth { .. } | Problem::OtherOauthServer { .. } => 502,
+            Problem::WithoutRest(upstream) => upstream.relayed_status(),
             Problem::Busy | Problem::HostBusy(_) => 503,
         }
     }
@@ -132,7 +142,9 @@ impl Problem {
             | Problem::Busy
             | Problem::HostBusy(_)
             | Problem::Portal { .. }
-            | Problem::Oauth { .. } => true,
+            | Problem::Oauth { .. }
+            | Problem::OtherOauthServer { .. }
+            | Problem::WithoutRest(_) => true,
             Problem::Webhook
             | Problem::NoAddress
             | Problem::PlainHttp
@@ -157,6 +169,10 @@ impl Problem {
             Problem::HostBusy(why) => Error::HostBusy(why.clone()),
             Problem::Portal { why } => Error::Unreachable { why: why.clone(), executed: Executed::No },
             Problem::Oauth { why } => Error::OauthServer { why: why.clone(), retry_after: None },
+            Problem::OtherOauthServer { portal, asked } => {
+                Error::OauthServer { why: asked.words(portal).unwrap_or(text), retry_after: None }
+            }
+            Problem::WithoutRest(upstream) => Error::Bitrix24(upstream.clone()),
             Problem::Storage(why) => Error::Storage(why.clone()),
             Problem::Configuration(why) => Error::Configuration(why.clone()),
             _ if self.status() == 403 => Error::Forbidden(text),

@@ -112,7 +112,7 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
             status.last_refresh_error = last.filter(|last| last.speaks_of(&tokens)).map(|last| LastError {
                 at: last.at / 1000,
                 error: match &last.failure {
-                    Some(refusal) => refusal.text(config.bitrix24.oauth_server.host()),
+                    Some(refusal) => refusal.text(&portal.asked_for_pair(&tokens.server_endpoint), &portal.name),
                     None => "a refresh was begun and has not ended".into(),
                 },
             });

@@ -13,6 +13,7 @@ use crate::system::clock::Deadline;
 use crate::values::error::Executed;
 use crate::values::foreign::Answered;
 use crate::values::mask::Mask;
+use crate::values::oauth_server::OauthServer;
 use crate::values::parts::{Part, Parts};
 use crate::values::proxy::Proxy;
 use std::borrow::Cow;
@@ -35,8 +36,6 @@ pub struct Http {
     /// Through which everything goes.
     proxy: Option<Proxy>,
     ca_file: Option<PathBuf>,
-    /// Whether the OAuth server is one of Bitrix24's own, for which `ca_file` does not count.
-    oauth_is_bitrix24s: bool,
     /// Whether connections and TLS sessions are kept for the next request.
     keeps: bool,
     with_ca_file: OnceLock<Connections>,
@@ -48,7 +47,6 @@ impl Http {
         Http {
             proxy: bitrix24.proxy.clone(),
             ca_file: bitrix24.ca_file.clone(),
-            oauth_is_bitrix24s: bitrix24.oauth_server.is_bitrix24s(),
             ..Http::without_configuration(bitrix24.connect_timeout)
         }
     }
@@ -61,8 +59,8 @@ impl Http {
     /// With built-in roots alone.
     pub fn without_configuration(connect_timeout: Duration) -> Http {
         let (with_ca_file, without) = (OnceLock::new(), OnceLock::new());
-        let (proxy, ca_file, oauth_is_bitrix24s, keeps) = (None, None, true, false);
-        Http { connect_timeout, proxy, ca_file, oauth_is_bitrix24s, keeps, with_ca_file, without }
+        let (proxy, ca_file, keeps) = (None, None, false);
+        Http { connect_timeout, proxy, ca_file, keeps, with_ca_file, without }
     }
 
     /// For portals, and this program's own public address: built-in roots, and those of `ca_file`.
@@ -73,9 +71,9 @@ impl Http {
         }
     }
 
-    /// For the OAuth server: `ca_file` counts only where it is not one of Bitrix24's own.
-    pub fn oauth(&self) -> Result<&Connections, Failure> {
-        match self.oauth_is_bitrix24s {
+    /// For an OAuth server: `ca_file` counts only where it is not one of Bitrix24's own.
+    pub fn oauth(&self, server: &OauthServer) -> Result<&Connections, Failure> {
+        match server.is_bitrix24s() {
             true => self.bare(),
             false => self.portals(),
         }
@@ -504,15 +502,16 @@ mod tests {
 
     #[test]
     fn ca_file_is_not_even_opened_for_bitrix24s_own_oauth_servers() {
-        let http = |oauth: &str| {
-            let text = format!("[bitrix24]\noauth_server = \"{oauth}\"\nca_file = \"no-such-file.pem\"\n");
-            Http::new(&Config::parse(&text, Path::new("/nowhere/proxy.toml")).unwrap().bitrix24)
-        };
+        let text = "[bitrix24]\nca_file = \"no-such-file.pem\"\n";
+        let http = || Http::new(&Config::parse(text, Path::new("/nowhere/proxy.toml")).unwrap().bitrix24);
+        let asked = |address: &str| http().oauth(&OauthServer::parse(address).unwrap()).map(|_| ());
         for own in ["https://oauth.bitrix.info", "https://OAUTH.bitrix.info/", "https://oauth.bitrix24.tech"] {
-            assert!(http(own).oauth().is_ok(), "{own}");
-            assert!(http(own).portals().is_err(), "{own}");
+            assert!(asked(own).is_ok(), "{own}");
         }
-        assert!(http("https://oauth.example.org").oauth().is_err());
+        for other in ["https://oauth.example.org", "https://oauth.bitrix24.tech:8443"] {
+            assert!(asked(other).is_err(), "{other}");
+        }
+        assert!(http().portals().is_err());
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! secret in the body and nowhere else.
 
 use super::http::{Failure, Http, Obstacle, Post};
-use crate::config::{Application, OauthServer};
+use crate::config::Application;
 use crate::system::clock::Deadline;
 use crate::values::grant::{read_answer, Grant, Issued, Refusal};
 use crate::values::mask::Mask;
+use crate::values::oauth_server::OauthServer;
 use crate::values::secret::Secret;
 
 /// Longest answer of the OAuth server that is read; real ones are below 2 KiB. A pair always fits the room that a storage
@@ -36,7 +37,7 @@ pub fn request(
     ])
     .expect("pairs of texts serialize");
     let reply = http
-        .oauth()
+        .oauth(server)
         .map_err(unavailable)?
         .post(&Post {
             url: &server.token_url(),

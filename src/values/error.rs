@@ -430,6 +430,13 @@ impl Upstream {
         self.passing() == Some(Passing::OverLimit)
     }
 
+    /// The portal's plan or subscription does not include the REST API. The words differ: "REST is available only on
+    /// commercial plans", "by subscription".
+    pub fn is_without_rest(&self) -> bool {
+        let description = self.error_description.to_ascii_lowercase();
+        self.error.eq_ignore_ascii_case("ACCESS_DENIED") && description.contains("available only")
+    }
+
     /// Whether it is certain that the call was not executed: Bitrix24 refused it. An error of its server, or of a gateway
     /// before it, may have come after the deal was made.
     pub fn is_definite(&self) -> bool {
@@ -449,6 +456,10 @@ impl Upstream {
         let advice = match self.error.to_ascii_uppercase().as_str() {
             "INSUFFICIENT_SCOPE" => " Give the application this right in Bitrix24 and install it again.",
             "ERROR_METHOD_NOT_FOUND" => " Check the method's name, and that the application has the right it needs.",
+            _ if self.is_without_rest() => {
+                " The portal's plan has no access to the REST API: buy or renew the plan or its subscription in Bitrix24; \
+                 nothing is to be changed here."
+            }
             "ACCESS_DENIED" | "USER_ACCESS_ERROR" => {
                 " The administrator who installed the application may not do this, or the plan does not include it."
             }

@@ -3,6 +3,8 @@
 use crate::system::log::printable;
 use crate::values::foreign::{Answered, Foreign};
 use crate::values::mask::Mask;
+use crate::values::oauth_server::Asked;
+use crate::values::portal::PortalName;
 use crate::values::secret::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,6 +16,15 @@ const LIFETIME: i64 = 3600;
 pub enum Grant<'a> {
     AuthorizationCode(&'a str),
     RefreshToken(&'a Secret),
+}
+
+impl Grant<'_> {
+    pub fn hide_in(&self, mask: &mut Mask) {
+        match self {
+            Grant::AuthorizationCode(code) => mask.add(&Secret::new(*code)),
+            Grant::RefreshToken(token) => mask.add(token),
+        }
+    }
 }
 
 /// A pair as the OAuth server gave it.
@@ -37,9 +48,9 @@ pub struct Issued {
 pub enum Refusal {
     /// The code or refresh token is spent, expired or revoked.
     InvalidGrant { description: String },
-    /// `client_id` or `client_secret` is wrong, or the application was deleted.
+    /// `client_id` or `client_secret` is wrong, or the application was deleted, or is not installed on that portal.
     InvalidClient { description: String },
-    /// The portal's plan does not include REST.
+    /// The application's trial or paid period is over, or it was removed. (A plan without REST is the portal's `ACCESS_DENIED`.)
     PaymentRequired { description: String },
     /// The portal no longer exists.
     PortalDeleted,
@@ -54,22 +65,48 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// For a person; begins in lower case.
-    pub fn text(&self, host: &str) -> String {
+    /// For a person; begins in lower case. `asked`: by whom it is, if that is asked at all.
+    pub fn text(&self, asked: &Asked, portal: &PortalName) -> String {
+        let text = self.said(asked.server.host());
+        match self.doubted(asked).then(|| asked.words(portal)).flatten() {
+            Some(words) => format!("{text}; {words}"),
+            None => text,
+        }
+    }
+
+    /// Whether it may come from asking the wrong server: two servers do not know each other's tokens and applications.
+    pub fn doubted(&self, asked: &Asked) -> bool {
+        match self {
+            Refusal::InvalidGrant { .. } | Refusal::InvalidClient { .. } => asked.doubt.is_some(),
+            Refusal::Other { .. } | Refusal::Unavailable { .. } => asked.is_contradicted(),
+            Refusal::PaymentRequired { .. }
+            | Refusal::PortalDeleted
+            | Refusal::Configuration { .. }
+            | Refusal::HostBusy { .. } => false,
+        }
+    }
+
+    fn said(&self, host: &str) -> String {
         let with = |what: &str, description: &str| match description {
             "" => what.to_owned(),
             _ => format!("{what} ({description})"),
         };
         match self {
-            Refusal::InvalidGrant { description } => with("the token is spent, expired or revoked", description),
+            Refusal::InvalidGrant { description } => {
+                with(&format!("{host} says that the token is spent, expired or revoked"), description)
+            }
             Refusal::InvalidClient { description } => with(
-                "invalid_client: it does not know this application; check client_id and client_secret in proxy.toml, and \
-                 that the application still exists in Bitrix24",
+                &format!(
+                    "{host} answered invalid_client: it does not know this application, or not on this portal; check \
+                     client_id and client_secret in proxy.toml, and that the application still exists in Bitrix24"
+                ),
                 description,
             ),
-            Refusal::PaymentRequired { description } => {
-                with("PAYMENT_REQUIRED: the portal's plan does not include the REST API", description)
-            }
+            Refusal::PaymentRequired { description } => with(
+                "PAYMENT_REQUIRED: the trial or paid period is over on this portal, or the application was removed there; \
+                 renew the subscription in Bitrix24, or install the application again",
+                description,
+            ),
             Refusal::PortalDeleted => "the portal has been deleted".into(),
             Refusal::Other { error, description } => with(error, description),
             Refusal::Unavailable { why } => format!("{host} {why}"),

@@ -18,6 +18,7 @@ pub mod mask;
 pub mod method;
 pub mod moved;
 pub mod multipart;
+pub mod oauth_server;
 pub mod parts;
 pub mod percent;
 pub mod portal;

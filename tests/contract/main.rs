@@ -26,6 +26,7 @@ mod lists;
 mod logging;
 mod memory;
 mod nodes;
+mod oauth_servers;
 mod outbound;
 mod refresh;
 mod refusals;

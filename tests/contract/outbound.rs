@@ -16,24 +16,26 @@ const WRITTEN: &str = "user:pa%3Ass%20w%2Frd%40home";
 
 /// What the proxy does with a CONNECT.
 #[derive(Clone, Copy)]
-enum Way {
+pub enum Way {
     /// To this port of this machine, whatever was asked for.
     To(u16),
     /// To where it was asked.
     Open,
+    /// These names to these ports of this machine; others to where it was asked.
+    Map([(&'static str, u16); 2]),
     Says(&'static str),
     /// Accepts, and says nothing.
     Mute,
 }
 
 /// A proxy, until the test's process ends.
-struct HttpProxy {
+pub struct HttpProxy {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl HttpProxy {
-    fn start(ip: &str, way: Way) -> HttpProxy {
+    pub fn start(ip: &str, way: Way) -> HttpProxy {
         let listener = TcpListener::bind((ip, 0)).unwrap();
         let proxy = HttpProxy { address: listener.local_addr().unwrap(), seen: Arc::default() };
         let seen = proxy.seen.clone();
@@ -47,14 +49,19 @@ impl HttpProxy {
     }
 
     /// The heads of all requests.
-    fn seen(&self) -> Vec<String> {
+    pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 
-    fn line(&self, user: &str) -> String {
+    pub fn line(&self, user: &str) -> String {
         let at = if user.is_empty() { "" } else { "@" };
         format!("proxy = \"http://{user}{at}{}\"", self.address)
     }
+}
+
+/// Host and port of a CONNECT.
+pub fn asked(head: &str) -> String {
+    head.split(' ').nth(1).unwrap().to_owned()
 }
 
 fn connected(mut stream: TcpStream, way: Way, seen: &Mutex<Vec<String>>) {
@@ -72,7 +79,12 @@ fn connected(mut stream: TcpStream, way: Way, seen: &Mutex<Vec<String>>) {
         Way::Says(answer) => return drop(stream.write_all(answer.as_bytes())),
         Way::Mute => return std::thread::sleep(std::time::Duration::from_secs(30)),
         Way::To(port) => format!("127.0.0.1:{port}"),
-        Way::Open => head.split(' ').nth(1).unwrap().to_owned(),
+        Way::Open => asked(&head),
+        Way::Map(names) => {
+            let asked = asked(&head);
+            let mapped = names.iter().find(|(name, _)| asked.strip_suffix(":443") == Some(*name));
+            mapped.map_or(asked, |(_, port)| format!("127.0.0.1:{port}"))
+        }
     };
     let mut upstream = TcpStream::connect(target).unwrap();
     stream.write_all(b"HTTP/1.1 200 Connection established\r\nX-Proxy: yes\r\n\r\n").unwrap();
@@ -136,7 +148,7 @@ fn calls_refreshes_files_and_check_all_go_through_the_proxy() {
         let (portal, oauth) = (proxy.portal().name(), proxy.simulator.oauth_url());
         let targets = || {
             let seen = outbound.seen();
-            seen.iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+            seen.iter().map(|head| asked(head)).collect::<Vec<_>>()
         };
         // Those of the environment are not even asked.
         let stranger = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -423,7 +423,7 @@ fn failures_of_the_oauth_server_are_told_apart() {
 }
 
 #[test]
-fn wrong_keys_a_plan_without_rest_and_a_stopped_oauth_server_are_oauth_server_error() {
+fn wrong_keys_an_ended_trial_and_a_stopped_oauth_server_are_oauth_server_error() {
     let proxy = Proxy::not_installed();
     proxy.store_expired_pair(&proxy.portal().issue_pair(1));
     let secret = proxy.simulator.client_secret();
@@ -438,7 +438,7 @@ fn wrong_keys_a_plan_without_rest_and_a_stopped_oauth_server_are_oauth_server_er
     proxy.portal().set_payment_required(true);
     let answer = proxy.call("profile", json!({}));
     assert_failure(&answer, 502, "oauth_server_error");
-    assert_text(&answer, "plan does not include");
+    assert_text(&answer, "trial or paid period is over");
     assert!(proxy.portal().is_live(&pair.refresh_token));
 
     let proxy = Proxy::not_installed();

@@ -159,7 +159,7 @@ fn settled(job: Job, portal: &Portal, lock: &dyn Lock, stale: &Tokens, why: Why)
         }
     }
     match notes.refresh {
-        Some(last) if is_fresh_failure(&last, &tokens, now_ms) => Err(refused(job, portal, &last, now_ms)),
+        Some(last) if is_fresh_failure(&last, &tokens, now_ms) => Err(refused(job, portal, &tokens, &last, now_ms)),
         Some(last) if is_underway(&last, &tokens, job.app.store.grace(), now_ms) => Ok(Settled::Underway),
         _ => Ok(Settled::OurTurn),
     }
@@ -191,8 +191,8 @@ fn seconds_left(last: &LastRefresh, now_ms: i64) -> u64 {
 }
 
 /// The refusal as the caller hears it.
-fn refused(job: Job, portal: &Portal, last: &LastRefresh, now_ms: i64) -> Error {
-    let host = job.app.config.bitrix24.oauth_server.host();
+fn refused(job: Job, portal: &Portal, tokens: &Tokens, last: &LastRefresh, now_ms: i64) -> Error {
+    let asked = portal.asked_for_pair(&tokens.server_endpoint);
     match &last.failure {
         Some(Refusal::InvalidGrant { description }) => {
             let mut why = match last.interrupted {
@@ -202,11 +202,17 @@ fn refused(job: Job, portal: &Portal, last: &LastRefresh, now_ms: i64) -> Error 
             if !description.is_empty() {
                 why = format!("{why}; the OAuth server says: {description}");
             }
+            if let Some(words) = asked.words(&portal.name) {
+                why = format!("{why}; {words}");
+            }
             Error::ReinstallRequired { why, install_url: job.app.config.install_url(&portal.name) }
         }
         Some(Refusal::Configuration { why }) => Error::Configuration(why.clone()),
         Some(Refusal::HostBusy { why }) => Error::HostBusy(why.clone()),
-        Some(refusal) => Error::OauthServer { why: refusal.text(host), retry_after: Some(seconds_left(last, now_ms)) },
+        Some(refusal) => {
+            let (why, retry_after) = (refusal.text(&asked, &portal.name), Some(seconds_left(last, now_ms)));
+            Error::OauthServer { why, retry_after }
+        }
         None => Error::RefreshPending { retry_after: 5 },
     }
 }

@@ -48,9 +48,10 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
 
     let mut hide = secrets::configured(&job.app.config, portal);
     secrets::add(&mut hide, &old);
+    let server = portal.asked_for_pair(&old.server_endpoint).server;
     let answer = oauth::request(
         &job.app.http,
-        &job.app.config.bitrix24.oauth_server,
+        &server,
         application,
         &Grant::RefreshToken(&old.refresh_token),
         job.end,
@@ -59,6 +60,7 @@ pub fn renew(job: Job, portal: &Portal, lock: &dyn Lock) -> Result<(), NotRenewe
     );
     match answer.and_then(|issued| same_portal(&old, issued)) {
         Ok(issued) => {
+            let issued = Issued { server_endpoint: server.kept_with(issued.server_endpoint), ..issued };
             let tokens = renewed(job, portal, &old, issued);
             if reserved.replace(Some(&spent), &tokens)? == Replaced::OtherIsStored {
                 return Err("other tokens were stored meanwhile; those that came are dropped".to_owned().into());
@@ -105,7 +107,7 @@ fn renewed(job: Job, portal: &Portal, old: &Tokens, issued: Issued) -> Tokens {
         expires_at: issued.expires_at,
         refreshed_at: job.app.store.now(),
         domain: keep(issued.domain, &old.domain),
-        server_endpoint: keep(issued.server_endpoint, &old.server_endpoint),
+        server_endpoint: issued.server_endpoint,
         scope: keep(issued.scope, &old.scope),
         member_id: keep(issued.member_id, &old.member_id),
         // Imported tokens do not say whose they are.

@@ -13,6 +13,7 @@ mod front;
 mod host;
 pub mod line;
 mod network;
+mod oauth;
 mod passage;
 mod privacy;
 mod program;

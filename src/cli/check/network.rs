@@ -1,6 +1,7 @@
 //! From here to Bitrix24: TLS to the OAuth server and to each portal, and the clock. No secret is sent.
 
 use super::line::Line;
+use super::oauth;
 use crate::app::App;
 use crate::call::relay::stored_address;
 use crate::cli::command::Setup;
@@ -10,6 +11,7 @@ use crate::store::records::Installation;
 use crate::system::clock::{unix_now, Deadline};
 use crate::upstream::http::{Connections, Failure, Obstacle, Reply};
 use crate::values::error::Executed;
+use crate::values::oauth_server::OauthServer;
 use crate::values::portal::PortalName;
 use crate::values::verdict::{judge, Verdict};
 use std::time::Duration;
@@ -22,7 +24,7 @@ const TOLERANCE: i64 = 60;
 /// Who does not answer: what fails for that is told once.
 #[derive(Default)]
 pub struct Unreached {
-    pub oauth_server: bool,
+    pub oauth_servers: Vec<OauthServer>,
     pub portals: Vec<PortalName>,
 }
 
@@ -35,7 +37,7 @@ pub fn check(setup: &Setup) -> (Vec<Line>, Unreached) {
                 lines.push(Line::fail("ca_file", why, "name a readable PEM file under [bitrix24], or remove ca_file"));
             }
             let all = config.portals.iter().map(|portal| portal.name.clone()).collect();
-            return (lines, Unreached { oauth_server: true, portals: all });
+            return (lines, Unreached { portals: all, ..Unreached::default() });
         }
     };
     if let Some(proxy) = &config.bitrix24.proxy {
@@ -45,10 +47,15 @@ pub fn check(setup: &Setup) -> (Vec<Line>, Unreached) {
     if let Some(file) = &config.bitrix24.ca_file {
         lines.push(Line::ok("ca_file", file.display().to_string()));
     }
-    if config.portals.iter().any(|portal| portal.application().is_some()) {
-        lines.extend(oauth_server(&setup.app));
+    let mut unreached = Unreached::default();
+    for (at, server) in oauth::servers(&setup.app).into_iter().enumerate() {
+        // One clock is enough.
+        let found = oauth_server(&setup.app, &server);
+        if found[0].fails() {
+            unreached.oauth_servers.push(server);
+        }
+        lines.extend(found.into_iter().take(if at == 0 { 2 } else { 1 }));
     }
-    let mut unreached = Unreached { oauth_server: lines.iter().any(Line::fails), portals: Vec::new() };
     for portal in &config.portals {
         let line = reached(setup, portals, portal);
         if line.fails() {
@@ -60,13 +67,12 @@ pub fn check(setup: &Setup) -> (Vec<Line>, Unreached) {
 }
 
 /// Its token address, asked for nothing: it answers `invalid_request`, and what time it is.
-fn oauth_server(app: &App) -> Vec<Line> {
+fn oauth_server(app: &App, server: &OauthServer) -> Vec<Line> {
     const CHECK: &str = "OAuth server";
-    let server = &app.config.bitrix24.oauth_server;
     let (host, url) = (server.host(), server.token_url());
     let answer = app
         .http
-        .oauth()
+        .oauth(server)
         .and_then(|http| http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER));
     let reply = match answer {
         Ok(reply) => reply,
@@ -78,7 +84,7 @@ fn oauth_server(app: &App) -> Vec<Line> {
         false => Line::warn(
             CHECK,
             format!("{host} answers status {}, but not as an OAuth server", reply.status),
-            "check [bitrix24] oauth_server; if it is right, try again later",
+            "check oauth_server in proxy.toml, if it is set there; if it is right, try again later",
         ),
     };
     vec![first, clock(unix_now(), &reply)]

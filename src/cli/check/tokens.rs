@@ -2,6 +2,7 @@
 
 use super::line::Line;
 use super::network::Unreached;
+use super::oauth;
 use crate::app::App;
 use crate::call::relay::stored_address;
 use crate::cli::command::Setup;
@@ -65,10 +66,11 @@ fn of_portal(setup: &Setup, portal: &Portal, way: &Unreached) -> Vec<Line> {
     if lines.iter().any(Line::fails) {
         return lines;
     }
+    let asked = portal.asked_for_pair(&tokens.server_endpoint);
     if is_reached {
         match tried(setup, portal) {
             Tried::Works(line) => lines.push(line),
-            Tried::Fails { unreached: true, .. } if way.oauth_server => return lines,
+            Tried::Fails { unreached: true, .. } if way.oauth_servers.contains(&asked.server) => return lines,
             Tried::Fails { line, .. } => return lines.into_iter().chain([line]).collect(),
         }
     }
@@ -82,16 +84,18 @@ fn of_portal(setup: &Setup, portal: &Portal, way: &Unreached) -> Vec<Line> {
     lines
 }
 
-/// A refresh that failed, or has not ended, though the access token may work.
+/// A refresh that failed, or has not ended, though the access token may work; or what may let the next one fail.
 fn last_refresh(setup: &Setup, portal: &Portal, tokens: &Tokens, install: &str) -> Option<Line> {
     let name = portal.name.as_str();
-    let last = setup.app.store.notes(&portal.name).refresh.filter(|last| last.speaks_of(tokens))?;
-    let host = setup.config().bitrix24.oauth_server.host();
+    let asked = portal.asked_for_pair(&tokens.server_endpoint);
+    let Some(last) = setup.app.store.notes(&portal.name).refresh.filter(|last| last.speaks_of(tokens)) else {
+        return oauth::contradiction(portal, &asked);
+    };
     let at = moment(last.at / 1000);
     Some(match &last.failure {
         Some(refusal) => Line::fail(
             name,
-            format!("the refresh at {at} failed: {}", refusal.text(host)),
+            format!("the refresh at {at} failed: {}", refusal.text(&asked, &portal.name)),
             format!("b24proxy refresh --older-than 0 tries again; if the token is refused, open {install}"),
         ),
         None => Line::warn(name, format!("a refresh was begun at {at} and has not ended"), "check again in a minute"),

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::install::frame::Opened;
 use crate::install::{Installed, Problem};
 use crate::values::answer::Answer;
+use crate::values::portal::PortalName;
 use crate::values::secret::random_hex;
 use askama::Template;
 
@@ -80,8 +81,12 @@ impl Page {
     pub fn installed(language: Language, installed: &Installed, config: &Config) -> Page {
         let words = texts::words(language);
         let mut page = Page::new(language, "good", words.installed);
-        page.paragraphs = vec![texts::installed(language).into()];
+        page.paragraphs = vec![texts::installed(language).into(), texts::service_account(language).into()];
         page.warning = texts::rights_not_granted(language, &installed.missing);
+        if let Some((asked, portal)) = installed.asked.as_ref().zip(PortalName::parse(&installed.portal)) {
+            let words = texts::other_oauth_server(language, &portal, asked);
+            page.warning = format!("{} {words}", page.warning).trim().to_owned();
+        }
         let user = match installed.user.name.as_str() {
             "" => installed.user.id.to_string(),
             name => format!("{name} (ID {})", installed.user.id),

@@ -3,7 +3,8 @@
 use super::language::Language;
 use crate::config::Config;
 use crate::install::Problem;
-use crate::values::portal::split_address;
+use crate::values::oauth_server::{Asked, Doubt};
+use crate::values::portal::{split_address, PortalName};
 
 pub struct Start {
     pub title: &'static str,
@@ -79,6 +80,55 @@ pub fn installed(language: Language) -> &'static str {
         "Токены получены и сохранены. Эту страницу можно закрыть.",
         "The tokens have been received and stored. You can close this page.",
     )
+}
+
+/// A local application ends with the one who installed it.
+pub fn service_account(language: Language) -> &'static str {
+    language.pick(
+        "Вызовы выполняются от имени этого администратора и прекратятся, если его уволят или лишат прав: для обмена лучше \
+         завести служебного администратора и установить приложение от его имени.",
+        "Calls are made as this administrator and end when that account is dismissed or loses its rights: better install \
+         under a service administrator made for this.",
+    )
+}
+
+/// What the portal and `proxy.toml` say of the OAuth server, and what to write there.
+pub fn other_oauth_server(language: Language, portal: &PortalName, asked: &Asked) -> String {
+    let english = || asked.words(portal).map(|words| format!("{}.", capitalized(&words)));
+    let server = asked.server.address();
+    let line = asked.other().map(|other| format!("oauth_server = \"{other}\" в разделе [portals.\"{portal}\"]"));
+    let russian = || {
+        match (asked.doubt.as_ref()?, line) {
+        (Doubt::Configured { named }, Some(line)) => {
+            Some(format!("В proxy.toml указан oauth_server {server}, а портал называет {named}: напишите {line}."))
+        }
+        (Doubt::Configured { .. }, None) => Some(format!(
+            "В proxy.toml указан oauth_server {server}, а то, что называет портал, — не адрес сервера авторизации."
+        )),
+        (Doubt::Foreign { named }, Some(line)) => Some(format!(
+            "Портал называет {named}; это не один из двух серверов авторизации Битрикс24, и к нему программа не обращается. \
+             Если это собственный сервер портала, напишите {line}."
+        )),
+        (Doubt::Foreign { .. }, None) => {
+            Some(format!("То, что называет портал, — не адрес сервера авторизации, поэтому запрос отправлен на {server}."))
+        }
+        (Doubt::Presumed, line) => Some(format!(
+            "Неизвестно, какой из двух серверов авторизации Битрикс24 у портала, поэтому запрос отправлен на {server}. Если \
+             у портала другой, напишите {}.",
+            line.unwrap_or_default()
+        )),
+    }
+    };
+    match language {
+        Language::Russian => russian(),
+        Language::English => english(),
+    }
+    .unwrap_or_default()
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Empty where every configured right was granted.
@@ -324,6 +374,32 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             vec![language.pick(
                 format!("Сервер авторизации Битрикс24: {why}. Устраните причину или повторите позже."),
                 format!("Bitrix24's OAuth server: {why}. Mend the cause, or try again later."),
+            )],
+        ),
+        Problem::OtherOauthServer { portal, asked } => (
+            language.pick("Не тот сервер авторизации", "The wrong OAuth server"),
+            vec![
+                language.pick(
+                    format!("Сервер авторизации {} не знает этого приложения или его токенов.", asked.server.host()),
+                    format!("The OAuth server {} does not know this application or its tokens.", asked.server.host()),
+                ),
+                other_oauth_server(language, portal, asked),
+            ],
+        ),
+        Problem::WithoutRest(upstream) => (
+            language.pick("На тарифе портала нет REST API", "The portal's plan has no REST API"),
+            vec![language.pick(
+                format!(
+                    "Битрикс24 ответил {}: {}. Оплатите или продлите тариф либо подписку в разделе «Мой тариф» портала, затем \
+                     начните заново.",
+                    upstream.error,
+                    upstream.error_description.trim_end_matches('.')
+                ),
+                format!(
+                    "Bitrix24 answered {}: {}. Buy or renew the plan or its subscription in Bitrix24, then begin again.",
+                    upstream.error,
+                    upstream.error_description.trim_end_matches('.')
+                ),
             )],
         ),
         Problem::Storage(_) => (

@@ -60,3 +60,4 @@ pub use multipart::Part;
 pub use oauth::{KeyPair, TokenPair};
 pub use portal::{FrameForm, Portal};
 pub use simulator::{Options, PortalOptions, Simulator};
+pub use tls::BUILT_IN_ROOT;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::control;
 use crate::faults::{Fault, Moment};
 use crate::http::{Reply, Request, Wait};
-use crate::ledger::Ledger;
+use crate::ledger::{Kind, Ledger};
 use crate::oauth::{self, KeyPair, Oauth};
 use crate::portal::Portal;
 use crate::server::{lock, Server, Service};
@@ -20,6 +20,9 @@ pub struct Options {
     pub https: bool,
     /// 0 = a free one, here and below.
     pub oauth_port: u16,
+    /// Under which of Bitrix24's own names portals and tokens speak of the OAuth server, which is reached through a proxy then;
+    /// its certificate is of an authority that has the name of [`BUILT_IN_ROOT`](crate::BUILT_IN_ROOT).
+    pub oauth_name: Option<&'static str>,
     pub control_port: u16,
     /// The application's redirect address at the portals.
     pub redirect_uri: Option<String>,
@@ -38,6 +41,7 @@ impl Default for Options {
         Options {
             https: true,
             oauth_port: 0,
+            oauth_name: None,
             control_port: 0,
             redirect_uri: None,
             handler_url: None,
@@ -98,7 +102,7 @@ impl Simulator {
     }
 
     pub fn try_start(options: Options) -> io::Result<Simulator> {
-        let tls = tls::create().map_err(io::Error::other)?;
+        let tls = tls::create(options.oauth_name.is_some()).map_err(io::Error::other)?;
         let keys = options.key_pair.unwrap_or_else(KeyPair::random);
         let mut state = State::new(Oauth::new(keys));
         state.auto_agree = options.auto_agree;
@@ -110,6 +114,9 @@ impl Simulator {
         }
         let simulator = Simulator { shared: Arc::new(Shared::new(tls, state)), https: options.https, owner: true };
         simulator.listen_oauth(options.oauth_port)?;
+        if let Some(name) = options.oauth_name {
+            simulator.name_oauth(name);
+        }
         simulator.try_add_portal(options.portal)?;
         control::listen(&simulator.shared, options.https, options.control_port)?;
         Ok(simulator)
@@ -130,6 +137,32 @@ impl Simulator {
         state.oauth_url = format!("{scheme}://{}", state.oauth_name);
         lock(&self.shared.servers).push(("oauth".to_owned(), Arc::new(server)));
         Ok(())
+    }
+
+    /// Portals and tokens speak of the OAuth server by this name from now on.
+    pub fn name_oauth(&self, name: &str) {
+        let mut state = self.shared.state();
+        state.oauth_name = name.to_owned();
+        state.oauth_url = format!("https://{name}");
+    }
+
+    /// Where the OAuth server listens, whatever it is called.
+    pub fn oauth_port(&self) -> u16 {
+        self.shared.server("oauth").expect("it listens").address().port()
+    }
+
+    /// Another OAuth server, which knows no application: its port. What it is asked stands in the ledger under `other oauth`.
+    pub fn listen_other_oauth(&self) -> io::Result<u16> {
+        let service = OtherOauth(self.shared.clone());
+        let server = Server::bind(0, Some(self.shared.tls.config.clone()), |_| Arc::new(service))?;
+        let port = server.address().port();
+        lock(&self.shared.servers).push((OTHER_OAUTH.to_owned(), Arc::new(server)));
+        Ok(port)
+    }
+
+    /// The public key of the simulator's authority, an uncompressed point of P-256.
+    pub fn authority_key(&self) -> Vec<u8> {
+        self.shared.tls.authority_key.clone()
     }
 
     /// `https://127.0.0.1:41001`
@@ -348,6 +381,29 @@ fn wait(timeout: Duration, done: impl Fn() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     true
+}
+
+struct OtherOauth(Arc<Shared>);
+
+const OTHER_OAUTH: &str = "other oauth";
+
+impl Service for OtherOauth {
+    fn connected(&self) -> bool {
+        self.0.ledger.connected(OTHER_OAUTH);
+        true
+    }
+
+    fn answer(&self, request: Request) -> Reply {
+        let number = self.0.ledger.begin(self.0.clock.now(), OTHER_OAUTH, &request, Kind::Other);
+        let reply =
+            Reply::json(401, r#"{"error":"invalid_client","error_description":"Client credentials are invalid"}"#);
+        self.0.ledger.finish(number, &reply, Vec::new());
+        reply
+    }
+
+    fn wait(&self, wait: &Wait) -> bool {
+        self.0.faults.wait(wait)
+    }
 }
 
 struct OauthService(Arc<Shared>);

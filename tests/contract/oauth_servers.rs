@@ -1,0 +1,349 @@
+//! Contract sections 1 and 5.4: which OAuth server is asked, and what is said where portal and configuration disagree.
+//!
+//! Bitrix24's own two are reached through a proxy, which leads one of their names to the simulator's OAuth server and the
+//! other one to a server that knows nothing. Programs believe them for the roots that they have built in alone, so in the
+//! copy of the executable under test one of these roots has the key of the simulator's authority.
+
+use crate::fixture::*;
+use crate::outbound::{asked, HttpProxy, Way};
+use crate::visitor::*;
+use serde_json::json;
+use simulator::{Action, Fault, Options, Target, BUILT_IN_ROOT};
+use std::process::Command;
+use support::cgi::Answer;
+
+const TECH: &str = "oauth.bitrix24.tech";
+const INFO: &str = "oauth.bitrix.info";
+
+struct World {
+    proxy: Proxy,
+    outbound: HttpProxy,
+}
+
+/// A portal of this OAuth server, and a configuration without `oauth_server`.
+fn world(name: &'static str) -> World {
+    let proxy = Proxy::with(Options { oauth_name: Some(name), ..Options::default() });
+    believe(&proxy);
+    let other = if name == TECH { INFO } else { TECH };
+    let other_port = proxy.simulator.listen_other_oauth().unwrap();
+    let ways = [(name, proxy.simulator.oauth_port()), (other, other_port)];
+    let outbound = HttpProxy::start("127.0.0.1", Way::Map(ways));
+    let line = format!("oauth_server  = \"https://{name}\"");
+    let proxy = proxy.reconfigured(&line, &outbound.line(""));
+    World { proxy, outbound }
+}
+
+/// Gives a root in the executable the key of the simulator's authority.
+fn believe(proxy: &Proxy) {
+    let is_named = |der: &[u8]| der.ends_with(BUILT_IN_ROOT.as_bytes());
+    let root = webpki_roots::TLS_SERVER_ROOTS.iter().find(|root| is_named(&root.subject)).expect("a root of this name");
+    let (known, own) = (&root.subject_public_key_info, proxy.simulator.authority_key());
+    let known = &known[known.len() - own.len()..];
+    let program = proxy.sandbox.executable();
+    let mut bytes = std::fs::read(&program).unwrap();
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, known).collect();
+    assert!(!places.is_empty(), "the executable has this root");
+    for at in places {
+        bytes[at..at + own.len()].copy_from_slice(&own);
+    }
+    let folder = proxy.sandbox.path();
+    std::fs::write(folder.join("changed"), bytes).unwrap();
+    // By another process: what this one has open for writing cannot be started while a thread forks.
+    let script =
+        "install -m 755 changed cgi-bin/b24proxy.new && mv cgi-bin/b24proxy.new cgi-bin/b24proxy && rm changed";
+    assert!(Command::new("/bin/sh").args(["-c", script]).current_dir(folder).status().unwrap().success());
+}
+
+impl World {
+    /// Which OAuth servers were asked, in this order, and nobody but them and the portal.
+    #[track_caller]
+    fn asked(&self) -> Vec<String> {
+        let portal = self.proxy.portal().name();
+        let mut hosts = Vec::new();
+        for host in self.outbound.seen().iter().map(|head| asked(head)).filter(|host| *host != portal) {
+            let name = host.strip_suffix(":443").unwrap_or(&host).to_owned();
+            assert!([TECH, INFO].contains(&name.as_str()), "{host} was contacted");
+            hosts.push(name);
+        }
+        // Nobody came by another way.
+        assert_eq!(self.proxy.simulator.ledger().all_connections(), self.outbound.seen().len() as u64);
+        hosts
+    }
+
+    fn configured(self, line: &str) -> World {
+        World { proxy: self.proxy.reconfigured("connect_timeout", &format!("{line}\nconnect_timeout")), ..self }
+    }
+
+    fn configured_for_portal(self, line: &str) -> World {
+        World { proxy: self.proxy.reconfigured("aliases", &format!("{line}\naliases")), ..self }
+    }
+
+    fn profile(&self) -> Answer {
+        self.proxy.call("profile", json!({}))
+    }
+
+    /// The way back of an installation at which the portal names this OAuth server.
+    fn install_naming(&self, server: &str, language: &str) -> Answer {
+        let begun = self.proxy.begin();
+        let query = format!("{}&server_domain={server}", begun.query(&self.proxy.portal().issue_code(1)));
+        let request = self.proxy.get("/callback").query(&query).header("Cookie", &begun.cookie);
+        request.header("Accept-Language", language).run()
+    }
+
+    fn check(&self) -> String {
+        let check = self.proxy.sandbox.command_line(&["check", "--json"]).output().unwrap();
+        String::from_utf8_lossy(&check.stdout).into_owned()
+    }
+}
+
+#[test]
+fn the_server_that_the_portal_names_is_asked_on_every_way_in_and_at_every_refresh() {
+    for name in [TECH, INFO] {
+        type Way = fn(&World, &'static str) -> Answer;
+        let ways: [Way; 3] = [
+            |world, name| world.install_naming(name, "en"),
+            |world, _| world.proxy.open_as(1),
+            |world, _| world.proxy.post_event(&world.proxy.portal().event_form("ONAPPINSTALL")),
+        ];
+        for way in ways {
+            let world = world(name);
+            let answer = way(&world, name);
+            assert_eq!(answer.status, 200, "{name} {} {}", answer.text(), answer.stderr);
+            assert_eq!(world.proxy.stored()["server_endpoint"], format!("https://{name}/rest/"));
+            world.proxy.change_stored(|tokens| tokens["expires_at"] = json!(1));
+            let answer = world.profile();
+            assert_eq!(answer.status, 200, "{name} {}", answer.text());
+            assert_ne!(world.proxy.stored()["refreshed_at"], 0);
+            assert_eq!(world.asked(), [name, name]);
+            let check = world.check();
+            assert!(check.contains(&format!("{name} answers")), "{check}");
+            assert!(!check.contains("OAuth servers") && !check.contains("the portal names"), "{check}");
+        }
+    }
+}
+
+#[test]
+fn a_stored_pair_goes_to_its_server_endpoint_and_failing_that_to_bitrix_info() {
+    for (name, stored) in [
+        (TECH, json!("https://oauth.bitrix24.tech/rest/")),
+        (INFO, json!("https://oauth.bitrix.info/rest/")),
+        (INFO, json!("")),
+        (INFO, json!("https://evil.example/rest/")),
+        (INFO, json!("https://oauth.bitrix24.tech.evil.example/rest/")),
+        (INFO, json!("https://oauth.bitrix24.tech:8443/rest/")),
+        (INFO, json!("https://oauth.bitrix24.tech@evil.example/rest/")),
+    ] {
+        let world = world(name);
+        world.proxy.store_expired_pair(&world.proxy.portal().issue_pair(1));
+        world.proxy.change_stored(|tokens| tokens["server_endpoint"] = stored.clone());
+        let answer = world.profile();
+        assert_eq!(answer.status, 200, "{stored} {}", answer.text());
+        assert_eq!(world.asked(), [name], "{stored}");
+        assert_eq!(world.proxy.stored()["server_endpoint"], format!("https://{name}/rest/"));
+    }
+}
+
+#[test]
+fn what_the_token_answer_names_is_kept_only_where_it_can_be_asked() {
+    for (named, kept) in [(TECH, TECH), ("evil.example", INFO), ("evil.example/?oauth.bitrix24.tech", INFO), ("", INFO)]
+    {
+        let world = world(INFO);
+        world.proxy.store_expired_pair(&world.proxy.portal().issue_pair(1));
+        let mut pair = world.proxy.portal().issue_pair(1).to_json();
+        pair["server_endpoint"] = json!(format!("https://{named}/rest/"));
+        let action = Action::Status { status: 200, content_type: "application/json".into(), body: pair.to_string() };
+        world.proxy.simulator.inject(Fault::once(Target::Token, action));
+        assert_eq!(world.profile().status, 200);
+        assert_eq!(world.proxy.stored()["server_endpoint"], format!("https://{kept}/rest/"), "{named}");
+        world.proxy.change_stored(|tokens| tokens["expires_at"] = json!(1));
+        world.proxy.change_stored(|tokens| tokens["refreshed_at"] = json!(0));
+        world.profile();
+        assert_eq!(world.asked(), [INFO, kept], "{named}");
+    }
+}
+
+#[test]
+fn a_new_installation_of_a_portal_that_does_not_say_it_goes_by_its_name() {
+    let world = world(TECH);
+    let names = ["acme.bitrix24.ru", "acme.bitrix24.by", "acme.bitrix24.kz", "acme.bitrix24.com", "acme.bitrix24.de"];
+    let sections = names.map(|name| format!("[portals.\"{name}\"]\n")).concat();
+    let proxy = world.proxy.reconfigured("[security]", &format!("{sections}[security]"));
+    let world = World { proxy, ..world };
+    for name in names {
+        let begun = world.proxy.begin_at(name);
+        // No server knows this code.
+        assert!(matches!(world.proxy.come_back(&begun, &"c".repeat(70)).status, 400 | 502), "{name}");
+    }
+    assert_eq!(world.asked(), [TECH, TECH, TECH, INFO, INFO]);
+    // It is said.
+    let begun = world.proxy.begin_at("acme.bitrix24.de");
+    let answer = world.proxy.come_back(&begun, &"c".repeat(70));
+    let text = page(&answer, 502).replace("&quot;", "\"").replace("&#34;", "\"");
+    assert_says(
+        &text,
+        &["nothing says which", "oauth_server = \"https://oauth.bitrix24.tech\" under [portals.\"acme.bitrix24.de\"]"],
+    );
+}
+
+#[test]
+fn nobody_but_bitrix24s_own_two_is_ever_asked_whatever_portals_and_strangers_name() {
+    for named in [
+        "evil.example",
+        "oauth.bitrix24.tech.evil.example",
+        "oauth.bitrix24.tech:8443",
+        "oauth.bitrix24.tech%40evil.example",
+        "evil.example/oauth.bitrix24.tech",
+        "oauth.bitrix24.tech%23.evil.example",
+        "%D0%BEauth.bitrix24.tech",
+        "127.0.0.1:9",
+        "%00",
+        "%1B%5B31m%0A",
+    ] {
+        let world = world(INFO);
+        let answer = world.install_naming(named, "en");
+        let text = page(&answer, 200);
+        assert_says(&answer.stderr, &["\"level\":\"warn\"", "OAuth server"]);
+        assert!(text.contains("OAuth server") && !text.contains('\u{1b}'), "{text}");
+        assert!(!answer.stderr.contains('\u{1b}'), "{}", answer.stderr);
+        assert_eq!(world.proxy.stored()["server_endpoint"], "https://oauth.bitrix.info/rest/", "{named}");
+        assert_eq!(world.asked(), [INFO], "{named}");
+        world.proxy.portal().uninstall();
+
+        let form = world.proxy.portal().frame_form(1);
+        let own = "SERVER_ENDPOINT=https%3A%2F%2Foauth.bitrix.info%2Frest%2F";
+        assert!(form.body.contains(own), "{}", form.body);
+        let posted = form.body.replace(own, &format!("SERVER_ENDPOINT=https%3A%2F%2F{named}%2Frest%2F"));
+        let answer = support::cgi::Cgi::new(&world.proxy.sandbox).query(&form.query).form(&posted).run();
+        page(&answer, 200);
+        let event = world.proxy.portal().event_form("ONAPPINSTALL");
+        let posted = event.replace("oauth.bitrix.info", named);
+        assert_ne!(event, posted);
+        assert_eq!(world.proxy.post_event(&posted).status, 200);
+        assert!(world.asked().iter().all(|name| name == INFO), "{named}");
+    }
+}
+
+#[test]
+fn a_wrong_oauth_server_is_said_on_pages_in_calls_in_the_log_and_by_check_and_what_is_said_mends_it() {
+    let world = world(TECH).configured("oauth_server = \"https://oauth.bitrix.info\"");
+    let line =
+        format!("oauth_server = \"https://oauth.bitrix24.tech\" under [portals.\"{}\"]", world.proxy.portal().name());
+    let plain = |text: &str| text.replace("&quot;", "\"").replace("&#34;", "\"");
+
+    let answer = world.install_naming(TECH, "en");
+    assert_says(&plain(&page(&answer, 502)), &["The wrong OAuth server", "https://oauth.bitrix.info", &line]);
+    assert_says(&answer.stderr, &["The wrong OAuth server", TECH]);
+    let answer = world.install_naming(TECH, "ru");
+    let russian = line.replace("under", "в разделе");
+    assert_says(&plain(&page(&answer, 502)), &["Не тот сервер авторизации", "https://oauth.bitrix.info", &russian]);
+    page(&world.proxy.open_as(1), 502);
+    let event = world.proxy.post_event(&world.proxy.portal().event_form("ONAPPINSTALL"));
+    assert_failure(&event, 502, "oauth_server_error");
+    assert_says(event.json()["error"].as_str().unwrap(), &[&line]);
+    assert_eq!(world.proxy.stored_bytes(), None);
+
+    world.proxy.store_pair(&world.proxy.portal().issue_pair(1));
+    let check = world.check().replace("\\\"", "\"");
+    assert_says(&check, &[&line]);
+    world.proxy.change_stored(|tokens| tokens["expires_at"] = json!(1));
+    let answer = world.profile();
+    assert_failure(&answer, 502, "oauth_server_error");
+    assert_says(answer.json()["error"].as_str().unwrap(), &["oauth.bitrix.info answered invalid_client", &line]);
+    assert_says(&answer.stderr.replace("\\\"", "\""), &[&line]);
+    let check = world.check().replace("\\\"", "\"");
+    assert_eq!(check.matches(line.as_str()).count(), 1, "said once: {check}");
+    assert!(world.asked().iter().all(|name| name == INFO), "only the configured one is asked");
+
+    // As it says.
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    let world = world.configured_for_portal("oauth_server = \"https://oauth.bitrix24.tech\"");
+    assert_eq!(world.profile().status, 200);
+    world.proxy.a_minute_passes();
+    page(&world.install_naming(TECH, "en"), 200);
+    let check = world.check();
+    assert!(!check.contains("and the portal names"), "{check}");
+}
+
+#[test]
+fn a_pair_that_its_server_does_not_know_is_told_with_the_server() {
+    let world = world(TECH);
+    world.proxy.store_expired_pair(&world.proxy.portal().issue_pair(1));
+    world.proxy.change_stored(|tokens| tokens["server_endpoint"] = json!("https://oauth.bitrix.info/rest/"));
+    let answer = world.profile();
+    assert_failure(&answer, 502, "oauth_server_error");
+    assert_says(&answer.text(), &["oauth.bitrix.info answered invalid_client", "not on this portal"]);
+    assert_says(&world.check(), &["oauth.bitrix.info answered invalid_client"]);
+    // Of no server, as an import may leave it.
+    let world = self::world(TECH);
+    world.proxy.store_expired_pair(&world.proxy.portal().issue_pair(1));
+    world.proxy.change_stored(|tokens| tokens["server_endpoint"] = json!(""));
+    let answer = world.profile();
+    assert_failure(&answer, 502, "oauth_server_error");
+    assert_says(&answer.text(), &["nothing says which", "https://oauth.bitrix24.tech"]);
+}
+
+#[test]
+fn an_own_oauth_server_for_one_portal_counts_before_the_general_one() {
+    let proxy = Proxy::not_installed();
+    let own = proxy.simulator.oauth_url();
+    let general = proxy.config().lines().find(|line| line.starts_with("oauth_server")).unwrap().to_owned();
+    let proxy = proxy
+        .reconfigured(&general, "oauth_server = \"https://oauth.bitrix24.tech\"")
+        .reconfigured("aliases", &format!("oauth_server = \"{own}\"\naliases"));
+    page(&proxy.install_in_browser(1), 200);
+    proxy.change_stored(|tokens| tokens["expires_at"] = json!(1));
+    assert_eq!(proxy.call("profile", json!({})).status, 200);
+    assert_eq!(proxy.asked_oauth(), 2);
+}
+
+#[test]
+fn an_ended_trial_and_a_plan_without_rest_are_told_apart() {
+    let proxy = Proxy::installed();
+    proxy.portal().set_payment_required(true);
+    proxy.change_stored(|tokens| tokens["expires_at"] = json!(1));
+    let answer = proxy.call("profile", json!({}));
+    assert_failure(&answer, 502, "oauth_server_error");
+    assert_says(&answer.text(), &["PAYMENT_REQUIRED", "trial or paid period is over", "subscription"]);
+    assert!(!answer.text().contains("plan does not include"), "{}", answer.text());
+
+    for (status, words) in [
+        (401, "REST is available only on commercial plans"),
+        (403, "REST API is available only on commercial plans."),
+        (401, "REST is available only by subscription."),
+    ] {
+        let proxy = Proxy::installed();
+        let refusal = || Action::ErrorJson { status, error: "ACCESS_DENIED".into(), error_description: words.into() };
+        proxy.portal().inject(Fault::once(Target::Method("profile".into()), refusal()));
+        let answer = proxy.call("profile", json!({}));
+        assert_failure(&answer, status, "bitrix24_error");
+        assert_says(&answer.text(), &[words.trim_end_matches('.'), "no access to the REST API", "subscription"]);
+        assert!(!answer.text().contains("administrator who installed"), "{}", answer.text());
+
+        for (language, title) in
+            [("en", "The portal&#39;s plan has no REST API"), ("ru", "На тарифе портала нет REST API")]
+        {
+            proxy.portal().inject(Fault::once(Target::Method("profile".into()), refusal()));
+            let begun = proxy.begin();
+            let query = begun.query(&proxy.portal().issue_code(1));
+            let request = proxy.get("/callback").query(&query).header("Cookie", &begun.cookie);
+            let text = page(&request.header("Accept-Language", language).run(), status);
+            assert_says(&text, &[title, words.trim_end_matches('.')]);
+        }
+        proxy.portal().inject(Fault::once(Target::Method("profile".into()), refusal()));
+        assert_failure(&proxy.post_event(&proxy.portal().event_form("ONAPPINSTALL")), status, "bitrix24_error");
+    }
+    // Another refusal of access is none of the plan's.
+    let proxy = Proxy::installed();
+    let refusal = Action::ErrorJson { status: 403, error: "ACCESS_DENIED".into(), error_description: "no".into() };
+    proxy.portal().inject(Fault::once(Target::Method("profile".into()), refusal));
+    let answer = proxy.call("profile", json!({}));
+    assert!(!answer.text().contains("no access to the REST API"), "{}", answer.text());
+}
+
+#[test]
+fn the_page_of_success_advises_a_service_administrator() {
+    let proxy = Proxy::not_installed();
+    assert_says(&page(&proxy.install_in_browser(1), 200), &["under a service administrator"]);
+    proxy.portal().uninstall();
+    assert_says(&page(&proxy.open_as(1), 200), &["служебного администратора"]);
+}
