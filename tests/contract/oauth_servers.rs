@@ -231,11 +231,14 @@ fn a_wrong_oauth_server_is_said_on_pages_in_calls_in_the_log_and_by_check_and_wh
     let plain = |text: &str| text.replace("&quot;", "\"").replace("&#34;", "\"");
 
     let answer = world.install_naming(TECH, "en");
-    assert_says(&plain(&page(&answer, 502)), &["The wrong OAuth server", "https://oauth.bitrix.info", &line]);
-    assert_says(&answer.stderr, &["The wrong OAuth server", TECH]);
+    assert_says(&plain(&page(&answer, 502)), &["Perhaps the wrong OAuth server", "https://oauth.bitrix.info", &line]);
+    assert_says(&answer.stderr, &["Perhaps the wrong OAuth server", TECH]);
     let answer = world.install_naming(TECH, "ru");
     let russian = line.replace("under", "в разделе");
-    assert_says(&plain(&page(&answer, 502)), &["Не тот сервер авторизации", "https://oauth.bitrix.info", &russian]);
+    assert_says(
+        &plain(&page(&answer, 502)),
+        &["Возможно, не тот сервер авторизации", "https://oauth.bitrix.info", &russian],
+    );
     page(&world.proxy.open_as(1), 502);
     let event = world.proxy.post_event(&world.proxy.portal().event_form("ONAPPINSTALL"));
     assert_failure(&event, 502, "oauth_server_error");
@@ -280,6 +283,31 @@ fn a_pair_that_its_server_does_not_know_is_told_with_the_server() {
     let answer = world.profile();
     assert_failure(&answer, 502, "oauth_server_error");
     assert_says(&answer.text(), &["nothing says which", "https://oauth.bitrix24.tech"]);
+}
+
+#[test]
+fn a_server_that_was_named_and_not_asked_is_said_where_the_one_that_was_asked_refuses() {
+    let world = world(INFO);
+    world.proxy.store_expired_pair(&world.proxy.portal().issue_pair(1));
+    world.proxy.change_stored(|tokens| tokens["server_endpoint"] = json!("https://oauth.own.example/rest/"));
+    assert_says(&world.check(), &["names oauth.own.example", "is never asked"]);
+    world.proxy.portal().revoke_refresh_tokens();
+    let answer = world.profile();
+    assert_failure(&answer, 409, "reinstall_required");
+    assert_says(
+        answer.json()["error"].as_str().unwrap(),
+        &["invalid_grant", "names oauth.own.example", "install?portal="],
+    );
+    assert_says(&answer.stderr, &["names oauth.own.example"]);
+    let status = world.proxy.get("/status").bearer(TOKEN).run();
+    assert_says(&status.text(), &["names oauth.own.example"]);
+    assert_eq!(world.check().matches("names oauth.own.example").count(), 1, "{}", world.check());
+
+    let begun = world.proxy.begin();
+    let query = format!("{}&server_domain=oauth.own.example", begun.query(&"c".repeat(70)));
+    let text = page(&world.proxy.callback(&query, Some(&begun.cookie)), 502);
+    assert_says(&text, &["oauth.bitrix.info does not know", "names oauth.own.example"]);
+    assert!(world.asked().iter().all(|name| name == INFO));
 }
 
 #[test]

@@ -47,15 +47,16 @@ pub fn check(setup: &Setup) -> (Vec<Line>, Unreached) {
     if let Some(file) = &config.bitrix24.ca_file {
         lines.push(Line::ok("ca_file", file.display().to_string()));
     }
-    let mut unreached = Unreached::default();
-    for (at, server) in oauth::servers(&setup.app).into_iter().enumerate() {
-        // One clock is enough.
-        let found = oauth_server(&setup.app, &server);
-        if found[0].fails() {
+    let (mut unreached, mut asked) = (Unreached::default(), None);
+    for server in oauth::servers(&setup.app) {
+        let (line, reply) = oauth_server(&setup.app, &server);
+        if line.fails() {
             unreached.oauth_servers.push(server);
         }
-        lines.extend(found.into_iter().take(if at == 0 { 2 } else { 1 }));
+        lines.push(line);
+        asked = asked.or(reply);
     }
+    lines.extend(asked.map(|reply| clock(unix_now(), &reply)));
     for portal in &config.portals {
         let line = reached(setup, portals, portal);
         if line.fails() {
@@ -67,7 +68,7 @@ pub fn check(setup: &Setup) -> (Vec<Line>, Unreached) {
 }
 
 /// Its token address, asked for nothing: it answers `invalid_request`, and what time it is.
-fn oauth_server(app: &App, server: &OauthServer) -> Vec<Line> {
+fn oauth_server(app: &App, server: &OauthServer) -> (Line, Option<Reply>) {
     const CHECK: &str = "OAuth server";
     let (host, url) = (server.host(), server.token_url());
     let answer = app
@@ -76,10 +77,10 @@ fn oauth_server(app: &App, server: &OauthServer) -> Vec<Line> {
         .and_then(|http| http.get(&url, &[("Accept", "application/json")], Deadline::after(PATIENCE), MAX_ANSWER));
     let reply = match answer {
         Ok(reply) => reply,
-        Err(failure) => return vec![not_reached(CHECK, host, &failure)],
+        Err(failure) => return (not_reached(CHECK, host, &failure), None),
     };
     let is_oauth = serde_json::from_slice::<serde_json::Value>(&reply.body).is_ok_and(|json| json["error"].is_string());
-    let first = match is_oauth {
+    let line = match is_oauth {
         true => Line::ok(CHECK, format!("{host} answers")),
         false => Line::warn(
             CHECK,
@@ -87,7 +88,7 @@ fn oauth_server(app: &App, server: &OauthServer) -> Vec<Line> {
             "check oauth_server in proxy.toml, if it is set there; if it is right, try again later",
         ),
     };
-    vec![first, clock(unix_now(), &reply)]
+    (line, Some(reply))
 }
 
 fn clock(ours: i64, reply: &Reply) -> Line {

@@ -377,7 +377,7 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             )],
         ),
         Problem::OtherOauthServer { portal, asked } => (
-            language.pick("Не тот сервер авторизации", "The wrong OAuth server"),
+            language.pick("Возможно, не тот сервер авторизации", "Perhaps the wrong OAuth server"),
             vec![
                 language.pick(
                     format!("Сервер авторизации {} не знает этого приложения или его токенов.", asked.server.host()),
