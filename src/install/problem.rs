@@ -106,13 +106,13 @@ impl Problem {
             | Problem::OtherPortal { .. }
             | Problem::NoAddress
             | Problem::PlainHttp
+            | Problem::WithoutRest(_)
             | Problem::NotOurs => 403,
             Problem::UnknownPortal => 404,
             Problem::Mismatch { .. } | Problem::StillWorks | Problem::NotInstalled => 409,
             Problem::Attempts { .. } => 429,
             Problem::Storage(_) | Problem::Configuration(_) => 500,
             Problem::Portal { .. } | Problem::Oauth { .. } | Problem::OtherOauthServer { .. } => 502,
-            Problem::WithoutRest(upstream) => upstream.relayed_status(),
             Problem::Busy | Problem::HostBusy(_) => 503,
         }
     }

@@ -164,36 +164,43 @@ impl Asked {
         }
     }
 
-    /// Which address to write instead, as far as there is one.
+    /// Which of Bitrix24's own to write instead. Of another one that somebody has named nobody is advised to write it: it
+    /// would get the client secret.
     pub fn other(&self) -> Option<String> {
         match &self.doubt {
-            Some(Doubt::Configured { named } | Doubt::Foreign { named }) if named.is_empty() => None,
-            Some(Doubt::Configured { named } | Doubt::Foreign { named }) => Some(format!("https://{named}")),
+            Some(Doubt::Configured { named }) if [TECH, INFO].contains(&named.as_str()) => {
+                Some(OauthServer::own(named).address())
+            }
             Some(Doubt::Presumed) => {
                 Some(OauthServer::own(if self.server.host() == TECH { INFO } else { TECH }).address())
             }
-            None => None,
+            Some(Doubt::Configured { .. } | Doubt::Foreign { .. }) | None => None,
         }
     }
 
     /// The doubt for a person, with what mends it; begins in lower case, without a full stop.
     pub fn words(&self, portal: &PortalName) -> Option<String> {
         let server = self.server.address();
-        let line = self.other().map(|other| format!("oauth_server = \"{other}\" under [portals.\"{portal}\"]"));
+        let section = format!("under [portals.\"{portal}\"]");
+        let line = self.other().map(|other| format!("oauth_server = \"{other}\" {section}"));
         Some(match (self.doubt.as_ref()?, line) {
             (Doubt::Configured { named }, Some(line)) => {
                 format!("the OAuth server in proxy.toml is {server}, and the portal names {named}: write {line}")
             }
-            (Doubt::Configured { .. }, None) => {
+            (Doubt::Configured { named }, None) if named.is_empty() => {
                 format!("the OAuth server in proxy.toml is {server}, and what the portal names is none")
             }
-            (Doubt::Foreign { named }, Some(line)) => format!(
-                "the portal names {named}, which is neither of Bitrix24's own OAuth servers and is never asked; if it is \
-                 the portal's own one, write {line}"
+            (Doubt::Configured { named }, None) => format!(
+                "the OAuth server in proxy.toml is {server}, and the portal names {named}, which is neither of Bitrix24's own: \
+                 check oauth_server there"
             ),
-            (Doubt::Foreign { .. }, None) => {
+            (Doubt::Foreign { named }, _) if named.is_empty() => {
                 format!("what the portal names is no OAuth server, so {server} is asked")
             }
+            (Doubt::Foreign { named }, _) => format!(
+                "the portal names {named}, which is neither of Bitrix24's own OAuth servers and is never asked, so {server} \
+                 is; if the portal has an OAuth server of its own that you know, write its address as oauth_server {section}"
+            ),
             (Doubt::Presumed, line) => format!(
                 "nothing says which of Bitrix24's two OAuth servers the portal uses, so {server} is asked; if it is the \
                  other one, write {}",
@@ -282,6 +289,9 @@ mod tests {
         assert!(!suspicious && text.contains("is https://oauth.lan") && text.ends_with(line), "{text}");
         let (text, suspicious) = words(None, "evil.example");
         assert!(suspicious && text.contains("names evil.example") && text.contains("never asked"), "{text}");
+        assert!(!text.contains("https://evil.example"), "nobody is advised to write what a stranger has named: {text}");
+        let (text, suspicious) = words(Some(&info), "evil.example");
+        assert!(suspicious && text.contains("names evil.example") && !text.contains("https://evil.example"), "{text}");
         let (text, suspicious) = words(None, "");
         assert!(!suspicious && text.contains("nothing says") && text.ends_with(line), "{text}");
         assert_eq!(words(Some(&info), "https://oauth.bitrix.info/rest/"), (String::new(), false));

@@ -204,6 +204,8 @@ fn nobody_but_bitrix24s_own_two_is_ever_asked_whatever_portals_and_strangers_nam
         let text = page(&answer, 200);
         assert_says(&answer.stderr, &["\"level\":\"warn\"", "OAuth server"]);
         assert!(text.contains("OAuth server") && !text.contains('\u{1b}'), "{text}");
+        // It would get the client secret.
+        assert!(!text.contains("oauth_server = "), "nobody is advised to write what somebody has named: {text}");
         assert!(!answer.stderr.contains('\u{1b}'), "{}", answer.stderr);
         assert_eq!(world.proxy.stored()["server_endpoint"], "https://oauth.bitrix.info/rest/", "{named}");
         assert_eq!(world.asked(), [INFO], "{named}");
@@ -288,10 +290,11 @@ fn a_pair_that_its_server_does_not_know_is_told_with_the_server() {
 #[test]
 fn a_server_that_was_named_and_not_asked_is_said_where_the_one_that_was_asked_refuses() {
     let world = world(INFO);
-    world.proxy.store_expired_pair(&world.proxy.portal().issue_pair(1));
+    world.proxy.store_pair(&world.proxy.portal().issue_pair(1));
     world.proxy.change_stored(|tokens| tokens["server_endpoint"] = json!("https://oauth.own.example/rest/"));
     assert_says(&world.check(), &["names oauth.own.example", "is never asked"]);
     world.proxy.portal().revoke_refresh_tokens();
+    world.proxy.change_stored(|tokens| tokens["expires_at"] = json!(1));
     let answer = world.profile();
     assert_failure(&answer, 409, "reinstall_required");
     assert_says(
@@ -354,7 +357,7 @@ fn an_ended_trial_and_a_plan_without_rest_are_told_apart() {
             let begun = proxy.begin();
             let query = begun.query(&proxy.portal().issue_code(1));
             let request = proxy.get("/callback").query(&query).header("Cookie", &begun.cookie);
-            let text = page(&request.header("Accept-Language", language).run(), status);
+            let text = page(&request.header("Accept-Language", language).run(), 403);
             assert_says(&text, &[title, words.trim_end_matches('.')]);
         }
         proxy.portal().inject(Fault::once(Target::Method("profile".into()), refusal()));

@@ -94,36 +94,38 @@ pub fn service_account(language: Language) -> &'static str {
 
 /// What the portal and `proxy.toml` say of the OAuth server, and what to write there.
 pub fn other_oauth_server(language: Language, portal: &PortalName, asked: &Asked) -> String {
-    let english = || asked.words(portal).map(|words| format!("{}.", capitalized(&words)));
+    let Some(doubt) = &asked.doubt else { return String::new() };
+    if language == Language::English {
+        return asked.words(portal).map_or_else(String::new, |words| format!("{}.", capitalized(&words)));
+    }
     let server = asked.server.address();
-    let line = asked.other().map(|other| format!("oauth_server = \"{other}\" в разделе [portals.\"{portal}\"]"));
-    let russian = || {
-        match (asked.doubt.as_ref()?, line) {
+    let section = format!("в разделе [portals.\"{portal}\"]");
+    let line = asked.other().map(|other| format!("oauth_server = \"{other}\" {section}"));
+    match (doubt, line) {
         (Doubt::Configured { named }, Some(line)) => {
-            Some(format!("В proxy.toml указан oauth_server {server}, а портал называет {named}: напишите {line}."))
+            format!("В proxy.toml указан oauth_server {server}, а портал называет {named}: напишите {line}.")
         }
-        (Doubt::Configured { .. }, None) => Some(format!(
+        (Doubt::Configured { named }, None) if named.is_empty() => format!(
             "В proxy.toml указан oauth_server {server}, а то, что называет портал, — не адрес сервера авторизации."
-        )),
-        (Doubt::Foreign { named }, Some(line)) => Some(format!(
-            "Портал называет {named}; это не один из двух серверов авторизации Битрикс24, и к нему программа не обращается. \
-             Если это собственный сервер портала, напишите {line}."
-        )),
-        (Doubt::Foreign { .. }, None) => {
-            Some(format!("То, что называет портал, — не адрес сервера авторизации, поэтому запрос отправлен на {server}."))
+        ),
+        (Doubt::Configured { named }, None) => format!(
+            "В proxy.toml указан oauth_server {server}, а портал называет {named}; это не один из двух серверов авторизации \
+             Битрикс24. Проверьте oauth_server."
+        ),
+        (Doubt::Foreign { named }, _) if named.is_empty() => {
+            format!("То, что называет портал, — не адрес сервера авторизации, поэтому запрос отправлен на {server}.")
         }
-        (Doubt::Presumed, line) => Some(format!(
+        (Doubt::Foreign { named }, _) => format!(
+            "Портал называет {named}; это не один из двух серверов авторизации Битрикс24, и к нему программа не обращается: \
+             запрос отправлен на {server}. Если у портала собственный сервер авторизации и вы его знаете, укажите его адрес \
+             в oauth_server {section}."
+        ),
+        (Doubt::Presumed, line) => format!(
             "Неизвестно, какой из двух серверов авторизации Битрикс24 у портала, поэтому запрос отправлен на {server}. Если \
              у портала другой, напишите {}.",
             line.unwrap_or_default()
-        )),
+        ),
     }
-    };
-    match language {
-        Language::Russian => russian(),
-        Language::English => english(),
-    }
-    .unwrap_or_default()
 }
 
 fn capitalized(text: &str) -> String {
