@@ -1,8 +1,10 @@
-//! Pages for a browser: one template, Russian or English, with the headers that keep a page to itself.
+//! Pages for a browser, Russian or English. What they have in common is in [`head`] and `base.html`.
 
+mod head;
 mod language;
 mod texts;
 
+pub use head::{Head, Place};
 pub use language::Language;
 
 use crate::config::Config;
@@ -10,16 +12,8 @@ use crate::install::frame::Opened;
 use crate::install::{Installed, Problem};
 use crate::values::answer::Answer;
 use crate::values::portal::PortalName;
-use crate::values::secret::random_hex;
 use askama::Template;
-
-/// What surrounds a page.
-pub enum Place {
-    /// A tab of its own; nobody may frame it.
-    Tab,
-    /// A frame of this portal, `https://acme.bitrix24.ru`.
-    Frame(String),
-}
+use head::{Button, Tone};
 
 #[derive(Default)]
 pub struct Section {
@@ -34,53 +28,44 @@ struct Form {
     button: &'static str,
 }
 
+/// A page of text: what is so, and what to do next.
 #[derive(Template)]
 #[template(path = "page.html", config = "src/serve/page/askama.toml")]
 pub struct Page {
-    language: Language,
-    title: String,
-    /// `good`, `bad` or empty: the heading's mark.
-    tone: &'static str,
+    head: Head,
     paragraphs: Vec<String>,
     /// What must not be overlooked although all went well.
     warning: String,
     sections: Vec<Section>,
     form: Option<Form>,
-    /// Where to begin again; empty = not from here.
-    beginning: String,
-    /// Whether Bitrix24 is told that the installation is finished.
-    in_frame: bool,
-    nonce: String,
+    buttons: Vec<Button>,
 }
 
 impl Page {
-    fn new(language: Language, tone: &'static str, title: impl Into<String>) -> Page {
+    fn new(language: Language, tone: Tone, title: impl Into<String>) -> Page {
         Page {
-            language,
-            title: title.into(),
-            tone,
+            head: Head::new(language, tone, title),
             paragraphs: Vec::new(),
             warning: String::new(),
             sections: Vec::new(),
             form: None,
-            beginning: String::new(),
-            in_frame: false,
-            nonce: random_hex::<16>(),
+            buttons: Vec::new(),
         }
     }
 
     /// Where to begin: which portal, and what will happen.
     pub fn start(language: Language, action: String) -> Page {
         let words = texts::start(language);
-        let mut page = Page::new(language, "", words.title);
+        let mut page = Page::new(language, Tone::Plain, words.title);
         page.paragraphs = words.paragraphs.iter().map(|p| (*p).to_owned()).collect();
+        page.head.has_form = true;
         page.form = Some(Form { action, label: words.label, button: words.button });
         page
     }
 
     pub fn installed(language: Language, installed: &Installed, config: &Config) -> Page {
         let words = texts::words(language);
-        let mut page = Page::new(language, "good", words.installed);
+        let mut page = Page::new(language, Tone::Good, words.installed);
         page.paragraphs = vec![texts::installed(language).into(), texts::service_account(language).into()];
         page.warning = texts::rights_not_granted(language, &installed.missing);
         if let Some((asked, portal)) = installed.asked.as_ref().zip(PortalName::parse(&installed.portal)) {
@@ -91,6 +76,7 @@ impl Page {
             "" => installed.user.id.to_string(),
             name => format!("{name} (ID {})", installed.user.id),
         };
+        page.head.has_code = true;
         page.sections = vec![
             Section {
                 facts: vec![
@@ -114,39 +100,36 @@ impl Page {
         let mut page = match opened {
             Opened::Installed(installed) => Page::installed(language, installed, config),
             Opened::WorksAlready => {
-                let mut page = Page::new(language, "good", texts::words(language).works_already);
+                let mut page = Page::new(language, Tone::Good, texts::words(language).works_already);
                 page.paragraphs = vec![texts::works_already(language).into()];
                 page
             }
         };
-        page.in_frame = true;
+        page.head.ends_installation = true;
         page
     }
 
     pub fn problem(language: Language, problem: &Problem) -> Page {
         let (title, paragraphs) = texts::problem(language, problem);
-        let mut page = Page::new(language, "bad", title);
+        let mut page = Page::new(language, Tone::Bad, title);
         page.paragraphs = paragraphs;
         page
     }
 
-    /// With a link to where an installation begins: the portal's own page where there is but one.
+    /// With a button to where an installation begins: the portal's own page where there is but one.
     pub fn with_beginning(mut self, config: &Config) -> Page {
-        self.beginning = match (config.portals.as_slice(), &config.bitrix24.redirect_uri) {
-            (_, None) => String::new(),
+        let address = match (config.portals.as_slice(), &config.bitrix24.redirect_uri) {
+            (_, None) => return self,
             ([only], Some(_)) => config.install_url(&only.name).unwrap_or_default(),
             (_, Some(uri)) => format!("{uri}/install"),
         };
+        self.buttons.push(Button::new(texts::words(self.head.language).begin_again, address));
         self
-    }
-
-    fn begin_again(&self) -> &'static str {
-        texts::words(self.language).begin_again
     }
 
     /// A table for each portal.
     pub fn status(language: Language, portals: Vec<(String, Vec<(String, String)>)>) -> Page {
-        let mut page = Page::new(language, "", texts::words(language).status);
+        let mut page = Page::new(language, Tone::Plain, texts::words(language).status);
         page.sections =
             portals.into_iter().map(|(title, facts)| Section { title, facts, code: String::new() }).collect();
         page
@@ -154,24 +137,11 @@ impl Page {
 
     /// The words alone, for the log and for events.
     pub fn text(&self) -> String {
-        format!("{}: {}", self.title, self.paragraphs.join(" "))
+        format!("{}: {}", self.head.title, self.paragraphs.join(" "))
     }
 
     pub fn answer(&self, status: u16, place: &Place) -> Answer {
-        let nonce = &self.nonce;
-        let scripts = if self.in_frame { format!("script-src 'nonce-{nonce}'; ") } else { String::new() };
-        let ancestors = match place {
-            Place::Tab => "'none'",
-            Place::Frame(portal) => portal,
-        };
-        // The answer to the form redirects to the portal, which browsers count as the form's action.
-        let action = if self.form.is_some() { "'self' https: http:" } else { "'none'" };
-        let policy = format!(
-            "default-src 'none'; {scripts}style-src 'nonce-{nonce}'; base-uri 'none'; form-action {action}; \
-             frame-ancestors {ancestors}"
-        );
-        let body = self.render().unwrap_or_else(|_| self.title.clone());
-        Answer::html(status, body).with("Referrer-Policy", "no-referrer").with("Content-Security-Policy", policy)
+        self.head.answer(self, status, place)
     }
 }
 
