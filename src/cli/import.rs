@@ -145,6 +145,7 @@ impl Import {
             refresh_token: written.refresh_token,
             scope: written.scope,
             user_id: written.user_id,
+            user_name: String::new(),
             application_token: Secret::default(),
             client_id: application.client_id.clone(),
             installed_at: written_at,

@@ -19,6 +19,10 @@ pub struct Query {
     pub error: Option<String>,
     /// The OAuth server of the portal.
     pub server_domain: Option<String>,
+    /// The receipt of an installation.
+    pub installed: Option<String>,
+    /// Beside it: a call is to be tried.
+    pub tries: bool,
     pub lang: Option<String>,
 }
 
@@ -37,6 +41,8 @@ impl Query {
             state: field("state"),
             error: field("error"),
             server_domain: field("server_domain"),
+            installed: field("installed"),
+            tries: field("try").is_some(),
             lang: field("LANG"),
         }
     }

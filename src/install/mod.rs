@@ -31,12 +31,15 @@ use crate::values::error::Error;
 use crate::values::grant::{Grant, Issued, Refusal};
 use crate::values::json::number_of;
 use crate::values::oauth_server::{Asked, OauthServer};
-use crate::values::portal::{Endpoint, Refused, Scheme};
+use crate::values::portal::{Endpoint, PortalName, Refused, Scheme};
 use crate::values::secret::Secret;
 use crate::values::verdict::{judge, Verdict};
 
 /// Attempts at the OAuth server that strangers may cause for a portal in a minute.
 const ATTEMPTS_A_MINUTE: usize = 6;
+
+/// Most characters of a person's name.
+const LONGEST_NAME: usize = 100;
 
 /// What an installation works with.
 pub struct Installer<'a> {
@@ -53,6 +56,8 @@ pub struct Installed {
     pub missing: Vec<String>,
     /// What is odd about the OAuth server, although it gave the tokens.
     pub asked: Option<Asked>,
+    /// What the address of the page has that says so, for ten minutes.
+    pub receipt: String,
 }
 
 /// Whose token it is, as `profile` says.
@@ -74,9 +79,10 @@ impl Person {
     pub fn of_profile(body: &[u8]) -> Person {
         let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |name: &str| answer["result"][name].as_str().unwrap_or("").trim().to_owned();
+        let name = format!("{} {}", text("NAME"), text("LAST_NAME"));
         Person {
             id: number_of(&answer["result"]["ID"]).unwrap_or(0),
-            name: printable(format!("{} {}", text("NAME"), text("LAST_NAME")).trim()).into_owned(),
+            name: printable(name.trim()).chars().take(LONGEST_NAME).collect(),
             administrator: answer["result"]["ADMIN"] == true,
         }
     }
@@ -97,7 +103,7 @@ impl<'a> Installer<'a> {
 
 impl Installer<'_> {
     fn portal(&self, domain: &str) -> Result<(&Portal, &Application), Problem> {
-        let portal = self.job.app.config.portal(domain).ok_or(Problem::UnknownPortal)?;
+        let portal = self.job.app.config.portal(domain).ok_or_else(|| Problem::unknown_portal(domain))?;
         Ok((portal, portal.application().ok_or(Problem::Webhook)?))
     }
 
@@ -277,6 +283,7 @@ impl Installer<'_> {
             expires_at: issued.expires_at,
             scope: issued.scope,
             user_id: if issued.user_id == 0 { user.id } else { issued.user_id },
+            user_name: user.name.clone(),
             application_token: if application_token.is_empty() { kept } else { application_token },
             client_id: application.client_id.clone(),
             installed_at: self.job.app.store.now(),
@@ -287,11 +294,12 @@ impl Installer<'_> {
         if room.replace(replaced.as_deref(), &tokens).map_err(Problem::Storage)? == Replaced::OtherIsStored {
             return Err(Problem::Busy);
         }
-        let asked = [asked, portal.asked_for_pair(&tokens.server_endpoint)].into_iter().find(Asked::is_suspicious);
-        if let Some(words) = asked.as_ref().and_then(|asked| asked.words(&portal.name)) {
+        let named = asked.named_in_doubt();
+        let receipt = state::receipt(application, portal.name.as_str(), named, self.job.app.store.now());
+        let installed = self.describe(portal, &tokens, user, receipt, named);
+        if let Some(words) = installed.asked.as_ref().and_then(|asked| asked.words(&portal.name)) {
             self.job.log.warn(&words);
         }
-        let installed = Installed { asked, ..self.describe(portal, &tokens, user) };
         self.job.log.line(
             if installed.missing.is_empty() { Level::Info } else { Level::Warn },
             "installed",
@@ -305,24 +313,67 @@ impl Installer<'_> {
         Ok(installed)
     }
 
-    fn describe(&self, portal: &Portal, tokens: &Tokens, user: Person) -> Installed {
+    /// `named`: [`Asked::named_in_doubt`], of the installation.
+    fn describe(&self, portal: &Portal, tokens: &Tokens, user: Person, receipt: String, named: &str) -> Installed {
         let rights: Vec<String> =
             tokens.scope.split(',').map(|s| s.trim().to_ascii_lowercase()).filter(|s| !s.is_empty()).collect();
         let missing =
             self.job.app.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
-        Installed { portal: portal.name.to_string(), user, rights, missing, asked: None }
+        let asked = Asked::for_installation(portal.oauth_server.as_ref(), &portal.name, named, &tokens.server_endpoint);
+        let asked = Some(asked).filter(Asked::is_suspicious);
+        Installed { portal: portal.name.to_string(), user, rights, missing, asked, receipt }
+    }
+
+    /// The portal that a receipt is of, and which OAuth server it had named, where that was odd.
+    fn of_receipt(&self, receipt: &str) -> Result<(&Portal, String), Problem> {
+        let config = &self.job.app.config;
+        let named = state::claimed_portal(receipt).and_then(|name| PortalName::parse(&name));
+        let portal = named.and_then(|name| config.portal_of(&name)).ok_or(Problem::Receipt)?;
+        let application = portal.application().ok_or(Problem::Receipt)?;
+        let server = state::verify_receipt(application, portal.name.as_str(), receipt, self.job.app.store.now());
+        Ok((portal, server.ok_or(Problem::Receipt)?))
+    }
+
+    /// What is installed, for whoever has the receipt.
+    pub fn installed(&self, receipt: &str) -> Result<Installed, Problem> {
+        let (portal, named) = self.of_receipt(receipt)?;
+        match self.job.app.store.read(&portal.name).map_err(Problem::Storage)? {
+            Installation::Installed(tokens) => {
+                let user = Person { id: tokens.user_id, name: tokens.user_name.clone(), administrator: true };
+                Ok(self.describe(portal, &tokens, user, receipt.to_owned(), &named))
+            }
+            Installation::NotInstalled => Err(Problem::NotInstalled),
+            Installation::Broken(why) => Err(Problem::Storage(why)),
+        }
+    }
+
+    /// The same after one call that needs no right, with the person for whom Bitrix24 answered it.
+    pub fn tried(&self, receipt: &str) -> Result<Installed, Problem> {
+        let (portal, _) = self.of_receipt(receipt)?;
+        Pace::of(self.job.app, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
+        let answer = self.profile(portal).map_err(|problem| match problem {
+            Problem::Portal { why } => Problem::Trial { why },
+            problem => problem,
+        })?;
+        let answer = answer.ok_or(Problem::Refused)?;
+        Ok(Installed { user: Person::of_profile(&answer), ..self.installed(receipt)? })
     }
 
     /// Whether there are tokens that Bitrix24 accepts, refreshed if need be. An answer that tells neither is a problem.
     fn stored_tokens_work(&self, portal: &Portal) -> Result<bool, Problem> {
+        Ok(self.profile(portal)?.is_some())
+    }
+
+    /// The answer to `profile` with the stored tokens, refreshed if need be; `None`: Bitrix24 does not accept them.
+    fn profile(&self, portal: &Portal) -> Result<Option<Vec<u8>>, Problem> {
         match profile_as_stored(self.job, portal) {
-            Ok(_) => Ok(true),
+            Ok(reply) => Ok(Some(reply.body)),
             // 403: the one who installed may not use the application any more, has left for example.
-            Err(Failed::Refused { upstream, .. }) if matches!(upstream.status, 401 | 403) => Ok(false),
+            Err(Failed::Refused { upstream, .. }) if matches!(upstream.status, 401 | 403) => Ok(None),
             Err(Failed::Refused { upstream, .. }) => {
                 Err(Problem::Portal { why: format!("it answered {}", upstream.error) })
             }
-            Err(Failed::Error(Error::NotInstalled { .. } | Error::ReinstallRequired { .. })) => Ok(false),
+            Err(Failed::Error(Error::NotInstalled { .. } | Error::ReinstallRequired { .. })) => Ok(None),
             Err(Failed::Error(error)) => Err(error.into()),
         }
     }

@@ -1,5 +1,6 @@
 //! Why an installation did not happen.
 
+use crate::system::log::printable;
 use crate::values::error::{Error, Executed, Upstream};
 use crate::values::oauth_server::Asked;
 use crate::values::portal::PortalName;
@@ -9,14 +10,16 @@ const BUSY: u64 = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// The portal is not configured.
-    UnknownPortal,
+    /// The portal is not configured: what was asked for, as it was written.
+    UnknownPortal(String),
     /// Several portals are configured and none was named.
     NoPortalNamed,
     /// The portal is used through an incoming webhook.
     Webhook,
     /// The state does not belong to this browser, is too old, or was used.
     State,
+    /// The receipt of an installation is older than ten minutes, or was not made here.
+    Receipt,
     /// The way back brought an error instead of a code, such as `access_denied`; empty where it is no code of an error.
     /// `begun_here`: with the state of this browser.
     Denied {
@@ -50,6 +53,8 @@ pub enum Problem {
     /// `application_token` is not the stored one.
     NotOurs,
     NotInstalled,
+    /// Bitrix24 does not accept the stored tokens.
+    Refused,
     Attempts {
         retry_after: u64,
     },
@@ -58,6 +63,10 @@ pub enum Problem {
     /// This host refused a process, a thread, a descriptor or memory: which.
     HostBusy(String),
     Portal {
+        why: String,
+    },
+    /// The call that was to be tried had no answer of Bitrix24's.
+    Trial {
         why: String,
     },
     Oauth {
@@ -91,7 +100,18 @@ impl From<Error> for Problem {
     }
 }
 
+/// Most characters of an address that are repeated.
+const LONGEST_ADDRESS: usize = 100;
+
 impl Problem {
+    /// `named`: by whoever made the address of the page. Of a webhook's address, which people paste, the host is repeated and
+    /// not the code.
+    pub fn unknown_portal(named: &str) -> Problem {
+        let bare = named.trim().split("://").last().unwrap_or("");
+        let host = bare.split(['/', '?', '#']).next().and_then(|host| host.rsplit('@').next()).unwrap_or("");
+        Problem::UnknownPortal(printable(host).chars().take(LONGEST_ADDRESS).collect())
+    }
+
     /// The same statuses as the envelope's.
     pub fn status(&self) -> u16 {
         match self {
@@ -100,6 +120,7 @@ impl Problem {
             | Problem::Denied { begun_here: true, .. }
             | Problem::CodeSpent => 400,
             Problem::State
+            | Problem::Receipt
             | Problem::Denied { .. }
             | Problem::TokenRefused
             | Problem::NotAdministrator
@@ -108,11 +129,14 @@ impl Problem {
             | Problem::PlainHttp
             | Problem::WithoutRest(_)
             | Problem::NotOurs => 403,
-            Problem::UnknownPortal => 404,
-            Problem::Mismatch { .. } | Problem::StillWorks | Problem::NotInstalled => 409,
+            Problem::UnknownPortal(_) => 404,
+            Problem::Mismatch { .. } | Problem::StillWorks | Problem::NotInstalled | Problem::Refused => 409,
             Problem::Attempts { .. } => 429,
             Problem::Storage(_) | Problem::Configuration(_) => 500,
-            Problem::Portal { .. } | Problem::Oauth { .. } | Problem::OtherOauthServer { .. } => 502,
+            Problem::Portal { .. }
+            | Problem::Trial { .. }
+            | Problem::Oauth { .. }
+            | Problem::OtherOauthServer { .. } => 502,
             Problem::Busy | Problem::HostBusy(_) => 503,
         }
     }
@@ -130,8 +154,10 @@ impl Problem {
     /// administrator's.
     pub fn can_begin_again(&self) -> bool {
         match self {
-            Problem::UnknownPortal
+            Problem::UnknownPortal(_)
             | Problem::NoPortalNamed
+            | Problem::NotInstalled
+            | Problem::Refused
             | Problem::State
             | Problem::Denied { .. }
             | Problem::CodeSpent
@@ -151,7 +177,8 @@ impl Problem {
             | Problem::Mismatch { .. }
             | Problem::StillWorks
             | Problem::NotOurs
-            | Problem::NotInstalled
+            | Problem::Receipt
+            | Problem::Trial { .. }
             | Problem::Storage(_)
             | Problem::Configuration(_) => false,
         }
@@ -160,14 +187,16 @@ impl Problem {
     /// As Bitrix24's server hears it, in answer to an event. `text`: the page's words.
     pub fn to_error(&self, text: String) -> Error {
         match self {
-            Problem::UnknownPortal => Error::UnknownPortal,
+            Problem::UnknownPortal(_) => Error::UnknownPortal,
             Problem::NotInstalled => Error::NotInstalled { install_url: None },
             Problem::Mismatch { .. } => Error::MemberMismatch(text),
             Problem::StillWorks => Error::StillInstalled,
             Problem::Attempts { retry_after } => Error::RateLimited { why: text, retry_after: *retry_after },
             Problem::Busy => Error::RefreshPending { retry_after: BUSY },
             Problem::HostBusy(why) => Error::HostBusy(why.clone()),
-            Problem::Portal { why } => Error::Unreachable { why: why.clone(), executed: Executed::No },
+            Problem::Portal { why } | Problem::Trial { why } => {
+                Error::Unreachable { why: why.clone(), executed: Executed::No }
+            }
             Problem::Oauth { why } => Error::OauthServer { why: why.clone(), retry_after: None },
             Problem::OtherOauthServer { portal, asked } => {
                 Error::OauthServer { why: asked.words(portal).unwrap_or(text), retry_after: None }

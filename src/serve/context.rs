@@ -2,16 +2,19 @@
 
 use super::access::{self, Browser, Credentials};
 use super::caller::Caller;
+use super::page::Language;
+use super::route::own_path;
 use crate::app::{App, Job};
 use crate::call::idempotency::{check_key, fingerprint, Key};
 use crate::call::outcome::{Called, Failed};
 use crate::config::{Client, Config};
+use crate::install::browser::Query;
 use crate::system::clock::Deadline;
 use crate::system::log::Log;
 use crate::upstream::http::Reply;
 use crate::values::encoding::Encoding;
 use crate::values::error::{Error, Result};
-use crate::values::portal::Version;
+use crate::values::portal::{split_address, Version};
 use crate::values::request::{Body, BodyError, Variables};
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -70,6 +73,30 @@ impl Serving<'_> {
 
     pub fn job<'j>(&'j self, app: &'j App) -> Job<'j> {
         app.job(self.log, self.deadline(&app.config))
+    }
+
+    /// Where this program is reached: as configured, or else as this request has reached it.
+    pub fn own_address(&self, config: Option<&Config>) -> Option<String> {
+        if let Some(address) = config.and_then(|config| config.bitrix24.redirect_uri.as_ref()) {
+            return Some(address.clone());
+        }
+        let scheme = match self.variables.text("HTTPS") {
+            Some(value) if !value.is_empty() && !value.eq_ignore_ascii_case("off") => "https",
+            _ => "http",
+        };
+        let address = format!("{scheme}://{}{}", self.variables.text("HTTP_HOST")?, own_path(self.variables)?);
+        split_address(&address).is_some().then_some(address)
+    }
+
+    /// Whether whoever asks wants to read a page: browsers say so.
+    pub fn wants_page(&self) -> bool {
+        let accept = self.variables.text("HTTP_ACCEPT").unwrap_or("");
+        matches!(self.variables.method(), "GET" | "HEAD") && accept.to_ascii_lowercase().contains("text/html")
+    }
+
+    /// In which language a page is written for whoever asks.
+    pub fn language(&self) -> Language {
+        Language::of(self.variables, Query::of(self.variables).lang.as_deref())
     }
 
     /// A client's body, unpacked.

@@ -2,10 +2,9 @@
 
 use super::context::Serving;
 use crate::app::App;
-use crate::config::Config;
 use crate::install::browser::Query;
 use crate::install::{self, Installer, Problem};
-use crate::serve::page::{Language, Page, Place};
+use crate::serve::page::{Language, Links, Page, Place};
 use crate::system::log::Level;
 use crate::values::answer::Answer;
 use crate::values::error::Result;
@@ -13,32 +12,53 @@ use crate::values::form::Form;
 
 impl Serving<'_> {
     pub(super) fn install(&self, app: &App, query: &Query) -> Answer {
-        let language = Language::of(self.variables, query.lang.as_deref());
         match Installer::new(self.job(app)).begin(query) {
             Ok(redirect) => redirect,
             Err(Problem::NoPortalNamed) if query.portal.is_none() => {
-                let action = app.config.bitrix24.redirect_uri.as_ref().map(|uri| format!("{uri}/install"));
-                Page::start(language, action.unwrap_or_default()).answer(200, &Place::Tab)
+                Page::start(self.language(), &self.links(app)).answer(200, &Place::Tab)
             }
-            Err(problem) => self.problem_page(&app.config, language, &problem, &Place::Tab),
+            Err(problem) => self.problem_page(app, self.language(), &problem, &Place::Tab),
         }
+    }
+
+    pub(super) fn links(&self, app: &App) -> Links {
+        Links::at(self.own_address(Some(&app.config)))
     }
 
     pub(super) fn callback(&self, app: &App, query: &Query) -> Answer {
-        let language = Language::of(self.variables, query.lang.as_deref());
         match Installer::new(self.job(app)).finish(query, self.variables.text("HTTP_COOKIE")) {
-            Ok(installed) => Page::installed(language, &installed, &app.config)
-                .answer(200, &Place::Tab)
-                .with("Set-Cookie", install::browser::forget_cookie(&app.config)),
-            Err(problem) => self.problem_page(&app.config, language, &problem, &Place::Tab),
+            Ok(installed) => {
+                Answer::see_other(self.links(app).installed(&installed.receipt, self.language_asked_for(query)))
+                    .with("Set-Cookie", install::browser::forget_cookie(&app.config))
+                    .with("Referrer-Policy", "no-referrer")
+            }
+            Err(problem) => self.problem_page(app, self.language(), &problem, &Place::Tab),
         }
     }
 
-    fn problem_page(&self, config: &Config, language: Language, problem: &Problem, place: &Place) -> Answer {
+    /// The page of a finished installation, which may be loaded as often as one likes; and a call that is tried from there.
+    pub(super) fn finished(&self, app: &App, query: &Query) -> Answer {
+        let (installer, receipt) = (Installer::new(self.job(app)), query.installed.as_deref().unwrap_or(""));
+        let installed = if query.tries { installer.tried(receipt) } else { installer.installed(receipt) };
+        match installed {
+            Ok(installed) => {
+                let trial = self.links(app).trial(&installed.receipt, self.language_asked_for(query));
+                Page::finished(self.language(), &installed, query.tries, trial, &self.links(app))
+                    .answer(200, &Place::Tab)
+            }
+            Err(problem) => self.problem_page(app, self.language(), &problem, &Place::Tab),
+        }
+    }
+
+    fn language_asked_for(&self, query: &Query) -> Option<Language> {
+        query.lang.as_ref().map(|_| self.language())
+    }
+
+    fn problem_page(&self, app: &App, language: Language, problem: &Problem, place: &Place) -> Answer {
         self.log_problem(problem);
         let mut page = Page::problem(language, problem);
-        if matches!(place, Place::Tab) && problem.can_begin_again() {
-            page = page.with_beginning(config);
+        if matches!(place, Place::Tab) {
+            page = page.with_beginning(problem, &app.config, &self.links(app));
         }
         let page = page.answer(problem.status(), place);
         match problem.retry_after() {
@@ -80,8 +100,11 @@ impl Serving<'_> {
         let installer = Installer::new(self.job(app));
         let place = installer.origin(&domain).map_or(Place::Tab, Place::Frame);
         match installer.opened(&domain, form) {
-            Ok(opened) => Page::opened(language, &opened, &app.config).answer(200, &place),
-            Err(problem) => self.problem_page(&app.config, language, &problem, &place),
+            Ok(opened) => {
+                let portal = app.config.portal(&domain).map(|portal| portal.name.as_str());
+                Page::opened(language, &opened, portal, &self.links(app)).answer(200, &place)
+            }
+            Err(problem) => self.problem_page(app, language, &problem, &place),
         }
     }
 }

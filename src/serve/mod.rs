@@ -20,7 +20,6 @@ mod webhook;
 use crate::app::App;
 use crate::config::Config;
 use crate::install::browser::Query;
-use crate::install::Problem;
 use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};
 use crate::upstream::http::Failure;
@@ -32,7 +31,7 @@ use crate::values::portal::Version;
 use crate::values::request::{Body, Request, Variables};
 pub use context::MAX_STRANGER_BODY;
 use context::{Serving, Trace};
-use page::{Language, Page, Place};
+use page::{Links, Page, Place};
 use route::Route;
 use serde_json::Value;
 use std::time::Duration;
@@ -85,18 +84,11 @@ impl Serving<'_> {
         };
         let outcome = outcome.map_err(Error::or_host_busy);
         self.log_outcome(trace, &outcome);
-        let answer = outcome.unwrap_or_else(|error| match (&route, route.version(), &error) {
-            (_, Some(version), _) => webhook::failure(&error, version),
-            (Route::Install | Route::Callback, _, Error::Configuration(_)) => {
-                self.unusable_page(Problem::Configuration(String::new()))
-            }
-            (Route::Install | Route::Callback, _, Error::HostBusy(why)) => {
-                self.unusable_page(Problem::HostBusy(why.clone()))
-            }
-            (Route::Install | Route::Callback, _, Error::Storage(_)) => {
-                self.unusable_page(Problem::Storage(String::new()))
-            }
-            _ => Answer::failure(&error, &self.log.request_id),
+        let answer = outcome.unwrap_or_else(|error| match route.version() {
+            Some(version) => webhook::failure(&error, version),
+            None => self
+                .failure_page(&route, &error, loaded.ok().map(|app| &app.config))
+                .unwrap_or_else(|| Answer::failure(&error, &self.log.request_id)),
         });
         match loaded {
             Ok(app) => cors::decorate(answer, &app.config, self.variables.text("HTTP_ORIGIN")),
@@ -104,17 +96,21 @@ impl Serving<'_> {
         }
     }
 
-    /// Where the server passes no path, the query of a GET decides.
+    /// Where the server passes no path, the query of a GET decides; without one, whether a page is wanted.
     fn route(&self) -> Route {
         let route = Route::of(self.variables);
-        if route != Route::Root || self.variables.method() != "GET" {
-            return route;
+        match self.variables.method() {
+            "GET" if route == Route::Root => {}
+            "HEAD" if route == Route::Root && self.wants_page() => return Route::Front,
+            _ => return route,
         }
         match Query::of(self.variables) {
+            Query { installed: Some(_), .. } => Route::Installed,
             Query { code: Some(_), .. } | Query { state: Some(_), .. } | Query { error: Some(_), .. } => {
                 Route::Callback
             }
             Query { portal: Some(_), .. } => Route::Install,
+            _ if self.wants_page() => Route::Front,
             _ => route,
         }
     }
@@ -143,10 +139,16 @@ impl Serving<'_> {
         }
     }
 
-    /// What a portal's administrator in a browser sees then. It says no more than the envelope would; why is in the log.
-    fn unusable_page(&self, problem: Problem) -> Answer {
-        let language = Language::of(self.variables, Query::of(self.variables).lang.as_deref());
-        Page::problem(language, &problem).answer(problem.status(), &Place::Tab)
+    /// What a person in a browser sees of a failure. It says no more than the envelope would; why is in the log.
+    fn failure_page(&self, route: &Route, error: &Error, config: Option<&Config>) -> Option<Answer> {
+        let is_page = match route {
+            Route::Front | Route::Install | Route::Callback | Route::Installed => true,
+            Route::Status | Route::Unknown => self.wants_page(),
+            _ => false,
+        };
+        let links = Links::at(self.own_address(config));
+        let page = Page::failure(self.language(), error, &links).filter(|_| is_page)?;
+        Some(page.answer(error.status_and_code().0, &Place::Tab).with_headers_of(error))
     }
 
     fn routed(&self, app: &App, route: &Route, body: &mut Body, trace: &mut Trace) -> Result<Answer> {
@@ -170,6 +172,8 @@ impl Serving<'_> {
             Route::Health => Ok(self.health(app)),
             Route::Install => Ok(self.install(app, &Query::of(self.variables))),
             Route::Callback => Ok(self.callback(app, &Query::of(self.variables))),
+            Route::Installed => Ok(self.finished(app, &Query::of(self.variables))),
+            Route::Front => Ok(Page::front(self.language(), &self.links(app)).answer(200, &Place::Tab)),
             Route::Status => self.status(app, trace),
             Route::File => self.file(app, body, trace),
             Route::Root => self.posted(app, body, trace),
@@ -196,8 +200,7 @@ impl Serving<'_> {
     fn status(&self, app: &App, trace: &mut Trace) -> Result<Answer> {
         let credentials = self.credentials().ok_or(Error::Unauthorized(Arrived::Nothing))?;
         let client = self.admitted(&app.config, &credentials, true, trace)?;
-        let wants_page = self.variables.text("HTTP_ACCEPT").is_some_and(|accept| accept.contains("text/html"));
-        let language = wants_page.then(|| Language::of(self.variables, Query::of(self.variables).lang.as_deref()));
+        let language = self.wants_page().then(|| self.language());
         let caller = self.caller(&app.config).for_header();
         Ok(status::answer(app, client, language).with(caller::HEADER, caller))
     }

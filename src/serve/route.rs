@@ -12,8 +12,12 @@ use std::sync::OnceLock;
 pub enum Route {
     /// Calls, the authorization's way back, and what Bitrix24 posts: query and body decide.
     Root,
+    /// The same opened in a browser, without a query that means something.
+    Front,
     Install,
     Callback,
+    /// The page of a finished installation, which can be loaded again.
+    Installed,
     Health,
     Status,
     File,
@@ -67,7 +71,8 @@ impl Route {
             Route::Root => "POST",
             Route::Webhook(_) => "GET, POST",
             Route::File => "GET, HEAD, POST",
-            Route::Install | Route::Callback | Route::Health | Route::Status => "GET, HEAD",
+            Route::Front | Route::Install | Route::Callback | Route::Installed => "GET, HEAD",
+            Route::Health | Route::Status => "GET, HEAD",
             Route::NearlyWebhook(..) | Route::Unknown => "",
         }
     }

@@ -10,7 +10,7 @@ use super::context::{key_for_bitrix24, Serving, Trace};
 use super::files::{origins, Moved};
 use super::guard::{self, Commands};
 use super::rewriting::rewritten;
-use super::route::{own_path, WebhookPath};
+use super::route::WebhookPath;
 use crate::app::App;
 use crate::call::outcome::Failed;
 use crate::call::payload::{Parameters, Payload};
@@ -25,7 +25,7 @@ use crate::values::form;
 use crate::values::json;
 use crate::values::method::Method;
 use crate::values::multipart::Multipart;
-use crate::values::portal::{split_address, Version};
+use crate::values::portal::Version;
 use crate::values::request::Body;
 use crate::values::verdict::text_of;
 use serde_json::json;
@@ -266,24 +266,11 @@ impl Serving<'_> {
 
     /// The answer, with the addresses of files in it leading through this client's own address.
     fn with_own_addresses(&self, app: &App, portal: &Portal, path: &WebhookPath, mut reply: Reply) -> Reply {
-        let Some(own) = self.own_address(&app.config) else { return reply };
+        let Some(own) = self.own_address(Some(&app.config)) else { return reply };
         let portals_name = path.portal.as_ref().map(|name| format!("{name}/")).unwrap_or_default();
         let base = format!("{own}/{portals_name}rest/{}/{}/", path.user, path.token);
         reply.body = rewritten(reply.body, &origins(app, portal), &base);
         reply
-    }
-
-    /// Where this program is reached: as configured, or else as this request has reached it.
-    fn own_address(&self, config: &Config) -> Option<String> {
-        if let Some(address) = &config.bitrix24.redirect_uri {
-            return Some(address.clone());
-        }
-        let scheme = match self.variables.text("HTTPS") {
-            Some(value) if !value.is_empty() && !value.eq_ignore_ascii_case("off") => "https",
-            _ => "http",
-        };
-        let address = format!("{scheme}://{}{}", self.variables.text("HTTP_HOST")?, own_path(self.variables)?);
-        split_address(&address).is_some().then_some(address)
     }
 }
 

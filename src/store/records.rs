@@ -25,6 +25,9 @@ pub struct Tokens {
     pub scope: String,
     #[serde(default, deserialize_with = "number_or_text")]
     pub user_id: u64,
+    /// Whose id that is, as the portal told it at the installation; empty where it was not asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user_name: String,
     #[serde(default)]
     pub application_token: Secret,
     #[serde(default)]

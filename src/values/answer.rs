@@ -93,6 +93,11 @@ impl Answer {
         Answer::empty(302).with("Location", location)
     }
 
+    /// 303 to a page of this program, which is loaded by GET and can be loaded again.
+    pub fn see_other(location: String) -> Self {
+        Answer::empty(303).with("Location", location)
+    }
+
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self

@@ -164,6 +164,17 @@ impl Asked {
         }
     }
 
+    /// What the portal names, where that is worth a warning: as [`Asked::for_installation`] takes it to find the same again.
+    pub fn named_in_doubt(&self) -> &str {
+        match &self.doubt {
+            Some(Doubt::Configured { named } | Doubt::Foreign { named }) if self.is_suspicious() => match named.as_str() {
+                "" => "-",
+                named => named,
+            },
+            _ => "",
+        }
+    }
+
     /// Which of Bitrix24's own to write instead. Of another one that somebody has named nobody is advised to write it: it
     /// would get the client secret.
     pub fn other(&self) -> Option<String> {

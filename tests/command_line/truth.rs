@@ -42,7 +42,7 @@ fn install_at_the_address_in(proxy: &Proxy, line: &str) {
     let cookie = begun.header("Set-Cookie").unwrap().split(';').next().unwrap().to_owned();
     let query = format!("code={}&state={state}&domain={}", proxy.portal().issue_code(1), proxy.portal().name());
     let answer = proxy.get("/callback").query(&query).header("Cookie", &cookie).run();
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.status, 303, "{}", answer.text());
 }
 
 #[test]

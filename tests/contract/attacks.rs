@@ -352,7 +352,7 @@ fn an_empty_posted_token_asks_nobody() {
 }
 
 #[test]
-fn markup_in_an_address_comes_back_on_no_page_and_in_no_header() {
+fn markup_in_an_address_is_nowhere_markup_on_a_page_and_in_no_header() {
     attacked(|proxy| {
         let begun = proxy.begin();
         for markup in [
@@ -364,10 +364,26 @@ fn markup_in_an_address_comes_back_on_no_page_and_in_no_header() {
             "{{7*7}}",
         ] {
             let cookie = format!("b24proxy_install={markup}");
-            let answers = [
+            // The name of a portal that is not configured is repeated, escaped.
+            for answer in [
                 proxy.get("/install").query(&format!("portal={markup}")).run(),
                 proxy.get("/install").query(&format!("portal={markup}&LANG={markup}")).run(),
                 proxy.get("").query(&format!("portal={markup}")).run(),
+                Cgi::new(&proxy.sandbox)
+                    .query(&format!("DOMAIN={markup}&LANG={markup}"))
+                    .form(&format!("AUTH_ID={markup}"))
+                    .run(),
+            ] {
+                let (headers, text) = (format!("{:?}", answer.headers), answer.text());
+                assert_eq!(answer.status, 404, "{text}");
+                for trace in ["<script>", "<img", "<svg", "\">x", "\n\nSet-Cookie", "\r"] {
+                    assert!(!text.contains(trace), "{trace} of {markup}: {text}");
+                }
+                for trace in ["alert(1)", "evil=1", "onload", "7*7"] {
+                    assert!(!headers.contains(trace), "{trace} of {markup}: {headers}");
+                }
+            }
+            let answers = [
                 proxy.get("/callback").query(&format!("error={markup}&state={markup}")).run(),
                 proxy.get("/callback").query(&format!("code={markup}&state={markup}&domain={markup}")).run(),
                 proxy.callback(
@@ -375,10 +391,8 @@ fn markup_in_an_address_comes_back_on_no_page_and_in_no_header() {
                     Some(&begun.cookie),
                 ),
                 proxy.callback(&format!("code=x&state={}", begun.state), Some(&cookie)),
-                Cgi::new(&proxy.sandbox)
-                    .query(&format!("DOMAIN={markup}&LANG={markup}"))
-                    .form(&format!("AUTH_ID={markup}"))
-                    .run(),
+                proxy.get("").query(&format!("installed={markup}")).run(),
+                proxy.get("").query(&format!("installed={markup}&try={markup}&LANG={markup}")).run(),
                 proxy.post_event(&format!("event={markup}")),
                 proxy.post_event(&format!("event=ONAPPINSTALL&auth[domain]={markup}")),
             ];
@@ -433,7 +447,8 @@ fn a_page_of_another_site_cannot_use_the_credentials_that_a_browser_remembers() 
                 "forbidden",
             );
             let status = hostile(proxy.get("/status").header("Accept", "text/html"));
-            assert_failure(&status, 403, "forbidden");
+            page(&status, 403);
+            assert_failure(&hostile(proxy.get("/status")), 403, "forbidden");
             assert!(!status.text().contains(&proxy.portal().name()), "{}", status.text());
             assert_eq!(status.header("Access-Control-Allow-Origin"), None);
         }

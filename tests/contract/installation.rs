@@ -25,7 +25,7 @@ fn install_page(proxy: &Proxy) -> Answer {
 
 fn come_back(proxy: &Proxy, browser: &Browser, code: &str) -> Answer {
     let query = format!("code={code}&state={}&domain={}", browser.state, proxy.portal().name());
-    proxy.get("/callback").query(&query).header("Cookie", &browser.cookie).run()
+    proxy.followed(proxy.get("/callback").query(&query).header("Cookie", &browser.cookie).run())
 }
 
 #[test]

@@ -70,7 +70,9 @@ fn the_states_cookie_is_for_the_programs_own_path_alone_and_is_taken_back_there(
         let proxy = Proxy::not_installed().reconfigured("https://www.acme.test/cgi-bin/b24proxy", address);
         let path = format!("; Path={path};");
         assert_says(&proxy.begin().set_cookie, &[&path]);
-        assert_says(proxy.install_in_browser(1).header("Set-Cookie").unwrap(), &[&path, "Max-Age=0"]);
+        let begun = proxy.begin();
+        let back = proxy.arrived(&begun.query(&proxy.portal().issue_code(1)), Some(&begun.cookie));
+        assert_says(back.header("Set-Cookie").unwrap(), &[&path, "Max-Age=0"]);
     }
     let without = "redirect_uri  = \"https://www.acme.test/cgi-bin/b24proxy\"\n";
     let proxy = Proxy::not_installed().reconfigured(without, "");
@@ -88,7 +90,12 @@ fn the_states_cookie_is_not_secure_under_http_where_browsers_would_drop_it() {
 #[test]
 fn the_way_back_stores_everything_and_takes_the_cookie_back() {
     let proxy = Proxy::not_installed();
-    let answer = proxy.install_in_browser(1);
+    let begun = proxy.begin();
+    let back = proxy.arrived(&begun.query(&proxy.portal().issue_code(1)), Some(&begun.cookie));
+    assert_says(back.header("Set-Cookie").unwrap(), &["b24proxy_install=;", "Max-Age=0"]);
+    assert_eq!(back.header("Referrer-Policy"), Some("no-referrer"));
+    proxy.assert_no_secret(&back);
+    let answer = proxy.followed(back);
     let text = page(&answer, 200);
     assert_says(&text, &["b24proxy is installed", &proxy.portal().name(), "Анна Ёлкина", "(ID 1)", "crm, catalog"]);
     assert_says(
@@ -98,7 +105,6 @@ fn the_way_back_stores_everything_and_takes_the_cookie_back() {
     assert_eq!(text.matches("<script nonce=").count(), 1, "it copies the request");
     assert_eq!(text.matches("<script").count(), 1);
     assert!(policy(&answer).contains("frame-ancestors 'none'"));
-    assert_says(answer.header("Set-Cookie").unwrap(), &["b24proxy_install=;", "Max-Age=0"]);
     assert_stored(&proxy, 1, "");
     assert_eq!(proxy.simulator.ledger().exchanges(), 1);
     assert!(!proxy.simulator.ledger().portals_saw(&proxy.simulator.client_secret()));
@@ -110,7 +116,7 @@ fn the_way_back_works_at_the_root_and_without_path_info() {
     let proxy = Proxy::not_installed();
     let begun = proxy.begin();
     let query = begun.query(&proxy.portal().issue_code(1));
-    page(&proxy.get("").query(&query).header("Cookie", &begun.cookie).run(), 200);
+    page(&proxy.followed(proxy.get("").query(&query).header("Cookie", &begun.cookie).run()), 200);
     assert_stored(&proxy, 1, "");
 
     let answer = proxy.get("").query(&format!("portal={}", proxy.portal().name())).run();
@@ -119,7 +125,7 @@ fn the_way_back_works_at_the_root_and_without_path_info() {
     let query = begun.query(&proxy.portal().issue_code(1));
     let uri = format!("/cgi-bin/b24proxy/callback?{query}");
     let answer = proxy.get("").query(&query).env("REQUEST_URI", &uri).header("Cookie", &begun.cookie).run();
-    page(&answer, 200);
+    page(&proxy.followed(answer), 200);
 }
 
 #[test]
@@ -538,7 +544,7 @@ fn storage_that_cannot_be_written_is_500_before_the_code_is_spent() {
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o500)).unwrap();
         let answer = proxy.install_in_browser(1);
         let text = page(&answer, 500);
-        assert_says(&text, &["could not be stored", "error log"]);
+        assert_says(&text, &["token storage cannot be used", "error log"]);
         assert!(!text.contains(folder.to_str().unwrap()), "no path on the page: {text}");
         assert_says(&answer.stderr, &[folder.to_str().unwrap(), "Permission denied"]);
         assert_eq!(proxy.asked_oauth(), 0, "lock there: {lock_is_there}");
@@ -603,7 +609,10 @@ fn install_without_a_portal_asks_for_one() {
     let answer = proxy.get("/install").query("portal=").run();
     assert_eq!(answer.status, 302, "only one is configured");
     let proxy = proxy.reconfigured("[security]", "[portals.\"second.example.org\"]\n[security]");
-    assert_says(&page(&proxy.get("/install").query("portal=+").run(), 400), &["No portal is named"]);
+    assert_says(
+        &page(&proxy.get("/install").query("portal=+").run(), 400),
+        &["No portal is named", "<form method=\"get\"", "name=\"portal\""],
+    );
 }
 
 #[test]
@@ -626,7 +635,12 @@ fn pages_are_in_the_language_of_lang_or_the_browser() {
     let begun = proxy.begin();
     let query = begun.query(&proxy.portal().issue_code(1));
     let back = proxy.get("/callback").query(&query).header("Cookie", &begun.cookie).header("Accept-Language", "ru");
-    assert_says(&page(&back.run(), 200), &["b24proxy установлен", "Запрос из 1С"]);
+    let seen = proxy.get("").query(&finished_at(&back.run())).header("Accept-Language", "ru");
+    assert_says(&page(&seen.run(), 200), &["b24proxy установлен", "Запрос из 1С"]);
+    // The language that the way back was asked in goes along.
+    let begun = proxy.begin();
+    let query = format!("{}&LANG=ru", begun.query(&proxy.portal().issue_code(1)));
+    assert_says(&page(&proxy.callback(&query, Some(&begun.cookie)), 200), &["b24proxy установлен"]);
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod memory;
 mod nodes;
 mod oauth_servers;
 mod outbound;
+mod pages;
 mod refresh;
 mod refusals;
 mod relay;

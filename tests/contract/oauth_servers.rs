@@ -87,7 +87,7 @@ impl World {
         let begun = self.proxy.begin();
         let query = format!("{}&server_domain={server}", begun.query(&self.proxy.portal().issue_code(1)));
         let request = self.proxy.get("/callback").query(&query).header("Cookie", &begun.cookie);
-        request.header("Accept-Language", language).run()
+        self.proxy.followed(request.header("Accept-Language", language).run())
     }
 
     fn check(&self) -> String {

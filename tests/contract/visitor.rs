@@ -43,12 +43,28 @@ impl Proxy {
         self.callback(&begun.query(code), Some(&begun.cookie))
     }
 
+    /// The way back, and where it leads to.
     pub fn callback(&self, query: &str, cookie: Option<&str>) -> Answer {
+        self.followed(self.arrived(query, cookie))
+    }
+
+    /// The way back alone.
+    pub fn arrived(&self, query: &str, cookie: Option<&str>) -> Answer {
         let request = self.get("/callback").query(query);
         match cookie {
             Some(cookie) => request.header("Cookie", cookie).run(),
             None => request.run(),
         }
+    }
+
+    /// The page that a success is seen at, with what was logged on the way to it; any other answer as it is.
+    pub fn followed(&self, answer: Answer) -> Answer {
+        if answer.status != 303 {
+            return answer;
+        }
+        assert!(answer.text().is_empty(), "{}", answer.text());
+        let page = self.get("").query(&finished_at(&answer)).run();
+        Answer { stderr: answer.stderr + &page.stderr, elapsed: answer.elapsed + page.elapsed, ..page }
     }
 
     /// The whole of it: `/install`, agreed to by this user, and back.
@@ -116,6 +132,15 @@ pub fn page(answer: &Answer, status: u16) -> String {
         }
     }
     text
+}
+
+/// The query of the address that a successful way back leads to.
+#[track_caller]
+pub fn finished_at(answer: &Answer) -> String {
+    assert_eq!(answer.status, 303, "{}", answer.text());
+    let location = answer.header("Location").expect("Location");
+    assert!(!location.contains("code=") && !location.contains("state="), "{location}");
+    location.split_once('?').expect("a query").1.to_owned()
 }
 
 pub fn policy(answer: &Answer) -> &str {

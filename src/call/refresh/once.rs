@@ -233,6 +233,7 @@ mod tests {
             expires_at,
             scope: String::new(),
             user_id: 1,
+            user_name: String::new(),
             application_token: Secret::default(),
             client_id: String::new(),
             installed_at: 0,

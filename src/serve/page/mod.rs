@@ -2,15 +2,19 @@
 
 mod head;
 mod language;
+mod links;
+mod reasons;
 mod texts;
 
 pub use head::{Head, Place};
 pub use language::Language;
+pub use links::Links;
 
 use crate::config::Config;
 use crate::install::frame::Opened;
 use crate::install::{Installed, Problem};
 use crate::values::answer::Answer;
+use crate::values::error::Error;
 use crate::values::portal::PortalName;
 use askama::Template;
 use head::{Button, Tone};
@@ -22,10 +26,13 @@ pub struct Section {
     code: String,
 }
 
+/// The field for a portal's address.
 struct Form {
     action: String,
     label: &'static str,
     button: &'static str,
+    /// What stands in it.
+    value: String,
 }
 
 /// A page of text: what is so, and what to do next.
@@ -53,17 +60,32 @@ impl Page {
         }
     }
 
-    /// Where to begin: which portal, and what will happen.
-    pub fn start(language: Language, action: String) -> Page {
-        let words = texts::start(language);
-        let mut page = Page::new(language, Tone::Plain, words.title);
-        page.paragraphs = words.paragraphs.iter().map(|p| (*p).to_owned()).collect();
-        page.head.has_form = true;
-        page.form = Some(Form { action, label: words.label, button: words.button });
+    /// The program's own address, opened by whoever wants to know what this is.
+    pub fn front(language: Language, links: &Links) -> Page {
+        let mut page = Page::of(language, Tone::Plain, texts::front(language)).with_form(links, "");
+        page.add_button(texts::words(language).status, links.status());
         page
     }
 
-    pub fn installed(language: Language, installed: &Installed, config: &Config) -> Page {
+    /// Where to begin: which portal, and what will happen.
+    pub fn start(language: Language, links: &Links) -> Page {
+        Page::of(language, Tone::Plain, texts::start(language)).with_form(links, "")
+    }
+
+    /// The page of a finished installation. `tried`: a call has just been answered; `trial`: where another one is tried.
+    pub fn finished(language: Language, installed: &Installed, tried: bool, trial: String, links: &Links) -> Page {
+        let words = texts::words(language);
+        let mut page = Page::installed(language, installed, links);
+        if tried {
+            page.head.title = words.tried.into();
+            page.paragraphs = vec![texts::tried(language, &installed.user)];
+        }
+        page.add_button(if tried { words.try_again } else { words.try_a_call }, Some(trial));
+        page.add_button(words.status, links.status());
+        page
+    }
+
+    fn installed(language: Language, installed: &Installed, links: &Links) -> Page {
         let words = texts::words(language);
         let mut page = Page::new(language, Tone::Good, words.installed);
         page.paragraphs = vec![texts::installed(language).into(), texts::service_account(language).into()];
@@ -72,59 +94,111 @@ impl Page {
             let words = texts::other_oauth_server(language, &portal, asked);
             page.warning = format!("{} {words}", page.warning).trim().to_owned();
         }
-        let user = match installed.user.name.as_str() {
-            "" => installed.user.id.to_string(),
-            name => format!("{name} (ID {})", installed.user.id),
-        };
-        page.head.has_code = true;
-        page.sections = vec![
-            Section {
-                facts: vec![
-                    (words.portal.into(), installed.portal.clone()),
-                    (words.administrator.into(), user),
-                    (words.rights.into(), installed.rights.join(", ")),
-                ],
-                ..Section::default()
-            },
-            Section {
-                title: words.request.into(),
-                code: texts::request_of_1c(language, config, &installed.portal),
-                ..Section::default()
-            },
-        ];
+        page.sections = vec![Section {
+            facts: vec![
+                (words.portal.into(), installed.portal.clone()),
+                (words.administrator.into(), texts::person(&installed.user)),
+                (words.rights.into(), installed.rights.join(", ")),
+            ],
+            ..Section::default()
+        }];
+        page.add_code(words.request, texts::request_of_1c(language, links.base(), &installed.portal));
         page
     }
 
-    /// The application opened in Bitrix24, and installed by that or before.
-    pub fn opened(language: Language, opened: &Opened, config: &Config) -> Page {
-        let mut page = match opened {
-            Opened::Installed(installed) => Page::installed(language, installed, config),
-            Opened::WorksAlready => {
-                let mut page = Page::new(language, Tone::Good, texts::words(language).works_already);
-                page.paragraphs = vec![texts::works_already(language).into()];
-                page
+    /// The application opened in Bitrix24, and installed by that or before. `portal`: in whose frame.
+    pub fn opened(language: Language, opened: &Opened, portal: Option<&str>, links: &Links) -> Page {
+        let words = texts::words(language);
+        let (mut page, button) = match opened {
+            Opened::Installed(installed) => {
+                let trial = links.trial(&installed.receipt, Some(language));
+                (Page::installed(language, installed, links), Button::new(words.try_a_call, trial))
             }
+            Opened::WorksAlready => (
+                Page::of(language, Tone::Good, texts::works_already(language)),
+                Button::new(words.replace, links.install(portal).unwrap_or_default()),
+            ),
         };
         page.head.ends_installation = true;
+        if links.base().is_some() {
+            page.buttons.push(Button { is_second: true, opens_a_tab: true, ..button });
+        }
         page
     }
 
     pub fn problem(language: Language, problem: &Problem) -> Page {
-        let (title, paragraphs) = texts::problem(language, problem);
-        let mut page = Page::new(language, Tone::Bad, title);
-        page.paragraphs = paragraphs;
+        let mut page = Page::of(language, Tone::Bad, texts::problem(language, problem));
+        if let Problem::UnknownPortal(named) = problem {
+            if let Some(name) = PortalName::parse(named).filter(|name| name.as_str().contains('.')) {
+                page.add_code("", format!("[portals.\"{name}\"]"));
+            }
+        }
         page
     }
 
-    /// With a button to where an installation begins: the portal's own page where there is but one.
-    pub fn with_beginning(mut self, config: &Config) -> Page {
-        let address = match (config.portals.as_slice(), &config.bitrix24.redirect_uri) {
-            (_, None) => return self,
-            ([only], Some(_)) => config.install_url(&only.name).unwrap_or_default(),
-            (_, Some(uri)) => format!("{uri}/install"),
-        };
-        self.buttons.push(Button::new(texts::words(self.head.language).begin_again, address));
+    /// With what a person can do next: a field for the portal's address, or a button to where an installation begins (the
+    /// portal's own page where there is but one).
+    pub fn with_beginning(mut self, problem: &Problem, config: &Config, links: &Links) -> Page {
+        match problem {
+            Problem::UnknownPortal(named) => return self.with_form(links, named),
+            Problem::NoPortalNamed => return self.with_form(links, ""),
+            Problem::Receipt => self.add_button(texts::words(self.head.language).status, links.status()),
+            problem if problem.can_begin_again() => {
+                let only = match config.portals.as_slice() {
+                    [only] => Some(only.name.as_str()),
+                    _ => None,
+                };
+                self.add_button(texts::words(self.head.language).begin_again, links.install(only));
+            }
+            _ => {}
+        }
         self
+    }
+
+    /// A request that could not be answered, for a person in a browser; `None`: such an error has no page.
+    pub fn failure(language: Language, error: &Error, links: &Links) -> Option<Page> {
+        let words = texts::words(language);
+        let text = match error {
+            Error::Configuration(_) | Error::Storage(_) | Error::HostBusy(_) => {
+                texts::problem(language, &Problem::from(error.clone()))
+            }
+            error => texts::failure(language, error)?,
+        };
+        let mut page = Page::of(language, Tone::Bad, text);
+        match error.status_and_code().0 {
+            401 => page.add_button(words.log_in, links.status()),
+            404 => page.add_button(words.front, links.front()),
+            _ => {}
+        }
+        Some(page)
+    }
+
+    fn of(language: Language, tone: Tone, text: texts::Text) -> Page {
+        let (title, paragraphs) = text;
+        Page { paragraphs, ..Page::new(language, tone, title) }
+    }
+
+    fn with_form(mut self, links: &Links, value: &str) -> Page {
+        let words = texts::words(self.head.language);
+        self.head.has_form = true;
+        self.form = Some(Form {
+            action: links.install(None).unwrap_or_default(),
+            label: words.portals_address,
+            button: words.install,
+            value: value.to_owned(),
+        });
+        self
+    }
+
+    fn add_code(&mut self, title: &str, code: String) {
+        self.head.has_code = true;
+        self.sections.push(Section { title: title.to_owned(), code, ..Section::default() });
+    }
+
+    /// The first button matters most. Without an address there is none.
+    fn add_button(&mut self, label: &'static str, address: Option<String>) {
+        let is_second = self.form.is_some() || !self.buttons.is_empty();
+        self.buttons.extend(address.map(|address| Button { is_second, ..Button::new(label, address) }));
     }
 
     /// A table for each portal.

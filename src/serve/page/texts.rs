@@ -1,77 +1,128 @@
 //! The words of the pages, in both languages side by side.
 
 use super::language::Language;
-use crate::config::Config;
-use crate::install::Problem;
+use super::reasons;
+use crate::install::{Person, Problem};
+use crate::values::error::{Arrived, Error};
 use crate::values::oauth_server::{Asked, Doubt};
 use crate::values::portal::{split_address, PortalName};
 
-pub struct Start {
-    pub title: &'static str,
-    pub paragraphs: &'static [&'static str],
-    pub label: &'static str,
-    pub button: &'static str,
-}
+/// Title, and what to do next.
+pub type Text = (&'static str, Vec<String>);
 
-pub fn start(language: Language) -> Start {
-    language.pick(
-        Start {
-            title: "Установка b24proxy",
-            paragraphs: &[
-                "b24proxy передаёт вызовы из 1С в Битрикс24 от имени администратора портала.",
-                "Сейчас откроется страница вашего Битрикс24. Войдите как администратор портала и подтвердите доступ: \
-                 токены сохранятся на этом сервере, и обновлять их вручную не придётся.",
-            ],
-            label: "Адрес вашего Битрикс24",
-            button: "Продолжить",
-        },
-        Start {
-            title: "Install b24proxy",
-            paragraphs: &[
-                "b24proxy passes calls from 1C on to Bitrix24 on behalf of an administrator of the portal.",
-                "Your Bitrix24 opens next. Log in as an administrator of the portal and agree: the tokens are kept on this \
-                 server and renewed by themselves.",
-            ],
-            label: "The address of your Bitrix24",
-            button: "Continue",
-        },
-    )
-}
-
-/// Titles, labels and buttons.
+/// Pieces of a page that have no place of their own in the sentences below: titles, labels and buttons.
 pub struct Words {
     pub installed: &'static str,
-    pub works_already: &'static str,
+    pub tried: &'static str,
     pub status: &'static str,
     pub portal: &'static str,
     pub administrator: &'static str,
     pub rights: &'static str,
     pub request: &'static str,
+    pub portals_address: &'static str,
+    pub install: &'static str,
     pub begin_again: &'static str,
+    pub replace: &'static str,
+    pub try_a_call: &'static str,
+    pub try_again: &'static str,
+    pub log_in: &'static str,
+    pub front: &'static str,
 }
 
 pub fn words(language: Language) -> Words {
     language.pick(
         Words {
             installed: "b24proxy установлен",
-            works_already: "b24proxy уже установлен и работает",
+            tried: "Вызов выполнен",
             status: "Состояние b24proxy",
             portal: "Портал",
             administrator: "Администратор",
             rights: "Права",
             request: "Запрос из 1С",
+            portals_address: "Адрес вашего Битрикс24",
+            install: "Установить",
             begin_again: "Начать заново",
+            replace: "Заменить токены",
+            try_a_call: "Проверить вызов",
+            try_again: "Проверить ещё раз",
+            log_in: "Войти",
+            front: "На главную",
         },
         Words {
             installed: "b24proxy is installed",
-            works_already: "b24proxy is installed and works",
+            tried: "The call was answered",
             status: "State of b24proxy",
             portal: "Portal",
             administrator: "Administrator",
             rights: "Rights",
             request: "The request from 1C",
+            portals_address: "The address of your Bitrix24",
+            install: "Install",
             begin_again: "Begin again",
+            replace: "Replace the tokens",
+            try_a_call: "Try a call",
+            try_again: "Try again",
+            log_in: "Log in",
+            front: "To the first page",
         },
+    )
+}
+
+/// The same words in both languages, as a page's text.
+fn text(language: Language, (russian, english): (&'static str, &'static str), paragraphs: &[(&str, &str)]) -> Text {
+    let paragraphs = paragraphs.iter().map(|(russian, english)| language.pick(*russian, *english).to_owned());
+    (language.pick(russian, english), paragraphs.collect())
+}
+
+pub fn front(language: Language) -> Text {
+    text(
+        language,
+        ("b24proxy: вызовы из 1С в Битрикс24", "b24proxy: calls from 1C to Bitrix24"),
+        &[
+            (
+                "Программа передаёт вызовы из 1С в Битрикс24 от имени администратора портала и сама обновляет токены.",
+                "This program passes calls from 1C on to Bitrix24 on behalf of an administrator of the portal, and renews the \
+                 tokens by itself.",
+            ),
+            (
+                "Чтобы подключить портал, укажите его адрес, войдите как администратор и подтвердите доступ.",
+                "To connect a portal, give its address, log in as its administrator and agree.",
+            ),
+        ],
+    )
+}
+
+pub fn start(language: Language) -> Text {
+    text(
+        language,
+        ("Установка b24proxy", "Install b24proxy"),
+        &[
+            (
+                "b24proxy передаёт вызовы из 1С в Битрикс24 от имени администратора портала.",
+                "b24proxy passes calls from 1C on to Bitrix24 on behalf of an administrator of the portal.",
+            ),
+            (
+                "Сейчас откроется страница вашего Битрикс24. Войдите как администратор портала и подтвердите доступ: токены \
+                 сохранятся на этом сервере, и обновлять их вручную не придётся.",
+                "Your Bitrix24 opens next. Log in as an administrator of the portal and agree: the tokens are kept on this \
+                 server and renewed by themselves.",
+            ),
+        ],
+    )
+}
+
+pub fn person(person: &Person) -> String {
+    match person.name.as_str() {
+        "" => person.id.to_string(),
+        name => format!("{name} (ID {})", person.id),
+    }
+}
+
+pub fn tried(language: Language, user: &Person) -> String {
+    let user = person(user);
+    language.pick(
+        format!("Битрикс24 ответил на вызов profile. Вызовы из 1С выполняются от имени пользователя {user}."),
+        format!("Bitrix24 answered the call of profile. Calls from 1C are made on behalf of {user}."),
     )
 }
 
@@ -151,18 +202,20 @@ pub fn rights_not_granted(language: Language, missing: &[String]) -> String {
     )
 }
 
-pub fn works_already(language: Language) -> &'static str {
-    language.pick(
-        "Ничего не изменилось: сохранённые токены действуют. Чтобы заменить их, откройте адрес /install этой программы как \
-         администратор портала.",
-        "Nothing was changed: the stored tokens are valid. To replace them, open this program's /install address as an \
-         administrator of the portal.",
+pub fn works_already(language: Language) -> Text {
+    text(
+        language,
+        ("b24proxy уже установлен и работает", "b24proxy is installed and works"),
+        &[(
+            "Ничего не изменилось: сохранённые токены действуют. Заменить их может администратор портала.",
+            "Nothing was changed: the stored tokens are valid. An administrator of the portal can replace them.",
+        )],
     )
 }
 
 /// A request to copy, with the token left out.
-pub fn request_of_1c(language: Language, config: &Config, portal: &str) -> String {
-    let address = config.bitrix24.redirect_uri.as_deref().unwrap_or("https://www.example.com/cgi-bin/b24proxy");
+pub fn request_of_1c(language: Language, address: Option<&str>, portal: &str) -> String {
+    let address = address.unwrap_or("https://www.example.com/cgi-bin/b24proxy");
     let (https, host, path) = match split_address(address) {
         Some((scheme, name, path)) => (scheme.as_str() == "https", name.to_string(), path.to_owned()),
         None => (true, "www.example.com".into(), "/cgi-bin/b24proxy".into()),
@@ -189,26 +242,84 @@ pub fn request_of_1c(language: Language, config: &Config, portal: &str) -> Strin
     )
 }
 
+/// Pairs of the same words in both languages.
+type Pair = (&'static str, &'static str);
+
+fn unauthorized(arrived: Arrived) -> (Pair, &'static [Pair]) {
+    const NEEDED: Pair = ("Нужен токен клиента", "A client's token is needed");
+    const LOG_IN: Pair = (
+        "Войдите с именем клиента и его токеном из proxy.toml; для auth_token подойдёт любое имя.",
+        "Log in with a client's name and its token of proxy.toml; for auth_token any name does.",
+    );
+    const KEPT: Pair = (
+        "Если верный токен не подходит, веб-сервер не передаёт программе заголовок Authorization: команда b24proxy check \
+         --url назовёт строку, которая это исправит.",
+        "If a token that is right is not taken, the web server keeps the Authorization header to itself: the command \
+         b24proxy check --url names the line that mends it.",
+    );
+    match arrived {
+        Arrived::Nothing => (NEEDED, &[LOG_IN, KEPT]),
+        Arrived::Unreadable => (NEEDED, &[LOG_IN]),
+        Arrived::Unknown => (("Такого токена нет", "This token is not known"), &[LOG_IN]),
+    }
+}
+
+/// A request that could not be answered; `None`: such an error is told in JSON alone.
+pub fn failure(language: Language, error: &Error) -> Option<Text> {
+    Some(match error {
+        Error::Unauthorized(arrived) => {
+            let (title, paragraphs) = unauthorized(*arrived);
+            text(language, title, paragraphs)
+        }
+        Error::Forbidden(why) => (
+            language.pick("Доступ не разрешён", "This is not allowed"),
+            vec![language.pick(
+                "Адрес, с которого открыта страница, или сайт, с которого на неё перешли, не разрешён в proxy.toml. \
+                 Причина и способ исправления указаны в журнале ошибок веб-сервера."
+                    .into(),
+                why.clone(),
+            )],
+        ),
+        Error::NotFound => text(
+            language,
+            ("По этому адресу ничего нет", "There is nothing at this address"),
+            &[(
+                "Вызовы из 1С отправляются методом POST на адрес самой программы.",
+                "Calls from 1C are POST requests to the program's own address.",
+            )],
+        ),
+        _ => return None,
+    })
+}
+
 /// Title, and what to do next.
-pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<String>) {
+pub fn problem(language: Language, problem: &Problem) -> Text {
     let not_installed = language.pick("Не установлено", "Not installed");
     let say = |russian: &str, english: &str| vec![language.pick(russian, english).to_owned()];
     match problem {
-        Problem::UnknownPortal => (
+        Problem::UnknownPortal(named) => (
             language.pick("Портал не настроен", "This portal is not configured"),
-            say(
-                "Проверьте адрес портала. Если он верен, попросите администратора сервера добавить раздел \
-                 [portals.\"АДРЕС\"] в proxy.toml.",
-                "Check the portal's address. If it is right, ask the server's administrator to add a section \
-                 [portals.\"ADDRESS\"] to proxy.toml.",
-            ),
+            vec![
+                language.pick(
+                    format!("Портала «{named}» нет в настройках программы."),
+                    format!("The program's configuration has no portal \u{201c}{named}\u{201d}."),
+                ),
+                language.pick(
+                    "Проверьте адрес портала. Если он верен, попросите администратора сервера добавить раздел этого портала \
+                     в proxy.toml."
+                        .into(),
+                    "Check the portal's address. If it is right, ask the server's administrator to add a section for it to \
+                     proxy.toml."
+                        .into(),
+                ),
+            ],
         ),
         Problem::NoPortalNamed => (
-            language.pick("Портал не назван", "No portal is named"),
-            say("Добавьте к адресу ?portal=АДРЕС_ПОРТАЛА.", "Add ?portal=ADDRESS_OF_THE_PORTAL to the address."),
+            language.pick("Не указан портал", "No portal is named"),
+            say("Укажите адрес вашего Битрикс24.", "Give the address of your Bitrix24."),
         ),
         Problem::Webhook => (
-            language.pick("Устанавливать нечего", "There is nothing to install"),
+            language.pick("Установка не требуется", "There is nothing to install"),
             say(
                 "Этот портал вызывается через входящий вебхук, указанный в proxy.toml.",
                 "This portal is called through an incoming webhook that proxy.toml names.",
@@ -217,10 +328,17 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
         Problem::State => (
             language.pick("Ссылка больше не действует", "This link is no longer valid"),
             say(
-                "Её открыли в другом браузере, прошло больше 10 минут, или она уже использована. Начните заново с адреса \
-                 /install?portal=АДРЕС_ПОРТАЛА.",
-                "It was opened in another browser, is older than 10 minutes, or has been used. Begin again at \
-                 /install?portal=ADDRESS_OF_THE_PORTAL.",
+                "Её открыли в другом браузере, прошло больше 10 минут или она уже использована. Начните заново.",
+                "It was opened in another browser, is older than 10 minutes, or has been used. Begin again.",
+            ),
+        ),
+        Problem::Receipt => (
+            language.pick("Ссылка больше не действует", "This link is no longer valid"),
+            say(
+                "Страница об успешной установке открывается в течение 10 минут. Повторять установку не нужно: работает ли \
+                 портал, видно на странице состояния.",
+                "The page of a finished installation can be opened for 10 minutes. There is no need to install again: the \
+                 page of the state says whether the portal works.",
             ),
         ),
         Problem::Denied { error, .. } if error.eq_ignore_ascii_case("access_denied") => (
@@ -250,9 +368,9 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             language.pick("Код уже использован", "The code has been used already"),
             say(
                 "Код действует один раз и 30 секунд. Если установка уже прошла успешно, ничего делать не нужно; иначе \
-                 начните заново с адреса /install?portal=АДРЕС_ПОРТАЛА.",
+                 начните заново.",
                 "A code works once and for 30 seconds. If the installation has succeeded before, nothing is to be done; \
-                 otherwise begin again at /install?portal=ADDRESS_OF_THE_PORTAL.",
+                 otherwise begin again.",
             ),
         ),
         Problem::TokenRefused => (
@@ -274,7 +392,7 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             ),
         ),
         Problem::OtherPortal { wanted, got } => (
-            language.pick("Это другой портал", "This is another portal"),
+            language.pick("Вы вошли в другой портал", "This is another portal"),
             vec![language.pick(
                 format!("Установка начата для {wanted}, а доступ подтверждён на {got}. Войдите в {wanted} и начните заново."),
                 format!("The installation is for {wanted}, but access was given on {got}. Log in to {wanted} and begin again."),
@@ -283,7 +401,7 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
         Problem::NoAddress => (
             not_installed,
             say(
-                "Сервер авторизации назвал адрес портала, который не похож на https://АДРЕС_ПОРТАЛА/rest/. Проверьте в \
+                "Сервер авторизации сообщил недопустимый адрес портала: он не похож на https://АДРЕС_ПОРТАЛА/rest/. Проверьте в \
                  Битрикс24 адрес портала (в коробочной версии — в настройках главного модуля).",
                 "The OAuth server gave an address of the portal that is not like https://ADDRESS_OF_THE_PORTAL/rest/. Check \
                  the portal's address in Bitrix24 (on-premise: in the settings of the main module).",
@@ -341,6 +459,15 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             not_installed,
             say("Для этого портала нет токенов.", "There are no tokens for this portal."),
         ),
+        Problem::Refused => (
+            language.pick("Битрикс24 не принимает токены", "Bitrix24 does not accept the tokens"),
+            say(
+                "Сохранённые токены больше не действуют: приложение удалено или установивший его пользователь потерял доступ. \
+                 Установите заново как администратор портала.",
+                "The stored tokens are valid no longer: the application was removed, or its installer may not use it any \
+                 more. Install again as an administrator of the portal.",
+            ),
+        ),
         Problem::Attempts { retry_after } => (
             language.pick("Слишком много попыток", "Too many attempts"),
             vec![language.pick(
@@ -349,7 +476,7 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             )],
         ),
         Problem::Busy => (
-            language.pick("Токены портала заняты", "The portal's tokens are busy"),
+            language.pick("Токены портала сейчас обновляются", "The portal's tokens are busy"),
             say(
                 "Другой запрос сейчас обновляет токены этого портала. Повторите через несколько секунд.",
                 "Another request is renewing this portal's tokens. Try again in a few seconds.",
@@ -358,8 +485,11 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
         Problem::HostBusy(why) => (
             language.pick("Хостинг отказал программе", "The host refused the program"),
             vec![language.pick(
-                format!("Хостинг не дал программе того, что ей нужно: {why}. Повторите через несколько секунд; если не \
-                         пройдёт, попросите администратора хостинга это исправить."),
+                format!(
+                    "Хостинг не дал программе того, что ей нужно: {}. Повторите через несколько секунд; если ошибка \
+                     останется, попросите администратора хостинга её исправить.",
+                    reasons::russian(why)
+                ),
                 format!("The host refused what the program needs: {why}. Try again in a few seconds; if it stays so, let the \
                          host's administrator mend that."),
             )],
@@ -367,14 +497,21 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
         Problem::Portal { why } => (
             language.pick("Портал не отвечает", "The portal does not answer"),
             vec![language.pick(
-                format!("Не удалось спросить портал, кто выполняет установку: {why}. Повторите позже."),
+                format!("Не удалось узнать у портала, кто выполняет установку: {}. Повторите позже.", reasons::russian(why)),
                 format!("The portal could not be asked who installs: {why}. Try again later."),
+            )],
+        ),
+        Problem::Trial { why } => (
+            language.pick("Вызов не выполнен", "The call was not answered"),
+            vec![language.pick(
+                format!("Портал не ответил на вызов profile: {}. Повторите позже.", reasons::russian(why)),
+                format!("The portal did not answer the call of profile as Bitrix24 does: {why}. Try again later."),
             )],
         ),
         Problem::Oauth { why } => (
             language.pick("Сервер авторизации не выдал токены", "The OAuth server gave no tokens"),
             vec![language.pick(
-                format!("Сервер авторизации Битрикс24: {why}. Устраните причину или повторите позже."),
+                format!("Сервер авторизации Битрикс24: {}. Устраните причину или повторите позже.", reasons::russian(why)),
                 format!("Bitrix24's OAuth server: {why}. Mend the cause, or try again later."),
             )],
         ),
@@ -405,18 +542,19 @@ pub fn problem(language: Language, problem: &Problem) -> (&'static str, Vec<Stri
             )],
         ),
         Problem::Storage(_) => (
-            language.pick("Токены не удалось сохранить", "The tokens could not be stored"),
+            language.pick("Хранилище токенов недоступно", "The token storage cannot be used"),
             say(
-                "Хранилище токенов недоступно. Причина и что исправить записаны в журнале ошибок веб-сервера; затем начните \
-                 заново.",
-                "The token storage cannot be used. The web server's error log says why and what to mend; then begin again.",
+                "Программа не может читать или сохранять токены. Причина и способ исправления указаны в журнале ошибок \
+                 веб-сервера, их назовёт и команда b24proxy check; затем начните заново.",
+                "The program cannot read or store tokens. The web server's error log says why and what to mend, and so does the \
+                 command b24proxy check; then begin again.",
             ),
         ),
         Problem::Configuration(_) => (
             language.pick("b24proxy настроен неверно", "b24proxy is not configured correctly"),
             say(
-                "Причина и что исправить записаны в журнале ошибок веб-сервера.",
-                "The web server's error log says why and what to mend.",
+                "Причина и способ исправления указаны в журнале ошибок веб-сервера; их назовёт и команда b24proxy check.",
+                "The web server's error log says why and what to mend, and so does the command b24proxy check.",
             ),
         ),
     }
