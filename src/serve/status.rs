@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::config::Client;
 use crate::config::{Portal, Way};
-use crate::serve::page::{Language, Page, Place};
+use crate::serve::page::{self, Language, Page, Place};
 use crate::store::records::Installation;
 use crate::values::answer::Answer;
 use serde::Serialize;
@@ -157,14 +157,16 @@ pub fn facts(language: Language, portal: &PortalStatus) -> Vec<(String, String)>
         ]);
     }
     if let Some(error) = &portal.last_refresh_error {
-        facts.push((word("Ошибка обновления", "Refresh error"), format!("{}: {}", moment(error.at), error.error)));
+        facts.push((
+            word("Ошибка обновления", "Refresh error"),
+            format!("{}: {}", moment(error.at), page::reason(language, &error.error)),
+        ));
     }
     if let (Condition::NotInstalled, Some(url)) = (&portal.state, &portal.install_url) {
         facts.push((word("Установить", "Install"), url.clone()));
     }
     let limits = &portal.limits;
-    let (rate, burst) = (limits.requests_per_second, limits.burst);
-    let written = word(&format!("{rate} в секунду, запас {burst}"), &format!("{rate} a second, burst {burst}"));
+    let written = page::pace(language, limits.requests_per_second, limits.burst);
     facts.push((word("Ограничение запросов", "Limit of requests"), written));
     facts
 }

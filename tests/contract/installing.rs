@@ -509,6 +509,36 @@ fn an_application_that_the_oauth_server_does_not_know_is_502_and_says_invalid_cl
 }
 
 #[test]
+fn a_russian_page_tells_in_russian_why_something_failed() {
+    let proxy = Proxy::installed();
+    let install = || {
+        let begun = proxy.begin();
+        let query = format!("{}&LANG=ru", begun.query(&proxy.portal().issue_code(1)));
+        let text = page(&proxy.callback(&query, Some(&begun.cookie)), 502);
+        for english in ["answered", "could not", "it does", "plan", "the portal", "(status"] {
+            assert!(!text.contains(english), "{english} is in {text}");
+        }
+        text
+    };
+    proxy.simulator.inject(Fault::once(Target::Token, Action::Html500));
+    assert_says(&install(), &["Сервер авторизации не выдал токены", "вернул веб-страницу", "(статус 500)"]);
+    proxy.portal().inject(Fault::once(Target::Method("profile".into()), Action::Html500));
+    assert_says(&install(), &["Не удалось узнать у портала, кто выполняет установку: он вернул веб-страницу"]);
+    proxy.portal().set_payment_required(true);
+    assert_says(&install(), &["PAYMENT_REQUIRED: на этом портале истёк пробный или оплаченный срок"]);
+    proxy.portal().set_payment_required(false);
+    proxy.a_minute_passes();
+    proxy.simulator.stop_oauth();
+    assert_says(&install(), &["недоступен: соединение отклонено"]);
+    let proxy = Proxy::not_installed();
+    let secret = proxy.simulator.client_secret();
+    let proxy = proxy.reconfigured(&secret, "a-wrong-client-secret");
+    let begun = proxy.begin();
+    let query = format!("{}&LANG=ru", begun.query(&proxy.portal().issue_code(1)));
+    assert_says(&page(&proxy.callback(&query, Some(&begun.cookie)), 502), &["он не знает этого приложения"]);
+}
+
+#[test]
 fn a_portal_that_is_down_is_502_on_every_way() {
     let proxy = Proxy::not_installed();
     let (form, event) = (proxy.portal().frame_form(1), proxy.portal().event_form("ONAPPINSTALL"));

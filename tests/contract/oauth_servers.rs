@@ -350,15 +350,16 @@ fn an_ended_trial_and_a_plan_without_rest_are_told_apart() {
         assert_says(&answer.text(), &[words.trim_end_matches('.'), "no access to the REST API", "subscription"]);
         assert!(!answer.text().contains("administrator who installed"), "{}", answer.text());
 
-        for (language, title) in
-            [("en", "The portal&#39;s plan has no REST API"), ("ru", "На тарифе портала нет REST API")]
-        {
+        for (language, title, why) in [
+            ("en", "The portal&#39;s plan has no REST API", words.trim_end_matches('.')),
+            ("ru", "На тарифе портала нет REST API", "Битрикс24 ответил ACCESS_DENIED: "),
+        ] {
             proxy.portal().inject(Fault::once(Target::Method("profile".into()), refusal()));
             let begun = proxy.begin();
             let query = begun.query(&proxy.portal().issue_code(1));
             let request = proxy.get("/callback").query(&query).header("Cookie", &begun.cookie);
             let text = page(&request.header("Accept-Language", language).run(), 403);
-            assert_says(&text, &[title, words.trim_end_matches('.')]);
+            assert_says(&text, &[title, why]);
         }
         proxy.portal().inject(Fault::once(Target::Method("profile".into()), refusal()));
         assert_failure(&proxy.post_event(&proxy.portal().event_form("ONAPPINSTALL")), status, "bitrix24_error");

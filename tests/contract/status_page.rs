@@ -47,6 +47,11 @@ fn status_tells_of_the_last_refresh_and_of_its_error() {
     assert_says(portal["last_refresh_error"]["error"].as_str().unwrap(), &["status 500"]);
     let answer = proxy.get("/status").bearer(TOKEN).header("Accept", "text/html").run();
     assert_says(&page(&answer, 200), &["Refresh error", "status 500"]);
+    let russian =
+        proxy.get("/status").bearer(TOKEN).header("Accept", "text/html").header("Accept-Language", "ru").run();
+    let text = page(&russian, 200);
+    assert_says(&text, &["Ошибка обновления", "статус 500"]);
+    assert!(!text.contains("answered"), "no English sentence on a Russian page: {text}");
 
     proxy.a_minute_passes();
     assert_eq!(proxy.call("profile", json!({})).status, 200);
@@ -64,7 +69,7 @@ fn status_is_a_page_for_a_browser_in_its_language() {
     assert!(policy(&answer).contains("frame-ancestors 'none'"));
     proxy.assert_no_secret(&answer);
     let answer = request().header("Accept-Language", "ru").run();
-    assert_says(&page(&answer, 200), &["Состояние b24proxy", "2 в секунду"]);
+    assert_says(&page(&answer, 200), &["Состояние b24proxy", "2 запроса в секунду, подряд до 50"]);
     assert_says(&page(&request().query("LANG=ru").run(), 200), &["Состояние b24proxy"]);
 }
 

@@ -9,6 +9,7 @@ mod texts;
 pub use head::{Head, Place};
 pub use language::Language;
 pub use links::Links;
+pub use texts::{pace, reason};
 
 use crate::config::Config;
 use crate::install::frame::Opened;

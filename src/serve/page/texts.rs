@@ -4,7 +4,7 @@ use super::language::Language;
 use super::reasons;
 use crate::install::{Person, Problem};
 use crate::values::error::{Arrived, Error};
-use crate::values::oauth_server::{Asked, Doubt};
+use crate::values::oauth_server::Asked;
 use crate::values::portal::{split_address, PortalName};
 
 /// Title, and what to do next.
@@ -145,43 +145,13 @@ pub fn service_account(language: Language) -> &'static str {
 
 /// What the portal and `proxy.toml` say of the OAuth server, and what to write there.
 pub fn other_oauth_server(language: Language, portal: &PortalName, asked: &Asked) -> String {
-    let Some(doubt) = &asked.doubt else { return String::new() };
-    if language == Language::English {
-        return asked.words(portal).map_or_else(String::new, |words| format!("{}.", capitalized(&words)));
-    }
-    let server = asked.server.address();
-    let section = format!("в разделе [portals.\"{portal}\"]");
-    let line = asked.other().map(|other| format!("oauth_server = \"{other}\" {section}"));
-    match (doubt, line) {
-        (Doubt::Configured { named }, Some(line)) => {
-            format!("В proxy.toml указан oauth_server {server}, а портал называет {named}: напишите {line}.")
-        }
-        (Doubt::Configured { named }, None) if named.is_empty() => format!(
-            "В proxy.toml указан oauth_server {server}, а то, что называет портал, — не адрес сервера авторизации."
-        ),
-        (Doubt::Configured { named }, None) => format!(
-            "В proxy.toml указан oauth_server {server}, а портал называет {named}; это не один из двух серверов авторизации \
-             Битрикс24. Проверьте oauth_server."
-        ),
-        (Doubt::Foreign { named }, _) if named.is_empty() => {
-            format!("То, что называет портал, — не адрес сервера авторизации, поэтому запрос отправлен на {server}.")
-        }
-        (Doubt::Foreign { named }, _) => format!(
-            "Портал называет {named}; это не один из двух серверов авторизации Битрикс24, и к нему программа не обращается: \
-             запрос отправлен на {server}. Если у портала собственный сервер авторизации и вы его знаете, укажите его адрес \
-             в oauth_server {section}."
-        ),
-        (Doubt::Presumed, line) => format!(
-            "Неизвестно, какой из двух серверов авторизации Битрикс24 у портала, поэтому запрос отправлен на {server}. Если \
-             у портала другой, напишите {}.",
-            line.unwrap_or_default()
-        ),
-    }
-}
-
-fn capitalized(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    let Some(words) = asked.words(portal) else { return String::new() };
+    let words = match language {
+        Language::Russian => reasons::doubt(&words).unwrap_or_default(),
+        Language::English => words,
+    };
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
 }
 
 /// Empty where every configured right was granted.
@@ -211,6 +181,34 @@ pub fn works_already(language: Language) -> Text {
             "Nothing was changed: the stored tokens are valid. An administrator of the portal can replace them.",
         )],
     )
+}
+
+/// Why something failed, which the rooms below tell in English.
+pub fn reason(language: Language, why: &str) -> String {
+    match language {
+        Language::Russian => reasons::russian(why),
+        Language::English => why.to_owned(),
+    }
+}
+
+/// How fast a portal may be called.
+pub fn pace(language: Language, rate: f64, burst: f64) -> String {
+    language.pick(
+        format!("{} {} в секунду, подряд до {burst}", rate.to_string().replace('.', ","), requests(rate)),
+        format!("{rate} a second, burst {burst}"),
+    )
+}
+
+/// «запрос» as it stands behind a number; behind a fraction as behind 2.
+fn requests(number: f64) -> &'static str {
+    let (tens, ones) = (number % 100.0, number % 10.0);
+    match () {
+        () if number.fract() != 0.0 => "запроса",
+        () if (11.0..15.0).contains(&tens) => "запросов",
+        () if ones == 1.0 => "запрос",
+        () if (2.0..5.0).contains(&ones) => "запроса",
+        () => "запросов",
+    }
 }
 
 /// A request to copy, with the token left out.
@@ -529,10 +527,9 @@ pub fn problem(language: Language, problem: &Problem) -> Text {
             language.pick("На тарифе портала нет REST API", "The portal's plan has no REST API"),
             vec![language.pick(
                 format!(
-                    "Битрикс24 ответил {}: {}. Оплатите или продлите тариф либо подписку в разделе «Мой тариф» портала, затем \
-                     начните заново.",
-                    upstream.error,
-                    upstream.error_description.trim_end_matches('.')
+                    "Битрикс24 ответил {}: REST API доступен не на всех тарифах. Оплатите или продлите тариф либо подписку \
+                     в разделе «Мой тариф» портала, затем начните заново.",
+                    upstream.error
                 ),
                 format!(
                     "Bitrix24 answered {}: {}. Buy or renew the plan or its subscription in Bitrix24, then begin again.",
@@ -557,5 +554,25 @@ pub fn problem(language: Language, problem: &Problem) -> Text {
                 "The web server's error log says why and what to mend, and so does the command b24proxy check.",
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_as_in_russian() {
+        for (rate, told) in [
+            (1.0, "1 запрос в секунду, подряд до 50"),
+            (2.0, "2 запроса в секунду, подряд до 50"),
+            (5.0, "5 запросов в секунду, подряд до 50"),
+            (11.0, "11 запросов в секунду, подряд до 50"),
+            (21.0, "21 запрос в секунду, подряд до 50"),
+            (0.5, "0,5 запроса в секунду, подряд до 50"),
+        ] {
+            assert_eq!(pace(Language::Russian, rate, 50.0), told);
+        }
+        assert_eq!(pace(Language::English, 2.0, 50.0), "2 a second, burst 50");
     }
 }
