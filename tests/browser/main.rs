@@ -63,6 +63,18 @@ impl Stage {
         assert!(self.browser.text("table").contains(&self.proxy.portal().name()));
     }
 
+    /// The page of an answer with 401, as it is seen when the browser's own question for a password has been closed: without
+    /// a window it waits for an answer for ever.
+    fn show_without_asking(&self, url: &str, language: &str) {
+        self.proxy.sandbox.write("htdocs/blank.html", 0o644, b"<!doctype html><title>blank</title>");
+        self.browser.open(&self.server.url("/blank.html"));
+        let headers = serde_json::json!({ "Accept": "text/html", "Accept-Language": language });
+        self.browser.run(&format!(
+            "return fetch('{url}', {{credentials: 'omit', headers: {headers}}}).then(answer => answer.text())
+                 .then(text => {{ document.open(); document.write(text); document.close(); }})"
+        ));
+    }
+
     /// Looks at the page in a narrow and a wide window, light and dark.
     fn look(&self, name: &str) {
         for (width, height) in [(360, 740), (1280, 900)] {
@@ -119,6 +131,8 @@ impl Stage {
         self.browser.resize(720, 1);
         let height = self.browser.run("return document.documentElement.scrollHeight").as_u64().expect("a number");
         self.browser.resize(720, height as u32);
+        // Until the new size has been painted.
+        self.browser.run("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))");
         self.save(&folder, name);
     }
 
@@ -188,11 +202,102 @@ fn an_administrator_installs_in_a_browser_from_the_address_to_the_last_page() {
     stage.assert_quiet();
     stage.picture_for_documents("installed");
 
-    // Back and forward: the state is used up.
+    // Loaded again, it says the same.
+    let stored = stage.proxy.stored_bytes();
     stage.browser.open(&stage.browser.url());
+    stage.browser.wait_for_text("h1", "b24proxy is installed");
+    assert_eq!(stage.proxy.stored_bytes(), stored);
+    stage.browser.click(".buttons a");
+    stage.browser.wait_for_text("h1", "The call was answered");
+    assert!(stage.browser.text("p").contains("Анна Ёлкина/Петрова (ID 1)"));
+    stage.look("tried-en");
+    stage.assert_quiet();
+
+    // A state is used up.
+    stage.browser.open(&stage.url("/callback?code=x&state=y"));
     stage.browser.wait_for_text("h1", "This link is no longer valid");
     stage.look("state-en");
     stage.assert_installed();
+}
+
+#[test]
+fn the_request_for_1c_is_copied_at_a_button() {
+    let stage = Stage::new("ru");
+    stage.begin();
+    stage.browser.click("#administrator");
+    stage.browser.wait_for_text("h1", "b24proxy установлен");
+    assert_eq!(stage.browser.text(".code button"), "Скопировать");
+    stage.browser.click(".code button");
+    stage.browser.wait_for_text(".code button", "Скопировано");
+    let selected = stage.browser.run("return getSelection().toString().trim()");
+    assert_eq!(selected, stage.browser.run("return document.querySelector('.code pre').textContent.trim()"));
+    // In a window as narrow as a phone's the code scrolls, and its lines stay whole.
+    stage.browser.resize(360, 740);
+    let lines = "const c = document.querySelector('.code pre'); return [c.scrollWidth > c.clientWidth, c.scrollHeight <= c.clientHeight]";
+    assert_eq!(stage.browser.run(lines), serde_json::json!([true, true]));
+    stage.assert_quiet();
+}
+
+#[test]
+fn the_programs_own_address_leads_to_an_installation_and_to_the_state() {
+    for language in ["ru", "en"] {
+        let stage = Stage::new(language);
+        let title = if language == "ru" {
+            "b24proxy: вызовы из 1С в Битрикс24"
+        } else {
+            "b24proxy: calls from 1C to Bitrix24"
+        };
+        stage.browser.open(&stage.url(""));
+        stage.browser.wait_for_text("h1", title);
+        stage.look(&format!("front-{language}"));
+
+        stage.browser.write("#portal", "acmee.bitrix24.ru");
+        stage.browser.click("button");
+        let title =
+            if language == "ru" { "Портал не настроен" } else { "This portal is not configured" };
+        stage.browser.wait_for_text("h1", title);
+        assert!(stage.browser.text("p").contains("acmee.bitrix24.ru"));
+        assert_eq!(stage.browser.text("pre"), "[portals.\"acmee.bitrix24.ru\"]");
+        stage.look(&format!("unknown-{language}"));
+        // The address stands in the field, to be mended.
+        stage.browser.run("document.querySelector('#portal').value = ''");
+        stage.browser.write("#portal", &stage.proxy.portal().name());
+        stage.browser.click("form button");
+        stage.browser.click("#administrator");
+        let done = if language == "ru" { "b24proxy установлен" } else { "b24proxy is installed" };
+        stage.browser.wait_for_text("h1", done);
+        stage.look(&format!("finished-{language}"));
+    }
+}
+
+#[test]
+fn without_a_token_the_state_is_a_page_that_says_what_to_do() {
+    for language in ["ru", "en"] {
+        let stage = Stage::new(language);
+        stage.show_without_asking(&stage.url("/status"), language);
+        let title =
+            if language == "ru" { "Нужен токен клиента" } else { "A client's token is needed" };
+        stage.browser.wait_for_text("h1", title);
+        stage.look(&format!("unauthorized-{language}"));
+        stage.browser.open(&stage.url("/nothing"));
+        let title = if language == "ru" {
+            "По этому адресу ничего нет"
+        } else {
+            "There is nothing at this address"
+        };
+        stage.browser.wait_for_text("h1", title);
+        stage.look(&format!("nothing-{language}"));
+        let proxy = &stage.proxy;
+        proxy.sandbox.write_config(&proxy.config().replace("[limits]", "[limits]\nnonsense = 1"));
+        stage.browser.open(&stage.url(""));
+        let title = if language == "ru" {
+            "b24proxy настроен неверно"
+        } else {
+            "b24proxy is not configured correctly"
+        };
+        stage.browser.wait_for_text("h1", title);
+        stage.look(&format!("misconfigured-{language}"));
+    }
 }
 
 #[test]

@@ -53,7 +53,10 @@ fn the_page_of_a_success_is_for_whoever_has_its_signed_address_for_ten_minutes()
     let portal = PortalOptions { scope: Some("crm,user".into()), ..PortalOptions::default() };
     let proxy = Proxy::with(Options { portal, ..Options::default() });
     let query = installed(&proxy);
-    assert_says(&page(&finished(&proxy, &query), 200), &["Rights that were not granted: catalog."]);
+    assert_says(
+        &page(&finished(&proxy, &query), 200),
+        &["Rights that were not granted: catalog.", "Install again</a>"],
+    );
     let receipt = query.strip_prefix("installed=").unwrap();
     let parts: Vec<&str> = receipt.split('~').collect();
     let [name, ends, mac] = parts[..] else { panic!("{receipt}") };

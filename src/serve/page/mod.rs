@@ -20,11 +20,15 @@ use crate::values::portal::PortalName;
 use askama::Template;
 use head::{Button, Tone};
 
-#[derive(Default)]
-pub struct Section {
+struct Section {
     title: String,
     facts: Vec<(String, String)>,
-    code: String,
+}
+
+/// To be copied; without a title where the sentence before it is one.
+struct Code {
+    title: &'static str,
+    text: String,
 }
 
 /// The field for a portal's address.
@@ -45,6 +49,7 @@ pub struct Page {
     /// What must not be overlooked although all went well.
     warning: String,
     sections: Vec<Section>,
+    code: Option<Code>,
     form: Option<Form>,
     buttons: Vec<Button>,
 }
@@ -56,6 +61,7 @@ impl Page {
             paragraphs: Vec::new(),
             warning: String::new(),
             sections: Vec::new(),
+            code: None,
             form: None,
             buttons: Vec::new(),
         }
@@ -82,6 +88,9 @@ impl Page {
             page.paragraphs = vec![texts::tried(language, &installed.user)];
         }
         page.add_button(if tried { words.try_again } else { words.try_a_call }, Some(trial));
+        if !installed.missing.is_empty() {
+            page.add_button(words.install_again, links.install(Some(&installed.portal)));
+        }
         page.add_button(words.status, links.status());
         page
     }
@@ -96,14 +105,14 @@ impl Page {
             page.warning = format!("{} {words}", page.warning).trim().to_owned();
         }
         page.sections = vec![Section {
+            title: String::new(),
             facts: vec![
                 (words.portal.into(), installed.portal.clone()),
                 (words.administrator.into(), texts::person(&installed.user)),
                 (words.rights.into(), installed.rights.join(", ")),
             ],
-            ..Section::default()
         }];
-        page.add_code(words.request, texts::request_of_1c(language, links.base(), &installed.portal));
+        page.set_code(words.request, texts::request_of_1c(language, links.base(), &installed.portal));
         page
     }
 
@@ -131,7 +140,7 @@ impl Page {
         let mut page = Page::of(language, Tone::Bad, texts::problem(language, problem));
         if let Problem::UnknownPortal(named) = problem {
             if let Some(name) = PortalName::parse(named).filter(|name| name.as_str().contains('.')) {
-                page.add_code("", format!("[portals.\"{name}\"]"));
+                page.set_code("", format!("[portals.\"{name}\"]"));
             }
         }
         page
@@ -167,7 +176,10 @@ impl Page {
         };
         let mut page = Page::of(language, Tone::Bad, text);
         match error.status_and_code().0 {
-            401 => page.add_button(words.log_in, links.status()),
+            401 => {
+                page.head.tone = Tone::Plain;
+                page.add_button(words.log_in, links.status());
+            }
             404 => page.add_button(words.front, links.front()),
             _ => {}
         }
@@ -191,9 +203,9 @@ impl Page {
         self
     }
 
-    fn add_code(&mut self, title: &str, code: String) {
+    fn set_code(&mut self, title: &'static str, text: String) {
         self.head.has_code = true;
-        self.sections.push(Section { title: title.to_owned(), code, ..Section::default() });
+        self.code = Some(Code { title, text });
     }
 
     /// The first button matters most. Without an address there is none.
@@ -205,8 +217,7 @@ impl Page {
     /// A table for each portal.
     pub fn status(language: Language, portals: Vec<(String, Vec<(String, String)>)>) -> Page {
         let mut page = Page::new(language, Tone::Plain, texts::words(language).status);
-        page.sections =
-            portals.into_iter().map(|(title, facts)| Section { title, facts, code: String::new() }).collect();
+        page.sections = portals.into_iter().map(|(title, facts)| Section { title, facts }).collect();
         page
     }
 
