@@ -55,7 +55,7 @@ impl App {
 
     /// What is to be done by that moment.
     pub fn job<'a>(&'a self, log: &'a Log, end: Deadline) -> Job<'a> {
-        Job { app: self, log, end }
+        Job { app: self, log, end, client: None }
     }
 }
 
@@ -137,6 +137,14 @@ pub struct Job<'a> {
     pub app: &'a App,
     pub log: &'a Log,
     pub end: Deadline,
+    /// The client for whom calls are counted.
+    pub client: Option<&'a str>,
+}
+
+impl<'a> Job<'a> {
+    pub fn of_client(self, name: &'a str) -> Job<'a> {
+        Job { client: Some(name), ..self }
+    }
 }
 
 #[cfg(test)]

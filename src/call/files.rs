@@ -86,7 +86,13 @@ impl Transfer<'_> {
     /// Asks for a file. `conditions`: the caller's fields that concern it, such as `Range`.
     pub fn download(&self, conditions: &[(&'static str, &str)]) -> std::result::Result<Download, Failed> {
         stand_aside().map_err(Error::host_busy)?;
-        let mut relay = Relay::new(self.job, self.portal, self.patience);
+        let mut relay = Relay::new(self.job, self.portal, self.patience, 1);
+        let result = self.open(&mut relay, conditions);
+        relay.end("download", &result);
+        result
+    }
+
+    fn open(&self, relay: &mut Relay, conditions: &[(&'static str, &str)]) -> std::result::Result<Download, Failed> {
         let http = self.job.app.http.portals().map_err(|failure| error_of(failure, 0))?;
         let mut authorization = relay.authorization()?;
         let mut way = Way::to(self.address, self.portal, &authorization)?;
@@ -95,7 +101,7 @@ impl Transfer<'_> {
         loop {
             let answer = http.open(&way.url, &way.headers(conditions), self.pause);
             let download = answer.map_err(unread)?.without(&relay.hide);
-            let (upstream, reply) = match self.judged(download, &relay, authorization.host())? {
+            let (upstream, reply) = match self.judged(download, relay, authorization.host())? {
                 Judged::File(download) => return Ok(download),
                 Judged::Refused { upstream, reply } => (upstream, reply),
             };
@@ -125,7 +131,19 @@ impl Transfer<'_> {
         length: Option<u64>,
     ) -> std::result::Result<Reply, Failed> {
         stand_aside().map_err(Error::host_busy)?;
-        let mut relay = Relay::new(self.job, self.portal, self.patience);
+        let mut relay = Relay::new(self.job, self.portal, self.patience, 1);
+        let result = self.send(&mut relay, content_type, body, length);
+        relay.end("upload", &result);
+        result
+    }
+
+    fn send(
+        &self,
+        relay: &mut Relay,
+        content_type: &str,
+        body: &mut dyn Read,
+        length: Option<u64>,
+    ) -> std::result::Result<Reply, Failed> {
         let http = self.job.app.http.portals().map_err(|failure| error_of(failure, 0))?;
         let authorization = relay.authorization()?;
         let way = Way::to(self.address, self.portal, &authorization)?;

@@ -2,7 +2,8 @@
 
 use crate::app::App;
 use crate::config::Portal;
-use crate::values::bucket::{Bucket, Known, Step, Told, Turn, PAUSE};
+use crate::values::bucket::{Bucket, Known, Seen, Step, Told, Turn, PAUSE};
+use crate::values::tally::{Calls, Failure, Place, Shows};
 use std::time::Duration;
 
 /// Seconds of `operating` time that a method has in ten minutes.
@@ -36,9 +37,9 @@ impl<'a> Pace<'a> {
     }
 
     /// Takes a place for a call of this method (its canonical name). `refused`: Bitrix24 has just answered this call with
-    /// `QUERY_LIMIT_EXCEEDED`.
-    pub fn turn(&self, method: &str, max_wait: Duration, refused: bool) -> Told {
-        self.step(Step::Take { method, max_wait, refused })
+    /// `QUERY_LIMIT_EXCEEDED`. `calls`: as what it counts, where it has not been counted yet.
+    pub fn turn(&self, method: &str, max_wait: Duration, refused: bool, calls: Option<Calls>) -> Told {
+        self.step(Step::Take { method, max_wait, refused, calls })
     }
 
     /// A call of this program's own counts but never waits. One that Bitrix24 refused took no place and counts no more.
@@ -86,5 +87,39 @@ impl<'a> Pace<'a> {
     pub fn overload(&self) -> u64 {
         self.step(Step::Overload);
         PAUSE
+    }
+
+    /// Calls failed, and what that shows; to be known by all.
+    pub fn failed(&self, failure: Failure) {
+        self.step(Step::Fail(failure));
+    }
+
+    /// Bitrix24 has executed a batch, and answered so many of its calls with an error, one of them with this.
+    pub fn failed_in_batch(&self, calls: Calls, bitrix24: &str) {
+        let place = Place::AmongOthers;
+        self.failed(Failure {
+            calls,
+            place,
+            method: "batch",
+            error_code: "bitrix24_error",
+            bitrix24,
+            shows: Shows::Works,
+        });
+    }
+
+    /// A call has succeeded, although calls did not work.
+    pub fn recovered(&self) {
+        self.step(Step::Recover);
+    }
+
+    /// Whether to try now whether calls work: nobody has for a minute.
+    pub fn tries_now(&self) -> bool {
+        matches!(self.step(Step::Try).turn, Turn::In(_))
+    }
+
+    /// What is known of the portal now, for showing.
+    pub fn seen(&self) -> Seen {
+        let App { store, .. } = self.app;
+        store.known(&self.portal.name).seen(self.bucket(), store.now_ms())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::idempotency::{self, Held, Key};
 use super::limits::{Pace, OPERATING_LIMIT};
-use super::outcome::{Called, Failed, Trip};
+use super::outcome::{Called, Counted, Failed, Trip};
 use super::payload::{Parameters, Payload};
 use super::refresh::once::{self, Why};
 use super::refusal::{self, EXPIRED, INVALID, NO_AUTH};
@@ -20,6 +20,7 @@ use crate::values::mask::Mask;
 use crate::values::method::Method;
 use crate::values::portal::{Endpoint, IncomingWebhook, Version};
 use crate::values::secret::Secret;
+use crate::values::tally::Calls;
 use crate::values::verdict::{judge, judge_either, Operating, Verdict};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct Call<'a> {
     pub headers: Vec<(&'static str, &'a str)>,
     /// Most bytes of an answer.
     pub max_response: u64,
+    /// As how many calls it counts: a batch of this program's own packs many.
+    pub counts: usize,
 }
 
 /// How long a call may wait, for its key, for its turn under the limit and for another's refresh together.
@@ -52,8 +55,13 @@ pub enum Patience {
 
 /// Executes a call, once for its key.
 pub fn call(job: Job, portal: &Portal, call: &Call, patience: Patience, key: Option<&Key>) -> Called {
-    let mut relay = Relay::new(job, portal, patience);
-    let result = idempotency::once(job, portal, key, relay.until(), |held| relay.call(call, held));
+    let mut relay = Relay::new(job, portal, patience, call.counts);
+    // What is kept for a key and answered again is no call.
+    let result = idempotency::once(job, portal, key, relay.until(), |held| {
+        let result = relay.call(call, held);
+        relay.end(&call.method.canonical(), &result);
+        result
+    });
     Called { result, trip: relay.trip }
 }
 
@@ -66,7 +74,7 @@ pub fn profile(job: Job, portal: &Portal) -> std::result::Result<Reply, Failed> 
 /// The same, where a refusal of the stored tokens is an answer: a stranger who asks causes no refresh by it.
 pub fn profile_as_stored(job: Job, portal: &Portal) -> std::result::Result<Reply, Failed> {
     let method = Method::parse("profile").expect("a method name");
-    let mut relay = Relay { renews_refused: false, ..Relay::new(job, portal, Patience::Own) };
+    let mut relay = Relay { renews_refused: false, ..Relay::new(job, portal, Patience::Own, 1) };
     relay.call(&profile_call(&method), None)
 }
 
@@ -78,6 +86,7 @@ fn profile_call(method: &Method) -> Call<'_> {
         payload: Payload::Json(Parameters::of_inside(String::new())),
         headers: Vec::new(),
         max_response: MAX_PROFILE,
+        counts: 1,
     }
 }
 
@@ -104,12 +113,22 @@ pub(super) struct Relay<'a> {
     /// A kept connection was lost: what is sent from here on has a new one.
     lost: bool,
     trip: Trip,
+    counted: Counted<'a>,
 }
 
 impl<'a> Relay<'a> {
-    pub fn new(job: Job<'a>, portal: &'a Portal, patience: Patience) -> Relay<'a> {
+    /// `counts`: as how many calls it counts.
+    pub fn new(job: Job<'a>, portal: &'a Portal, patience: Patience, counts: usize) -> Relay<'a> {
         let hide = secrets::configured(&job.app.config, portal);
-        Relay { job, portal, patience, hide, renews_refused: true, lost: false, trip: Trip::default() }
+        let calls = Calls { client: job.client, count: u32::try_from(counts).unwrap_or(u32::MAX) };
+        let are_own = matches!(patience, Patience::Own);
+        let counted = Counted { calls, place: None, did_not_work: false, are_own };
+        Relay { job, portal, patience, hide, renews_refused: true, lost: false, trip: Trip::default(), counted }
+    }
+
+    /// It has ended.
+    pub fn end<T>(&self, method: &str, result: &std::result::Result<T, Failed>) {
+        self.counted.end(&Pace::of(self.job.app, self.portal), method, result);
     }
 
     fn until(&self) -> Deadline {
@@ -324,18 +343,21 @@ impl<'a> Relay<'a> {
                 }
                 false => {
                     let told = pace.count();
+                    self.counted.did_not_work |= told.fails;
                     self.job.app.store.rest();
                     told.swallows_header
                 }
             });
         }
+        // The same call counts once, however often it is sent.
+        let calls = Some(self.counted.calls).filter(|_| self.counted.place.is_none());
         // A place that is not waited for would be lost to the others.
         let told = match wait::is_free() {
-            true => pace.turn(method, until.remaining(), over_limit),
-            false => match pace.turn(method, Duration::ZERO, over_limit) {
+            true => pace.turn(method, until.remaining(), over_limit, calls),
+            false => match pace.turn(method, Duration::ZERO, over_limit, calls) {
                 Told { turn: Turn::TooLate { .. }, .. } => {
                     wait::stand_aside().map_err(Error::host_busy)?;
-                    pace.turn(method, until.remaining(), over_limit)
+                    pace.turn(method, until.remaining(), over_limit, calls)
                 }
                 told => told,
             },
@@ -344,6 +366,8 @@ impl<'a> Relay<'a> {
         self.job.app.store.rest();
         match told.turn {
             Turn::In(wait) => {
+                self.counted.place.get_or_insert(told.at);
+                self.counted.did_not_work |= told.fails;
                 if !wait.is_zero() {
                     wait::pause(wait).map_err(Error::host_busy)?;
                     self.trip.waited += wait;

@@ -44,6 +44,7 @@ fn called(app: &App, method: &str) -> Called {
         payload: Payload::Json(Parameters::of_inside(String::new())),
         headers: Vec::new(),
         max_response: 1000,
+        counts: 1,
     };
     call(app.job(&log, end), &app.config.portals[0], &made, Patience::Until(end), None)
 }

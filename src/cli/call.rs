@@ -113,6 +113,7 @@ fn one_call(
         payload: Payload::Json(parameters),
         headers: vec![("Accept", "application/json")],
         max_response: limits.max_response,
+        counts: 1,
     };
     let patience = Patience::Until(job.end.at_most(limits.max_wait));
     Ok(relay::call(job, portal, &call, patience, None).result?.body)

@@ -5,25 +5,24 @@ use super::command::{Failure, Outcome, Setup};
 use super::terminal::{say, say_in, Colour};
 use super::trial::tried;
 use crate::config::Portal;
-use crate::serve::page::Language;
 use crate::serve::status::{self, PortalStatus};
 use crate::store::records::Installation;
 use clap::Args;
 use serde_json::Value;
 
 const HELP: &str = "\
-Shows for each portal of proxy.toml whether it is installed, by whom and when,
-when its token expires, when it was last refreshed and what went wrong then, and
-its limits; and whether the tokens work now, by one call that needs no right.
+Shows for each portal of proxy.toml whether its calls work now, by one that
+needs no right; who installed it and when, when its token expires, when it was
+last refreshed and what went wrong then, the calls and errors of the last hour
+and day by client, and its limits.
 
---json prints what GET /status answers, and of each portal \"works\": null where
-nothing is installed, true or false, with \"why\" and \"cure\". Where proxy.toml
-cannot be used, every command prints {\"error\":…} then. Without it a token file
-that cannot be used is told with its reason. Exit status 1: a portal is not
-installed, its token file is damaged, its last refresh failed, or its tokens do
-not work.";
+--json prints what GET /status answers, and of each portal that was tried \"why\"
+and \"cure\". Where proxy.toml cannot be used, every command prints
+{\"error\":…} then. Without it a token file that cannot be used is told with its
+reason. Exit status 1: a portal is not installed, its token file is damaged, its
+calls do not work, or its last refresh failed.";
 
-/// Each portal's installation, tokens, last refresh and limits
+/// Each portal: does it work, its tokens, calls, errors and limits
 #[derive(Args)]
 #[command(before_help = HELP)]
 pub struct Status {
@@ -71,8 +70,8 @@ fn as_json(portals: &[PortalStatus], works: &[Option<Line>]) -> Value {
     let mut answer: Value = serde_json::from_slice(&status::as_json(portals).body.concat()).unwrap_or_default();
     let told = answer.pointer_mut("/data/portals").and_then(Value::as_array_mut);
     for (portal, works) in told.into_iter().flatten().zip(works) {
-        portal["works"] = works.as_ref().map(|line| !line.fails()).into();
         if let Some(line) = works {
+            portal["works"] = (!line.fails()).into();
             (portal["why"], portal["cure"]) = (line.text.as_str().into(), line.cure.as_str().into());
         }
     }
@@ -82,10 +81,10 @@ fn as_json(portals: &[PortalStatus], works: &[Option<Line>]) -> Value {
 fn table(portal: &PortalStatus, works: &Option<Line>) -> String {
     let mut text = format!("{}\n", portal.name());
     let fact = |name: &str, value: &str| (!value.is_empty()).then(|| (name.to_owned(), value.to_owned()));
-    let reason = portal.reason.as_deref().and_then(|why| fact("Why", why));
+    let reason = portal.broken.as_deref().and_then(|why| fact("Why", why));
     let now = works.iter().filter_map(|line| fact("Now", &line.text)).next();
     let cure = works.iter().filter_map(|line| fact("What to do", &line.cure)).next();
-    for (name, value) in status::facts(Language::English, portal).into_iter().chain(reason).chain(now).chain(cure) {
+    for (name, value) in status::facts(portal).into_iter().chain(reason).chain(now).chain(cure) {
         text += &super::terminal::wrapped(&format!("  {name:<23}"), 25, &value);
     }
     text

@@ -117,11 +117,15 @@ mod tests {
         let application = application("s");
         for named in ["", "oauth.example:8443", "-"] {
             let receipt = receipt(&application, "acme.bitrix24.ru", named, 1000);
-            let ok = |portal, now| verify_receipt(&application, portal, &receipt, now).is_some_and(|told| told == named);
+            let ok =
+                |portal, now| verify_receipt(&application, portal, &receipt, now).is_some_and(|told| told == named);
             assert!(ok("acme.bitrix24.ru", 1000) && ok("acme.bitrix24.ru", 1600));
             assert!(!ok("acme.bitrix24.ru", 1601) && !ok("acme.bitrix24.ru", 999) && !ok("other.bitrix24.ru", 1000));
             assert_eq!(verify_receipt(&super::tests::application("t"), "acme.bitrix24.ru", &receipt, 1000), None);
-            assert_eq!(verify_receipt(&application, "acme.bitrix24.ru", &format!("{receipt}~evil.example"), 1000), None);
+            assert_eq!(
+                verify_receipt(&application, "acme.bitrix24.ru", &format!("{receipt}~evil.example"), 1000),
+                None
+            );
             assert_eq!(verify_receipt(&application, "acme.bitrix24.ru", &format!("{receipt}x"), 1000), None);
             assert!(!verify(&application, "acme.bitrix24.ru", "", &receipt, 1000));
         }

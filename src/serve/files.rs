@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::call::files::Transfer;
 use crate::call::outcome::Failed;
 use crate::call::relay::{stored_address, Patience};
-use crate::config::{Config, Portal, Way};
+use crate::config::{Client, Config, Portal, Way};
 use crate::store::records::Installation;
 use crate::system::clock::Deadline;
 use crate::upstream::http::{Download, Reply};
@@ -56,7 +56,7 @@ impl Serving<'_> {
         if !origins(app, portal).contains(&format!("{}://{host}", scheme.as_str())) {
             return Err(wrong("is not one of this portal's REST"));
         }
-        match self.moved(app, portal, &address, body, trace)? {
+        match self.moved(app, (client, portal), &address, body, trace)? {
             Moved::Down(download) => Ok(self.downloaded(app, download)),
             Moved::Up(reply) => Ok(Answer::success(vec![reply.body])),
         }
@@ -66,7 +66,7 @@ impl Serving<'_> {
     pub fn moved(
         &self,
         app: &App,
-        portal: &Portal,
+        (client, portal): (&Client, &Portal),
         address: &FileAddress,
         body: &mut Body,
         trace: &mut Trace,
@@ -75,7 +75,7 @@ impl Serving<'_> {
         if self.idempotency_key()?.is_some() {
             return Err(Error::InvalidRequest("an Idempotency-Key has no meaning for a file".into()).into());
         }
-        let (job, config) = (self.job(app), &app.config);
+        let (job, config) = (self.job(app).of_client(&client.name), &app.config);
         let patience = Patience::Until(job.end.at_most(config.limits.max_wait));
         let transfer = Transfer { job, portal, address, patience, pause: config.bitrix24.timeout };
         let moved = match self.variables.method() {

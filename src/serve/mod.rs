@@ -7,6 +7,7 @@ mod context;
 mod cors;
 mod files;
 mod guard;
+mod health;
 mod installing;
 pub mod page;
 pub mod request_of_1c;
@@ -22,7 +23,6 @@ use crate::config::Config;
 use crate::install::browser::Query;
 use crate::system::clock::Deadline;
 use crate::system::log::{Level, Log};
-use crate::upstream::http::Failure;
 use crate::values::answer::Answer;
 use crate::values::error::{Arrived, Error, Executed, Result};
 use crate::values::file_address::holds_token;
@@ -31,7 +31,7 @@ use crate::values::portal::Version;
 use crate::values::request::{Body, Request, Variables};
 pub use context::MAX_STRANGER_BODY;
 use context::{Serving, Trace};
-use page::{Links, Page, Place};
+use page::{Links, Page, Place, StatusPage};
 use route::Route;
 use serde_json::Value;
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Serving<'_> {
             Ok(app) => self.routed(app, &route, body, trace),
             Err(why) if route == Route::Health => {
                 self.log.error(why);
-                Ok(unhealthy("configuration_error"))
+                Ok(health::unavailable("configuration_error"))
             }
             Err(why) => Err(Error::Configuration(why.clone())),
         };
@@ -169,7 +169,7 @@ impl Serving<'_> {
             app.store.guarded().map_err(Error::Storage)?;
         }
         match route {
-            Route::Health => Ok(self.health(app)),
+            Route::Health => self.health(app, trace),
             Route::Install => Ok(self.install(app, &Query::of(self.variables))),
             Route::Callback => Ok(self.callback(app, &Query::of(self.variables))),
             Route::Installed => Ok(self.finished(app, &Query::of(self.variables))),
@@ -182,27 +182,18 @@ impl Serving<'_> {
         }
     }
 
-    fn health(&self, app: &App) -> Answer {
-        if let Err(Failure::Configuration(why)) = app.http.portals() {
-            self.log.error(&why);
-            return unhealthy("configuration_error");
-        }
-        match app.store.check() {
-            Ok(()) => Answer::json(200, r#"{"status":"ok"}"#),
-            Err(why) => {
-                self.log.error(&why);
-                unhealthy("storage_error")
-            }
-        }
-    }
-
     /// `GET /status`, for a client; a page where the caller prefers one.
     fn status(&self, app: &App, trace: &mut Trace) -> Result<Answer> {
         let credentials = self.credentials().ok_or(Error::Unauthorized(Arrived::Nothing))?;
         let client = self.admitted(&app.config, &credentials, true, trace)?;
         let language = self.wants_page().then(|| self.language());
         let caller = self.caller(&app.config).for_header();
-        Ok(status::answer(app, client, language).with(caller::HEADER, caller))
+        let portals = status::of_client(app, client);
+        let answer = match language {
+            None => status::as_json(&portals),
+            Some(language) => StatusPage::of(language, &portals).answer(&Place::Tab),
+        };
+        Ok(answer.with(caller::HEADER, caller))
     }
 
     /// `POST /`: a client's call, or a form from Bitrix24.
@@ -261,8 +252,4 @@ impl Serving<'_> {
         }
         self.log.line(level, &message, &fields);
     }
-}
-
-fn unhealthy(reason: &str) -> Answer {
-    Answer::json(503, format!(r#"{{"status":"unavailable","reason":"{reason}"}}"#))
 }

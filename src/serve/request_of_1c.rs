@@ -104,7 +104,7 @@ impl Serving<'_> {
         let version = [asked.version as u8];
         let identity: [&[u8]; 4] =
             [b"envelope", &version, asked.method.as_str().as_bytes(), asked.raw_params.as_bytes()];
-        let (job, limits) = (self.job(to.app), &to.app.config.limits);
+        let (job, limits) = (self.job(to.app).of_client(&to.client.name), &to.app.config.limits);
         let key = self.key(to.client, &to.identity(&identity))?;
         let own = connector::own(asked.raw_params).map(text_of);
         let query = connector::of_call(asked.version, &asked.method, own.as_deref(), rebuilt, to.connector());
@@ -115,6 +115,7 @@ impl Serving<'_> {
             payload: asked.payload,
             headers: vec![("Accept", "application/json")],
             max_response: limits.max_response,
+            counts: 1,
         };
         let sent_key = key_for_bitrix24(&to.app.config, key.as_ref(), call.version);
         call.headers.extend(sent_key.as_deref().map(|key| ("Idempotency-Key", key)));
@@ -138,7 +139,7 @@ impl Serving<'_> {
         for call in calls {
             to.client.check_method(&call.method())?;
         }
-        let job = self.job(to.app);
+        let job = self.job(to.app).of_client(&to.client.name);
         // Keys of REST 2 keep the meaning that they had when there was no other.
         let of_version = if version == Version::V3 { 2 } else { 0 };
         let kind = [u8::from(halt) | of_version];
@@ -175,7 +176,7 @@ impl Serving<'_> {
         if self.idempotency_key()?.is_some() {
             return Err(Error::InvalidRequest("an Idempotency-Key has no meaning where \"all\" only reads".into()));
         }
-        let steps = Steps::new(self.job(to.app), to.portal);
+        let steps = Steps::new(self.job(to.app).of_client(&to.client.name), to.portal);
         let connector = connector::carried(connector::own(raw_params), to.connector()).flatten();
         let mut steps = steps.in_version(version).with_connector(connector.as_deref());
         let read = bulk::list::read(&mut steps, method, raw_params, cursor);

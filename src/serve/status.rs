@@ -1,17 +1,20 @@
-//! `GET /status`: each portal's installation, for a client and for whoever looks after it.
+//! `GET /status`: each portal's installation and what its calls have shown, for a client and for whoever looks after it.
 
 use crate::app::App;
-use crate::config::Client;
-use crate::config::{Portal, Way};
-use crate::serve::page::{self, Language, Page, Place};
-use crate::store::records::Installation;
+use crate::call::limits::Pace;
+use crate::call::refresh::once;
+use crate::config::{Client, Config, Portal, Way};
+use crate::store::records::{Installation, LastRefresh, Tokens};
 use crate::values::answer::Answer;
+use crate::values::bucket::Seen;
+use crate::values::tally::{self, ByClient, Fault, LastError, What, HOURS, OTHERS};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Condition {
+pub enum Condition {
     Webhook,
     NotInstalled,
     Installed,
@@ -22,53 +25,75 @@ enum Condition {
 /// What is told of a portal. Times are Unix seconds.
 #[derive(Serialize)]
 pub struct PortalStatus {
-    portal: String,
-    state: Condition,
+    pub portal: String,
+    pub state: Condition,
+    /// Whether calls work, as the last one or a try has shown; where there was none, as what is stored says.
+    pub works: bool,
+    /// Why they do not: an `error_code`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Why it is broken. A client is not told; `b24proxy status` says it to the administrator.
     #[serde(skip)]
-    pub reason: Option<String>,
+    pub broken: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    install_url: Option<String>,
+    pub install_url: Option<String>,
     #[serde(flatten)]
-    tokens: Option<TokenStatus>,
-    last_refresh_error: Option<LastError>,
-    limits: Allowance,
+    pub tokens: Option<TokenStatus>,
+    pub last_refresh_error: Option<RefreshError>,
+    pub last_call: Option<i64>,
+    pub last_success: Option<i64>,
+    pub last_error: Option<LastError>,
+    pub calls: ByClient,
+    pub errors: ByClient,
+    pub limits: Allowance,
+    /// Method, and until when Bitrix24 refuses it.
+    pub blocked: BTreeMap<String, i64>,
+    #[serde(skip)]
+    pub page: ForPage,
+}
+
+/// What is shown on the page alone.
+#[derive(Default)]
+pub struct ForPage {
+    /// Calls and errors of the last hours, the newest first.
+    pub by_hour: [(u64, u64); HOURS],
+    /// Until when Bitrix24 refuses the whole portal.
+    pub overloaded: Option<i64>,
+    /// When all this is so.
+    pub now: i64,
 }
 
 #[derive(Serialize)]
-struct TokenStatus {
-    client_endpoint: String,
-    user_id: u64,
-    scope: String,
-    installed_at: i64,
-    refreshed_at: i64,
-    expires_at: i64,
-    expires_in: i64,
+pub struct TokenStatus {
+    pub client_endpoint: String,
+    pub user_id: u64,
+    /// Empty: it is not known.
+    pub user_name: String,
+    pub scope: String,
+    pub installed_at: i64,
+    pub refreshed_at: i64,
+    pub expires_at: i64,
+    pub expires_in: i64,
 }
 
 #[derive(Serialize)]
-struct LastError {
-    at: i64,
-    error: String,
+pub struct RefreshError {
+    pub at: i64,
+    pub error: String,
 }
 
 #[derive(Serialize)]
-struct Allowance {
-    requests_per_second: f64,
-    burst: f64,
+pub struct Allowance {
+    pub requests_per_second: f64,
+    pub burst: f64,
+    /// Calls in the bucket now.
+    pub level: f64,
 }
 
-/// The portals that this client may use, as JSON or, for a browser, as a page.
-pub fn answer(app: &App, client: &Client, page: Option<Language>) -> Answer {
+/// The portals that this client may use.
+pub fn of_client(app: &App, client: &Client) -> Vec<PortalStatus> {
     let usable = app.config.portals.iter().filter(|portal| client.may_use(&portal.name));
-    let portals: Vec<PortalStatus> = usable.map(|portal| of(app, portal)).collect();
-    match page {
-        None => as_json(&portals),
-        Some(language) => {
-            let sections = portals.iter().map(|portal| (portal.portal.clone(), facts(language, portal))).collect();
-            Page::status(language, sections).answer(200, &Place::Tab)
-        }
-    }
+    usable.map(|portal| of(app, portal)).collect()
 }
 
 pub fn as_json(portals: &[PortalStatus]) -> Answer {
@@ -80,95 +105,174 @@ impl PortalStatus {
         &self.portal
     }
 
-    /// Whether calls to this portal can succeed, as far as the files tell.
+    /// Whether calls to this portal can succeed, and its tokens be renewed, as far as is known.
     pub fn is_well(&self) -> bool {
-        matches!(self.state, Condition::Webhook | Condition::Installed) && self.last_refresh_error.is_none()
+        self.works && self.last_refresh_error.is_none()
     }
 }
 
+/// Nobody is called.
 pub fn of(app: &App, portal: &Portal) -> PortalStatus {
     let App { config, store, .. } = app;
+    let (seen, now) = (Pace::of(app, portal).seen(), store.now());
+    let counts = |what| of_configured(config, portal, seen.tally.by_client(what, now));
+    let known = |at: i64| Some(at).filter(|at| *at > 0);
+    let hours = [What::Calls, What::Errors].map(|what| seen.tally.by_hour(what, now));
     let mut status = PortalStatus {
         portal: portal.name.to_string(),
         state: Condition::Webhook,
+        works: true,
         reason: None,
+        broken: None,
         install_url: None,
         tokens: None,
         last_refresh_error: None,
-        limits: Allowance { requests_per_second: portal.requests_per_second, burst: portal.burst },
+        last_call: known(seen.tally.last_call),
+        last_success: known(seen.tally.last_success()),
+        last_error: seen.tally.last_error.clone(),
+        calls: counts(What::Calls),
+        errors: counts(What::Errors),
+        limits: Allowance {
+            requests_per_second: portal.requests_per_second,
+            burst: portal.burst,
+            level: (seen.level * 10.0).round() / 10.0,
+        },
+        blocked: seen.blocked.clone(),
+        page: ForPage {
+            by_hour: std::array::from_fn(|hour| (hours[0][hour], hours[1][hour])),
+            overloaded: seen.overloaded,
+            now,
+        },
     };
+    let reason;
     if let Way::Webhook(_) = portal.way {
-        return status;
+        reason = reason_of(None, None, &seen, now);
+    } else {
+        status.install_url = config.install_url(&portal.name);
+        let last = store.notes(&portal.name).refresh;
+        status.state = match store.read(&portal.name) {
+            Err(why) | Ok(Installation::Broken(why)) => {
+                status.broken = Some(why);
+                reason = Some("storage_error".to_owned());
+                Condition::Broken
+            }
+            Ok(Installation::NotInstalled) => {
+                reason = Some("not_installed".to_owned());
+                Condition::NotInstalled
+            }
+            Ok(Installation::Installed(tokens)) => {
+                let last = last.filter(|last| last.speaks_of(&tokens));
+                reason = reason_of(Some(&tokens), last.as_ref(), &seen, now);
+                status.last_refresh_error = last.map(|last| RefreshError {
+                    at: last.at / 1000,
+                    error: match &last.failure {
+                        Some(refusal) => refusal.text(&portal.asked_for_pair(&tokens.server_endpoint), &portal.name),
+                        None => "a refresh was begun and has not ended".into(),
+                    },
+                });
+                status.tokens = Some(TokenStatus {
+                    client_endpoint: tokens.client_endpoint,
+                    user_id: tokens.user_id,
+                    user_name: tokens.user_name,
+                    scope: tokens.scope,
+                    installed_at: tokens.installed_at,
+                    refreshed_at: tokens.refreshed_at,
+                    expires_at: tokens.expires_at,
+                    expires_in: tokens.expires_at.saturating_sub(now),
+                });
+                Condition::Installed
+            }
+        };
     }
-    status.install_url = config.install_url(&portal.name);
-    let last = store.notes(&portal.name).refresh;
-    status.state = match store.read(&portal.name) {
-        Err(why) | Ok(Installation::Broken(why)) => {
-            status.reason = Some(why);
-            Condition::Broken
-        }
-        Ok(Installation::NotInstalled) => Condition::NotInstalled,
-        Ok(Installation::Installed(tokens)) => {
-            status.last_refresh_error = last.filter(|last| last.speaks_of(&tokens)).map(|last| LastError {
-                at: last.at / 1000,
-                error: match &last.failure {
-                    Some(refusal) => refusal.text(&portal.asked_for_pair(&tokens.server_endpoint), &portal.name),
-                    None => "a refresh was begun and has not ended".into(),
-                },
-            });
-            status.tokens = Some(TokenStatus {
-                client_endpoint: tokens.client_endpoint,
-                user_id: tokens.user_id,
-                scope: tokens.scope,
-                installed_at: tokens.installed_at,
-                refreshed_at: tokens.refreshed_at,
-                expires_at: tokens.expires_at,
-                expires_in: tokens.expires_at.saturating_sub(store.now()),
-            });
-            Condition::Installed
-        }
-    };
+    status.works = reason.is_none();
+    status.reason = reason;
     status
 }
 
-/// The same as names and values, for people.
-pub fn facts(language: Language, portal: &PortalStatus) -> Vec<(String, String)> {
-    let russian = language == Language::Russian;
-    let word = |ru: &str, en: &str| if russian { ru.to_owned() } else { en.to_owned() };
-    let state = match portal.state {
-        Condition::Webhook => word("вебхук", "webhook"),
-        Condition::NotInstalled => word("не установлено", "not installed"),
-        Condition::Installed => word("установлено", "installed"),
-        Condition::Broken => {
-            word("файл токенов повреждён или недоступен", "the token file is damaged or cannot be read")
-        }
+/// Why calls do not work, as far as the last call, the last try or the last refresh of these tokens has shown; `None`: they do.
+fn reason_of(tokens: Option<&Tokens>, last: Option<&LastRefresh>, seen: &Seen, now: i64) -> Option<String> {
+    let fault = seen.tally.fault.as_ref().filter(|fault| !tokens.is_some_and(|tokens| is_over(fault, tokens)));
+    let refusal = last.and_then(|last| last.failure.as_ref()).filter(|_| tokens.is_some_and(|t| once::is_due(t, now)));
+    let overloaded = seen.overloaded.map(|_| "rate_limited");
+    let reason = overloaded.or(fault.map(|fault| fault.reason.as_str()));
+    reason.or(refusal.map(|refusal| refusal.error_code())).map(str::to_owned)
+}
+
+/// Whether tokens have come since it was seen that there were none that work.
+fn is_over(fault: &Fault, tokens: &Tokens) -> bool {
+    const OF_TOKENS: [&str; 4] = ["not_installed", "reinstall_required", "oauth_server_error", "configuration_error"];
+    OF_TOKENS.contains(&fault.reason.as_str()) && (tokens.installed_at >= fault.at || tokens.refreshed_at > fault.at)
+}
+
+/// The counts of the clients that the configuration names for this portal, and of those that are counted together.
+fn of_configured(config: &Config, portal: &Portal, counts: ByClient) -> ByClient {
+    let clients = config.clients.iter().filter(|client| client.may_use(&portal.name));
+    let names: Vec<String> = clients.map(|client| tally::short(&client.name)).collect();
+    let only = |counts: BTreeMap<String, u64>| -> BTreeMap<String, u64> {
+        let others = counts.get(OTHERS).map(|count| (OTHERS.to_owned(), *count));
+        let of = |name: &String| (name.clone(), counts.get(name).copied().unwrap_or(0));
+        others.into_iter().chain(names.iter().map(of)).collect()
     };
-    let mut facts = vec![(word("Состояние", "Condition"), state)];
+    ByClient { hour: only(counts.hour), day: only(counts.day) }
+}
+
+/// The same as names and values, for the command line.
+pub fn facts(portal: &PortalStatus) -> Vec<(String, String)> {
+    let state = match portal.state {
+        Condition::Webhook => "webhook",
+        Condition::NotInstalled => "not installed",
+        Condition::Installed => "installed",
+        Condition::Broken => "the token file is damaged or cannot be read",
+    };
+    let mut facts: Vec<(&str, String)> = vec![("Condition", state.to_owned())];
     if let Some(tokens) = &portal.tokens {
-        let never = word("ещё не было", "never");
-        let refreshed = if tokens.refreshed_at == 0 { never } else { moment(tokens.refreshed_at) };
+        let refreshed = if tokens.refreshed_at == 0 { "never".to_owned() } else { moment(tokens.refreshed_at) };
         facts.extend([
-            (word("Адрес", "Address"), tokens.client_endpoint.clone()),
-            (word("Кто установил (ID)", "Installed by (user ID)"), tokens.user_id.to_string()),
-            (word("Когда установлено", "Installed at"), moment(tokens.installed_at)),
-            (word("Права", "Rights"), tokens.scope.replace(',', ", ")),
-            (word("Токен действует до", "The token expires at"), moment(tokens.expires_at)),
-            (word("Последнее обновление", "Last refresh"), refreshed),
+            ("Address", tokens.client_endpoint.clone()),
+            ("Installed by", person(tokens)),
+            ("Installed at", moment(tokens.installed_at)),
+            ("Rights", tokens.scope.replace(',', ", ")),
+            ("The token expires at", moment(tokens.expires_at)),
+            ("Last refresh", refreshed),
         ]);
     }
     if let Some(error) = &portal.last_refresh_error {
-        facts.push((
-            word("Ошибка обновления", "Refresh error"),
-            format!("{}: {}", moment(error.at), page::reason(language, &error.error)),
-        ));
+        facts.push(("Refresh error", format!("{}: {}", moment(error.at), error.error)));
     }
-    if let (Condition::NotInstalled, Some(url)) = (&portal.state, &portal.install_url) {
-        facts.push((word("Установить", "Install"), url.clone()));
+    if let (Some("not_installed" | "reinstall_required"), Some(url)) = (portal.reason.as_deref(), &portal.install_url) {
+        facts.push(("Install", url.clone()));
     }
-    let limits = &portal.limits;
-    let written = page::pace(language, limits.requests_per_second, limits.burst);
-    facts.push((word("Ограничение запросов", "Limit of requests"), written));
+    let at = |at: Option<i64>| at.map_or_else(|| "none yet".to_owned(), moment);
+    facts.extend([("Last call", at(portal.last_call)), ("Last success", at(portal.last_success))]);
+    if let Some(error) = &portal.last_error {
+        facts.push(("Last error", format!("{}: {}", moment(error.at), told(error))));
+    }
+    for (client, calls) in portal.calls.day.iter().filter(|(_, calls)| **calls > 0) {
+        let of = |counts: &BTreeMap<String, u64>| counts.get(client).copied().unwrap_or(0);
+        let (hour, hour_errors, errors) = (of(&portal.calls.hour), of(&portal.errors.hour), of(&portal.errors.day));
+        let count =
+            format!("{client}: {hour} in the hour ({hour_errors} failed), {calls} in the day ({errors} failed)");
+        facts.push(("Calls", count));
+    }
+    let Allowance { requests_per_second, burst, level } = portal.limits;
+    facts.push(("Limit of requests", format!("{requests_per_second} a second, burst {burst}, {level} in it now")));
     facts
+        .extend(portal.blocked.iter().map(|(method, until)| ("Blocked", format!("{method} until {}", moment(*until)))));
+    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Who installed.
+pub fn person(tokens: &TokenStatus) -> String {
+    match tokens.user_name.as_str() {
+        "" => format!("ID {}", tokens.user_id),
+        name => format!("{name} (ID {})", tokens.user_id),
+    }
+}
+
+/// `crm.deal.add: bitrix24_error, ACCESS_DENIED`
+pub fn told(error: &LastError) -> String {
+    let theirs = if error.bitrix24.is_empty() { String::new() } else { format!(", {}", error.bitrix24) };
+    format!("{}: {}{theirs}", error.method, error.error_code)
 }
 
 /// `2026-08-01 12:00:00 UTC`
@@ -176,4 +280,68 @@ pub fn moment(unix: i64) -> String {
     let seconds = u64::try_from(unix).unwrap_or(0).min(253_402_300_799);
     let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
     text.replace('T', " ").replace('Z', " UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::bucket::Known;
+    use crate::values::grant::Refusal;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn tokens(installed_at: i64, refreshed_at: i64, expires_at: i64) -> Tokens {
+        let text = r#"{"client_endpoint":"https://a/rest/","access_token":"a","refresh_token":"r","expires_at":0}"#;
+        Tokens { installed_at, refreshed_at, expires_at, ..Tokens::parse(text.as_bytes()).unwrap() }
+    }
+
+    fn seen(reason: &str, at: i64) -> Seen {
+        let mut known = Known::default();
+        known.tally.fault = Some(Fault { at, reason: reason.into() });
+        known.seen(crate::values::bucket::Bucket { rate: 2.0, burst: 50.0 }, NOW * 1000)
+    }
+
+    #[test]
+    fn a_fault_of_the_tokens_is_over_when_others_have_come() {
+        let reason = |fault: &str, installed_at, refreshed_at| {
+            let tokens = tokens(installed_at, refreshed_at, NOW + 3600);
+            reason_of(Some(&tokens), None, &seen(fault, NOW - 100), NOW)
+        };
+        for fault in ["not_installed", "reinstall_required", "oauth_server_error"] {
+            assert_eq!(reason(fault, NOW - 200, 0).as_deref(), Some(fault));
+            assert_eq!(
+                reason(fault, NOW - 200, NOW - 100).as_deref(),
+                Some(fault),
+                "{fault}: refused after the refresh"
+            );
+            assert_eq!(reason(fault, NOW - 100, 0), None, "{fault}");
+            assert_eq!(reason(fault, NOW - 200, NOW - 99), None, "{fault}");
+        }
+        assert_eq!(reason("bitrix24_unreachable", NOW, NOW).as_deref(), Some("bitrix24_unreachable"));
+    }
+
+    #[test]
+    fn a_refresh_that_failed_counts_once_the_token_has_expired() {
+        let last = |failure| LastRefresh { spent: String::new(), at: 0, failure, interrupted: false };
+        let invalid = last(Some(Refusal::InvalidGrant { description: String::new() }));
+        let (valid, expired) = (tokens(1, 2, NOW + 3600), tokens(1, 2, NOW));
+        let none = Seen::default();
+        assert_eq!(reason_of(Some(&valid), Some(&invalid), &none, NOW), None);
+        assert_eq!(reason_of(Some(&expired), Some(&invalid), &none, NOW).as_deref(), Some("reinstall_required"));
+        let down = last(Some(Refusal::Unavailable { why: String::new() }));
+        assert_eq!(reason_of(Some(&expired), Some(&down), &none, NOW).as_deref(), Some("oauth_server_error"));
+        assert_eq!(reason_of(Some(&expired), Some(&last(None)), &none, NOW), None, "it goes on");
+        assert_eq!(
+            reason_of(None, None, &Seen { overloaded: Some(NOW + 9), ..none }, NOW).as_deref(),
+            Some("rate_limited")
+        );
+    }
+
+    #[test]
+    fn a_moment_is_read_by_people_and_never_panics() {
+        assert_eq!(moment(1_785_585_600), "2026-08-01 12:00:00 UTC");
+        for unix in [i64::MIN, i64::MAX, 0] {
+            assert!(moment(unix).ends_with("UTC"));
+        }
+    }
 }

@@ -195,7 +195,7 @@ impl Serving<'_> {
         if holds_token(query) {
             let portal = portal_of(config, client, path.portal.as_deref())?;
             trace.portal = Some(portal.name.to_string());
-            return self.webhook_file(app, portal, path, body, trace);
+            return self.webhook_file(app, (client, portal), path, body, trace);
         }
         let bytes = self.read(config, body)?;
         let portal = portal_of(config, client, path.portal.as_deref())?;
@@ -223,7 +223,7 @@ impl Serving<'_> {
             sent.content_type.as_bytes(),
             sent.body,
         ];
-        let (job, key) = (self.job(app), self.key(client, identity)?);
+        let (job, key) = (self.job(app).of_client(&client.name), self.key(client, identity)?);
         let sent_key = key_for_bitrix24(config, key.as_ref(), path.version);
         let call = Call {
             version: path.version,
@@ -232,6 +232,7 @@ impl Serving<'_> {
             payload: outgoing.payload,
             headers: sent_key.as_deref().map(|key| ("Idempotency-Key", key)).into_iter().collect(),
             max_response: limits.max_response,
+            counts: 1,
         };
         let patience = Patience::Until(job.end.at_most(limits.max_wait.min(MAX_WAIT)));
         match trace.noted(relay::call(job, portal, &call, patience, key.as_ref())) {
@@ -245,7 +246,7 @@ impl Serving<'_> {
     fn webhook_file(
         &self,
         app: &App,
-        portal: &Portal,
+        (client, portal): (&Client, &Portal),
         path: &WebhookPath,
         body: &mut Body,
         trace: &mut Trace,
@@ -256,7 +257,7 @@ impl Serving<'_> {
         }
         let query = self.variables.text("QUERY_STRING").unwrap_or("");
         let address = FileAddress::of_parts(&path.method, path.slash, query).map_err(wrong)?;
-        match self.moved(app, portal, &address, body, trace) {
+        match self.moved(app, (client, portal), &address, body, trace) {
             Ok(Moved::Down(download)) => Ok(self.downloaded(app, download)),
             Ok(Moved::Up(reply)) => Ok(pass_through(reply)),
             Err(Failed::Refused { reply, .. }) => Ok(pass_through(*reply)),

@@ -16,7 +16,7 @@ mod test_suite;
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
 use crate::system::wait::pause;
-use crate::values::bucket::{Bucket, Step, Told};
+use crate::values::bucket::{Bucket, Known, Step, Told};
 use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
 use moving::{State, Still};
@@ -86,6 +86,9 @@ pub trait Store: Send + Sync {
     /// Changes what is known of a portal's bucket, read and written in one step, by the storage's own clock. `None`: it cannot
     /// be used now, which stops nobody.
     fn bucket(&self, portal: &PortalName, bucket: Bucket, step: Step) -> Option<Told>;
+
+    /// What is known of it, for showing, not for deciding; nothing where it cannot be read.
+    fn known(&self, portal: &PortalName) -> Known;
 
     /// Opens a client's idempotency key for this portal and reads what is there, waiting until the deadline while somebody
     /// else has it open. `request`: what the key's request is, by which another one is told.

@@ -5,8 +5,9 @@ use super::records::{Entry, Installation, LastRefresh, Notes, Tokens};
 use super::test_moving::*;
 use super::{Appended, Claim, Journal, Lock, Quota, Replaced, Store};
 use crate::system::clock::Deadline;
-use crate::values::bucket::{Bucket, Step, Turn};
+use crate::values::bucket::{Bucket, Known, Step, Turn};
 use crate::values::portal::PortalName;
+use crate::values::tally::{Calls, What};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -136,6 +137,7 @@ of_every_kind! {
     notes_are_replaced_whole_and_seen_by_the_next_holder
     a_lock_is_passed_on_without_a_gap
     the_bucket_is_shared_and_gives_each_its_place
+    calls_are_counted_by_all_and_seen_by_all
     an_answer_is_kept_and_another_request_told
     a_key_is_open_at_one_place_only
     a_dropped_key_is_left_as_it_stands_and_a_forgotten_one_is_free
@@ -254,7 +256,8 @@ fn the_bucket_is_shared_and_gives_each_its_place(store: &dyn Store) {
             scope.spawn(|| {
                 all.wait();
                 for _ in 0..40 {
-                    let step = Step::Take { method: "m", max_wait: Duration::from_secs(600), refused: false };
+                    let step =
+                        Step::Take { method: "m", max_wait: Duration::from_secs(600), refused: false, calls: None };
                     match store.bucket(&portal(), bucket, step).map(|told| told.turn) {
                         Some(Turn::In(wait)) if wait.is_zero() => drop(at_once.fetch_add(1, Ordering::Relaxed)),
                         Some(Turn::In(_)) => {}
@@ -268,13 +271,37 @@ fn the_bucket_is_shared_and_gives_each_its_place(store: &dyn Store) {
     assert!((50..=54).contains(&at_once.load(Ordering::Relaxed)), "{at_once:?}");
     let told = |step| store.bucket(&portal(), bucket, step).expect("it can be used");
     assert_eq!(told(Step::Block { method: "m", until: None }).turn, Turn::Blocked { retry_after: 60 });
-    let step = Step::Take { method: "m", max_wait: Duration::from_secs(60), refused: false };
+    let step = Step::Take { method: "m", max_wait: Duration::from_secs(60), refused: false, calls: None };
     assert!(matches!(told(step).turn, Turn::Blocked { .. }) && !told(step).swallows_header);
     assert!(matches!(told(Step::Ask { method: "m" }).turn, Turn::Blocked { .. }));
     assert_eq!(told(Step::Ask { method: "other" }).turn, Turn::In(Duration::ZERO));
     told(Step::Overload);
     assert!(matches!(told(Step::Ask { method: "other" }).turn, Turn::Overloaded { .. }));
     assert!(!told(Step::Swallows).swallows_header && told(Step::Count).swallows_header);
+}
+
+/// What calls have shown is kept with the bucket, for all who share it, and can be looked at without a change.
+fn calls_are_counted_by_all_and_seen_by_all(store: &dyn Store) {
+    store.check().unwrap();
+    assert_eq!(store.known(&portal()), Known::default());
+    let bucket = Bucket { rate: 1000.0, burst: 1000.0 };
+    let told = |step| store.bucket(&portal(), bucket, step).expect("it can be used");
+    std::thread::scope(|scope| {
+        for client in ["a", "b", "c", "d"] {
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let calls = Some(Calls { client: Some(client), count: 1 });
+                    told(Step::Take { method: "m", max_wait: Duration::from_secs(600), refused: false, calls });
+                }
+            });
+        }
+    });
+    let calls = store.known(&portal()).tally.by_client(What::Calls, store.now()).day;
+    assert_eq!(calls, ["a", "b", "c", "d"].map(|client| (client.to_owned(), 20)).into());
+    assert_eq!(store.known(&portal()), store.known(&portal()), "looking changes nothing");
+    // One of all who ask tries.
+    assert_eq!(told(Step::Try).turn, Turn::In(Duration::ZERO));
+    assert!(matches!(told(Step::Try).turn, Turn::TooLate { .. }));
 }
 
 fn claim(store: &dyn Store, key: &str, request: &str) -> Claim {

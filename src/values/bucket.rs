@@ -4,6 +4,7 @@
 //! those who wait; how far it may is how long they are willing to wait. What is known is a hint: damaged or gone, it begins
 //! anew, and Bitrix24's own refusals correct it ([`Known::fill`]).
 
+use super::tally::{Calls, Failure, Tally};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +34,21 @@ pub struct Known {
     overloaded: i64,
     /// Since when it is known that the portal's web server keeps the `Authorization` header to itself; 0: it is not.
     swallows_since: i64,
+    /// What the calls have shown.
+    #[serde(skip_serializing_if = "Tally::is_empty")]
+    pub tally: Tally,
+}
+
+/// What is shown of it at a moment. Times are Unix seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Calls in the bucket.
+    pub level: f64,
+    /// Method, and until when it is refused.
+    pub blocked: BTreeMap<String, i64>,
+    /// Until when the whole portal is refused.
+    pub overloaded: Option<i64>,
+    pub tally: Tally,
 }
 
 /// The bucket's size and speed.
@@ -141,14 +157,18 @@ pub struct Told {
     pub turn: Turn,
     /// The portal's web server keeps the `Authorization` header to itself: the token must go in the body.
     pub swallows_header: bool,
+    /// Calls did not work when it was last seen; see [`Tally::fault`].
+    pub fails: bool,
+    /// Unix seconds.
+    pub at: i64,
 }
 
 /// What is done to a bucket.
 #[derive(Clone, Copy, Debug)]
 pub enum Step<'m> {
     /// A call of this method (its canonical name) takes its place, if its turn comes within `max_wait`. `refused`: Bitrix24
-    /// has just answered it with `QUERY_LIMIT_EXCEEDED`.
-    Take { method: &'m str, max_wait: Duration, refused: bool },
+    /// has just answered it with `QUERY_LIMIT_EXCEEDED`. `calls`: as what it counts, once.
+    Take { method: &'m str, max_wait: Duration, refused: bool, calls: Option<Calls<'m>> },
     /// A call of this program's own counts but never waits.
     Count,
     /// Somebody without credentials shows a token that is to be tried at the portal.
@@ -161,6 +181,12 @@ pub enum Step<'m> {
     Overload,
     /// The token arrived in the body only.
     Swallows,
+    /// Calls failed.
+    Fail(Failure<'m>),
+    /// Calls work again.
+    Recover,
+    /// Somebody asks whether calls work: it is tried where its turn is in no time.
+    Try,
 }
 
 impl Known {
@@ -171,17 +197,35 @@ impl Known {
         if matches!(step, Step::Swallows) && !swallows_header {
             self.swallows_since = now;
         }
-        Told { turn: self.turn(bucket, step, now), swallows_header }
+        let fails = self.tally.fault.is_some();
+        Told { turn: self.turn(bucket, step, now), swallows_header, fails, at: now.div_euclid(1000) }
+    }
+
+    /// As it is at `now`.
+    pub fn seen(mut self, bucket: Bucket, now: i64) -> Seen {
+        self.drain(bucket, now);
+        let seconds = |until: i64| until.saturating_add(999).div_euclid(1000);
+        let overloaded = Some(self.overloaded).filter(|until| (1..=PAUSE_MS).contains(&until.saturating_sub(now)));
+        Seen {
+            level: self.level,
+            blocked: self.blocked.into_iter().map(|(method, until)| (method, seconds(until))).collect(),
+            overloaded: overloaded.map(seconds),
+            tally: self.tally,
+        }
     }
 
     fn turn(&mut self, bucket: Bucket, step: Step, now: i64) -> Turn {
         match step {
             Step::Swallows => {}
-            Step::Take { method, max_wait, refused } => {
+            Step::Take { method, max_wait, refused, calls } => {
                 if refused {
                     self.fill(bucket, now);
                 }
-                return self.take(bucket, method, now, max_wait);
+                let turn = self.take(bucket, method, now, max_wait);
+                if let (Turn::In(_), Some(calls)) = (turn, calls) {
+                    self.tally.take(calls, now.div_euclid(1000));
+                }
+                return turn;
             }
             Step::Count => {
                 self.drain(bucket, now);
@@ -204,6 +248,13 @@ impl Known {
                 self.drain(bucket, now);
                 self.overloaded = now + PAUSE_MS;
                 return Turn::Overloaded { retry_after: PAUSE };
+            }
+            Step::Fail(failure) => self.tally.fail(&failure, now.div_euclid(1000)),
+            Step::Recover => self.tally.recover(now.div_euclid(1000)),
+            Step::Try => {
+                if let Err(retry_after) = self.tally.try_now(now.div_euclid(1000)) {
+                    return Turn::TooLate { retry_after };
+                }
             }
         }
         Turn::In(Duration::ZERO)
@@ -324,8 +375,35 @@ mod tests {
     fn a_file_of_another_clock_or_of_nonsense_delays_nobody() {
         let blocked = BTreeMap::from([("m".to_owned(), i64::MAX)]);
         let (at, overloaded, swallows_since) = (i64::MAX, i64::MAX, i64::MAX);
-        let mut known = Known { level: 1e300, at, strangers: 1e300, blocked, overloaded, swallows_since };
+        let tally = Tally::default();
+        let mut known = Known { level: 1e300, at, strangers: 1e300, blocked, overloaded, swallows_since, tally };
         assert_eq!(known.take(BUCKET, "m", 1_000_000, LONG), Turn::In(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_version_0_1_wrote_is_read_and_written_as_it_was_while_nobody_calls() {
+        let old = r#"{"level":3.0,"at":5000,"strangers":0.0,"blocked":{"m":9000},"overloaded":0,"swallows_since":0}"#;
+        let known: Known = serde_json::from_str(old).unwrap();
+        assert_eq!(serde_json::to_string(&known).unwrap(), old);
+        let seen = known.seen(BUCKET, 5500);
+        assert_eq!((seen.level, seen.blocked["m"], seen.overloaded), (2.0, 9, None));
+    }
+
+    #[test]
+    fn a_call_counts_when_it_takes_its_place_and_only_then() {
+        use crate::values::tally::What;
+        let mut known = Known::default();
+        let take = |known: &mut Known, client, max_wait| {
+            let calls = Some(Calls { client: Some(client), count: 1 });
+            known.step(Bucket { rate: 1.0, burst: 1.0 }, Step::Take { method: "m", max_wait, refused: false, calls }, 0)
+        };
+        assert_eq!(
+            take(&mut known, "a", LONG),
+            Told { turn: Turn::In(Duration::ZERO), swallows_header: false, fails: false, at: 0 }
+        );
+        assert!(matches!(take(&mut known, "b", Duration::ZERO).turn, Turn::TooLate { .. }));
+        let counts = known.tally.by_client(What::Calls, 0).hour;
+        assert_eq!(counts, BTreeMap::from([("a".to_owned(), 1)]));
     }
 
     proptest! {

@@ -65,6 +65,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The `error_code` of a call that ends with it.
+    pub fn error_code(&self) -> &'static str {
+        match self {
+            Refusal::InvalidGrant { .. } => "reinstall_required",
+            Refusal::Configuration { .. } => "configuration_error",
+            Refusal::HostBusy { .. } => "host_busy",
+            _ => "oauth_server_error",
+        }
+    }
+
     /// For a person; begins in lower case. `asked`: by whom it is, if that is asked at all.
     pub fn text(&self, asked: &Asked, portal: &PortalName) -> String {
         let text = self.said(asked.server.host());

@@ -27,5 +27,6 @@ pub mod request;
 pub mod secret;
 pub mod signed;
 pub mod spelling;
+pub mod tally;
 pub mod upload;
 pub mod verdict;

@@ -167,10 +167,12 @@ impl Asked {
     /// What the portal names, where that is worth a warning: as [`Asked::for_installation`] takes it to find the same again.
     pub fn named_in_doubt(&self) -> &str {
         match &self.doubt {
-            Some(Doubt::Configured { named } | Doubt::Foreign { named }) if self.is_suspicious() => match named.as_str() {
-                "" => "-",
-                named => named,
-            },
+            Some(Doubt::Configured { named } | Doubt::Foreign { named }) if self.is_suspicious() => {
+                match named.as_str() {
+                    "" => "-",
+                    named => named,
+                }
+            }
             _ => "",
         }
     }

@@ -60,7 +60,7 @@ impl Stage {
         self.browser.open(&self.url("/status").replace("http://", &format!("http://1c:{TOKEN}@")));
         self.browser.requests();
         self.browser.open(&self.url("/status"));
-        assert!(self.browser.text("table").contains(&self.proxy.portal().name()));
+        assert!(self.browser.text("main").contains(&self.proxy.portal().name()));
     }
 
     /// The page of an answer with 401, as it is seen when the browser's own question for a password has been closed: without
@@ -403,25 +403,74 @@ fn a_right_that_was_not_granted_is_seen_at_first_sight() {
 
 #[test]
 fn the_state_of_the_portals_is_a_page_for_whoever_knows_the_token() {
-    let stage = Stage::new("ru");
-    stage.proxy.store_pair(&stage.proxy.portal().issue_pair(1));
-    stage.log_in();
-    stage.browser.wait_for_text("h1", "Состояние b24proxy");
-    assert!(stage.browser.text("table").contains("установлено"));
-    stage.look("status-ru");
-    stage.assert_quiet();
+    for language in ["ru", "en"] {
+        let mut stage = Stage::new(language);
+        let [fresh, dead] = [(); 2].map(|()| stage.proxy.simulator.add_portal(PortalOptions::default()));
+        let more = format!("[portals.\"{}\"]\n\n[portals.\"{}\"]\n\n[limits]", fresh.name(), dead.name());
+        stage.proxy = stage.proxy.reconfigured("[limits]", &more);
+        stage.proxy.store_pair(&stage.proxy.portal().issue_pair(1));
+        stage.proxy.change_stored(|tokens| tokens["user_name"] = "Анна Ёлкина/Петрова".into());
+        write_a_day(&stage.proxy);
+        // One portal was never installed, of another the tokens are dead.
+        let of_dead = format!("{}.json", dead.name().replace(':', "_"));
+        let pair = token_file(&dead.issue_pair(1), stage.proxy.simulator.client_id(), unix_now() + 3600);
+        stage.proxy.sandbox.write_token_file(&of_dead, &pair.to_string());
+        dead.revoke_access_tokens();
+        dead.revoke_refresh_tokens();
+        let call = serde_json::json!({"domain": dead.name(), "method": "profile"});
+        assert_eq!(stage.proxy.request(call.to_string()).run().status, 409);
 
-    // For the picture, times as they are in real life, and the same whenever it is made: installed long ago, and a token
-    // that lives an hour from its last refresh on.
-    let refreshed_at = 1_788_350_520; // 2026-09-02 12:02:00 UTC
-    stage.proxy.change_stored(|tokens| {
-        tokens["installed_at"] = (refreshed_at - 15 * 86_400 - 9_000).into();
-        tokens["refreshed_at"] = refreshed_at.into();
-        tokens["expires_at"] = (refreshed_at + 3600).into();
+        stage.log_in();
+        let text = stage.browser.text("main");
+        for said in match language {
+            "ru" => ["Работает; токен обновится сам", "Нужна установка", "больше не принимает токены", "crm.deal.list"],
+            _ => [
+                "Works; the token renews by itself",
+                "Needs installing",
+                "no longer accepts the tokens",
+                "crm.deal.list",
+            ],
+        } {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+        // Times are those of where the page is read.
+        assert!(!stage.browser.text("time").contains("UTC"));
+        let buttons =
+            stage.browser.run("return document.querySelectorAll('a.button[href*=\"/install?portal=\"]').length");
+        let bars = "return [...document.querySelectorAll('svg rect.calls')].filter(bar => bar.getBoundingClientRect().height > 1).length";
+        let bars = stage.browser.run(bars).as_u64().expect("a number");
+        assert!(buttons == 2 && bars >= 12, "{buttons} {bars}");
+        stage.look(&format!("status-{language}"));
+        stage.assert_quiet();
+        if language == "ru" {
+            stage.browser.run(&format!(
+                "for (const section of document.querySelectorAll('section.portal')) {{
+                     if (!section.textContent.includes('{}')) {{ section.remove(); }}
+                 }}",
+                stage.proxy.portal().name()
+            ));
+            stage.picture_for_documents("status.ru");
+        }
+    }
+}
+
+/// A day's work, as calls would have left it: busy by day, a few errors, and a method that rests.
+fn write_a_day(proxy: &Proxy) {
+    let (now, hours): (i64, Vec<u32>) = (
+        unix_now(),
+        vec![212, 340, 298, 410, 380, 295, 120, 40, 12, 0, 0, 0, 0, 0, 3, 18, 60, 150, 310, 420, 380, 290, 240, 110],
+    );
+    let errors = [2, 0, 1, 14, 0, 0, 3];
+    let known = serde_json::json!({
+        "level": 17.0, "at": now * 1000, "blocked": {"crm.deal.list": (now + 400) * 1000},
+        "tally": {
+            "slot": now / 300,
+            "clients": {"auth_token": {"c": [[20, 31, 28, 22, 30, 27, 25, 29], hours], "e": [[0, 2], errors]}},
+            "last_call": now - 20, "succeeded": now - 20,
+            "last_error": {"at": now - 420, "error_code": "bitrix24_error", "method": "crm.deal.update", "bitrix24": "ACCESS_DENIED"},
+        },
     });
-    stage.browser.open(&stage.url("/status"));
-    stage.browser.wait_for_text("h1", "Состояние b24proxy");
-    stage.picture_for_documents("status.ru");
+    proxy.sandbox.write_token_file(&format!("{}.limits", proxy.stem()), &known.to_string());
 }
 
 #[test]

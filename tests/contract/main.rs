@@ -8,6 +8,7 @@ mod attacks;
 mod calls;
 mod configuration;
 mod connector;
+mod counters;
 mod dialing;
 mod encodings;
 mod files;
@@ -15,6 +16,7 @@ mod files_under_servers;
 #[allow(dead_code)]
 mod fixture;
 mod footprint;
+mod health;
 mod host_limits;
 mod idempotency;
 mod idn;

@@ -31,7 +31,10 @@ fn status_tells_who_installed_when_until_when_and_the_limits() {
     assert_eq!(portal["scope"], "crm,catalog,sale,task,user");
     assert_eq!(portal["refreshed_at"], 0);
     assert_eq!(portal["last_refresh_error"], json!(null));
-    assert_eq!(portal["limits"], json!({"requests_per_second": 2.0, "burst": 50.0}));
+    assert_eq!(
+        portal["limits"],
+        json!({"requests_per_second": 2.0, "burst": 50.0, "level": portal["limits"]["level"]})
+    );
     assert!((portal["installed_at"].as_i64().unwrap() - unix_now()).abs() < 5);
     assert!((portal["expires_at"].as_i64().unwrap() - unix_now() - 3600).abs() < 5);
     proxy.assert_no_secret(&answer);
@@ -65,11 +68,11 @@ fn status_is_a_page_for_a_browser_in_its_language() {
     let proxy = Proxy::installed();
     let request = || proxy.get("/status").bearer(TOKEN).header("Accept", "text/html,*/*;q=0.8");
     let answer = request().run();
-    assert_says(&page(&answer, 200), &["State of b24proxy", "Installed by (user ID)", "2 a second, burst 50", " UTC"]);
+    assert_says(&page(&answer, 200), &["State of b24proxy", "Installed by", "of 50 in use, 2 a second", " UTC"]);
     assert!(policy(&answer).contains("frame-ancestors 'none'"));
     proxy.assert_no_secret(&answer);
     let answer = request().header("Accept-Language", "ru").run();
-    assert_says(&page(&answer, 200), &["Состояние b24proxy", "2 запроса в секунду, подряд до 50"]);
+    assert_says(&page(&answer, 200), &["Состояние b24proxy", "2 запроса в секунду, подряд до 50; сейчас занято "]);
     assert_says(&page(&request().query("LANG=ru").run(), 200), &["Состояние b24proxy"]);
 }
 

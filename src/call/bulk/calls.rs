@@ -153,10 +153,11 @@ fn send(steps: &mut Steps, step: &Step, asked: &Asked, collected: usize, walls: 
         None => return Done::NotSent(step.held_back().expect("all are held back")),
         Some(Request::Batch(commands)) => {
             let batch = Method::parse("batch").expect("a method name");
-            (steps.send(&batch, commands.to_parameters(asked.halt), &step.query, collected), true)
+            let (parameters, count) = (commands.to_parameters(asked.halt), commands.count());
+            (steps.send(&batch, parameters, &step.query, collected, count), true)
         }
         Some(Request::Single) => match Parameters::from_json(call.raw_params()) {
-            Ok(parameters) => (steps.send(&call.method(), parameters, &step.query, collected), false),
+            Ok(parameters) => (steps.send(&call.method(), parameters, &step.query, collected, 1), false),
             Err(why) => return Done::NotSent(Error::InvalidRequest(why)),
         },
     };
@@ -169,6 +170,7 @@ fn send(steps: &mut Steps, step: &Step, asked: &Asked, collected: usize, walls: 
     match outcome {
         Ok(reply) if is_batch => match BatchAnswer::parse(&reply.body) {
             Some(answer) => {
+                steps.count_errors(&answer);
                 let refused = walls.note(step, asked, &answer, &steps.pace());
                 answered(step.left(step.fates(|i| Fate::in_batch(&answer, &name(i))), asked.halt), refused)
             }

@@ -23,6 +23,7 @@ use crate::values::error::Upstream;
 use crate::values::json;
 use crate::values::method::Method;
 use crate::values::portal::Version;
+use crate::values::tally::Calls;
 use crate::values::verdict::text_of;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -114,16 +115,17 @@ impl<'a> Steps<'a> {
         collected: usize,
     ) -> std::result::Result<Reply, Failed> {
         let query = self.query.clone();
-        self.send(method, parameters, &query, collected)
+        self.send(method, parameters, &query, collected, 1)
     }
 
-    /// The same with another query.
+    /// The same with another query. `counts`: as how many calls.
     fn send(
         &mut self,
         method: &Method,
         parameters: Parameters,
         query: &str,
         collected: usize,
+        counts: usize,
     ) -> std::result::Result<Reply, Failed> {
         let call = Call {
             version: self.version,
@@ -132,6 +134,7 @@ impl<'a> Steps<'a> {
             payload: Payload::Json(parameters),
             headers: vec![("Accept", "application/json")],
             max_response: self.max_response.saturating_sub(collected as u64).max(1),
+            counts,
         };
         // Sent with no time left, its answer would be lost.
         let patience = self.job.end.remaining().saturating_sub(self.margin());
@@ -148,8 +151,15 @@ impl<'a> Steps<'a> {
     }
 
     pub fn batch(&mut self, commands: Commands, halt: bool, collected: usize) -> std::result::Result<Reply, Failed> {
-        let batch = Method::parse("batch").expect("a method name");
-        self.single(&batch, commands.to_parameters(halt), collected)
+        let (batch, query) = (Method::parse("batch").expect("a method name"), self.query.clone());
+        self.send(&batch, commands.to_parameters(halt), &query, collected, commands.count())
+    }
+
+    /// Counts the commands of a batch that Bitrix24 answered with an error.
+    fn count_errors(&self, answer: &BatchAnswer) {
+        let Some(raw) = answer.errors.values().next() else { return };
+        let count = u32::try_from(answer.errors.len()).unwrap_or(u32::MAX);
+        self.pace().failed_in_batch(Calls { client: self.job.client, count }, &error_of(raw).error);
     }
 
     pub fn progress(&mut self, done: usize, all: Option<usize>) {

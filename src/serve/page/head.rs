@@ -57,6 +57,8 @@ pub struct Head {
     /// Something in the page is code, with a button that copies it.
     pub has_code: bool,
     pub has_form: bool,
+    /// Times in the page, which a script writes as they are where it is read.
+    pub has_times: bool,
     /// Whether Bitrix24, around the page, is told that the installation is finished.
     pub ends_installation: bool,
     /// Of this answer: styles and scripts without it do not count.
@@ -72,6 +74,7 @@ impl Head {
             wide: false,
             has_code: false,
             has_form: false,
+            has_times: false,
             ends_installation: false,
             nonce: random_hex::<16>(),
         }
@@ -95,7 +98,7 @@ impl Head {
 
     fn policy(&self, place: &Place) -> String {
         let nonce = &self.nonce;
-        let has_script = self.has_code || self.ends_installation;
+        let has_script = self.has_code || self.has_times || self.ends_installation;
         let scripts = if has_script { format!("script-src 'nonce-{nonce}'; ") } else { String::new() };
         let ancestors = match place {
             Place::Tab => "'none'",

@@ -4,12 +4,13 @@ mod head;
 mod language;
 mod links;
 mod reasons;
+mod status;
 mod texts;
 
 pub use head::{Head, Place};
 pub use language::Language;
 pub use links::Links;
-pub use texts::{pace, reason};
+pub use status::StatusPage;
 
 use crate::config::Config;
 use crate::install::frame::Opened;
@@ -212,13 +213,6 @@ impl Page {
     fn add_button(&mut self, label: &'static str, address: Option<String>) {
         let is_second = self.form.is_some() || !self.buttons.is_empty();
         self.buttons.extend(address.map(|address| Button { is_second, ..Button::new(label, address) }));
-    }
-
-    /// A table for each portal.
-    pub fn status(language: Language, portals: Vec<(String, Vec<(String, String)>)>) -> Page {
-        let mut page = Page::new(language, Tone::Plain, texts::words(language).status);
-        page.sections = portals.into_iter().map(|(title, facts)| Section { title, facts }).collect();
-        page
     }
 
     /// The words alone, for the log and for events.

@@ -126,8 +126,7 @@ impl Store for Database {
                     Some(row) => row,
                     None => statements.portal_and_known(portal.as_str())?.1,
                 };
-                let known = serde_json::from_str(&row.known).ok().filter(Known::is_sound);
-                let mut known: Known = known.unwrap_or_default();
+                let mut known = known_of(&row);
                 let told = known.step(bucket, step, row.now_ms);
                 let text = serde_json::to_string(&known).expect("plain data serializes");
                 Ok(statements.remember(portal.as_str(), row.version, &text)?.then_some(told))
@@ -138,6 +137,13 @@ impl Store for Database {
                 None => std::thread::sleep(Duration::from_micros(500 + u64::from(random_byte()) * 40)),
             }
         }
+    }
+
+    fn known(&self, portal: &PortalName) -> Known {
+        self.node
+            .link
+            .ask(|statements| Ok(known_of(&statements.portal_and_known(portal.as_str())?.1)))
+            .unwrap_or_default()
     }
 
     fn claim(
@@ -187,6 +193,10 @@ impl Store for Database {
     fn examine(&self) -> Option<Result<Examined, Reason>> {
         Some(self.node.link.ask(|statements| statements.examine()))
     }
+}
+
+fn known_of(row: &KnownRow) -> Known {
+    serde_json::from_str(&row.known).ok().filter(Known::is_sound).unwrap_or_default()
 }
 
 fn random_byte() -> u8 {

@@ -277,7 +277,8 @@ fn many_processes_share_one_bucket(kind: Kind) {
                 for _ in 0..20 {
                     // A call's reading brings the bucket along, which others may have changed when it is taken from.
                     node.stored();
-                    let step = Step::Take { method: "m", max_wait: Duration::from_secs(600), refused: false };
+                    let step =
+                        Step::Take { method: "m", max_wait: Duration::from_secs(600), refused: false, calls: None };
                     match node.store.bucket(&portal(), bucket, step).expect("it can be used").turn {
                         Turn::In(wait) if wait.is_zero() => drop(at_once.fetch_add(1, Ordering::Relaxed)),
                         Turn::In(_) => {}

@@ -8,7 +8,8 @@
 //! tokens/acme.bitrix24.ru.json.left       one that does not; kept for a person to look at
 //! tokens/acme.bitrix24.ru.json.removed    a pair that was set aside
 //! tokens/acme.bitrix24.ru.lock            flock by whoever writes; holds the notes; never unlinked
-//! tokens/acme.bitrix24.ru.limits          the bucket, under a lock of its own that is held for a read and a write; a hint
+//! tokens/acme.bitrix24.ru.limits          the bucket and what calls have shown, under a lock of its own that is held for a
+//!                                         read and a write; a hint
 //! tokens/acme.bitrix24.ru.moved           where the portal has moved to ([`moving`])
 //! tokens/acme.bitrix24.ru.gate            held by whoever has a key of the portal open ([`gate`])
 //! tokens/idempotency/CLIENT/usage         how much this client keeps; locked for a moment at each change
@@ -93,6 +94,13 @@ impl Store for Folder {
         let told = known.step(bucket, step, unix_now_ms());
         in_place::write(&file, &known).ok()?;
         Some(told)
+    }
+
+    fn known(&self, portal: &PortalName) -> Known {
+        let file = open_to_read(&self.of_portal(portal, "limits")).ok();
+        // While somebody writes it is not whole.
+        let file = file.filter(|file| FileExt::lock_shared(file).is_ok());
+        file.and_then(|file| in_place::read(&file)).filter(Known::is_sound).unwrap_or_default()
     }
 
     fn claim(

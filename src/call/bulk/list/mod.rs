@@ -188,6 +188,7 @@ impl Reader<'_, '_> {
             _ => (self.batch * 5).min(MAX_COMMANDS),
         };
         let answer = BatchAnswer::parse(&body).ok_or_else(|| bad_answer("it is not that of a batch"))?;
+        self.steps.count_errors(&answer);
         for i in 0..count {
             match way.take(&RowPage::of_batch(&answer, &name(i))?, &mut self.rows)? {
                 Next::Counts => {}
