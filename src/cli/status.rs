@@ -5,10 +5,11 @@ use super::command::{Failure, Outcome, Setup};
 use super::terminal::{say, say_in, Colour};
 use super::trial::tried;
 use crate::config::Portal;
-use crate::serve::status::{self, PortalStatus};
+use crate::serve::status::{self, moment, person, told, Allowance, Condition, PortalStatus};
 use crate::store::records::Installation;
 use clap::Args;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 const HELP: &str = "\
 Shows for each portal of proxy.toml whether its calls work now, by one that
@@ -78,14 +79,60 @@ fn as_json(portals: &[PortalStatus], works: &[Option<Line>]) -> Value {
     answer
 }
 
+/// What `GET /status` tells, as names and values.
+fn facts(portal: &PortalStatus) -> Vec<(&'static str, String)> {
+    let state = match portal.state {
+        Condition::Webhook => "webhook",
+        Condition::NotInstalled => "not installed",
+        Condition::Installed => "installed",
+        Condition::Broken => "the token file is damaged or cannot be read",
+    };
+    let mut facts = vec![("Condition", state.to_owned())];
+    if let Some(tokens) = &portal.tokens {
+        let refreshed = if tokens.refreshed_at == 0 { "never".to_owned() } else { moment(tokens.refreshed_at) };
+        facts.extend([
+            ("Address", tokens.client_endpoint.clone()),
+            ("Installed by", person(tokens.user_id, &tokens.user_name)),
+            ("Installed at", moment(tokens.installed_at)),
+            ("Rights", tokens.scope.replace(',', ", ")),
+            ("The token expires at", moment(tokens.expires_at)),
+            ("Last refresh", refreshed),
+        ]);
+    }
+    if let Some(error) = &portal.last_refresh_error {
+        facts.push(("Refresh error", format!("{}: {}", moment(error.at), error.error)));
+    }
+    if let (Condition::NotInstalled, Some(url)) = (portal.state, &portal.install_url) {
+        facts.push(("Install", url.clone()));
+    }
+    let at = |at: Option<i64>| at.map_or_else(|| "none yet".to_owned(), moment);
+    facts.extend([("Last call", at(portal.last_call)), ("Last success", at(portal.last_success))]);
+    if let Some(error) = &portal.last_error {
+        facts.push(("Last error", format!("{}: {}", moment(error.at), told(error))));
+    }
+    for (client, calls) in portal.calls.day.iter().filter(|(_, calls)| **calls > 0) {
+        let of = |counts: &BTreeMap<String, u64>| counts.get(client).copied().unwrap_or(0);
+        let (hour, hour_errors, errors) = (of(&portal.calls.hour), of(&portal.errors.hour), of(&portal.errors.day));
+        let count =
+            format!("{client}: {hour} in the hour ({hour_errors} failed), {calls} in the day ({errors} failed)");
+        facts.push(("Calls", count));
+    }
+    let Allowance { requests_per_second, burst, level } = portal.limits;
+    facts.push(("Limit of requests", format!("{requests_per_second} a second, burst {burst}, {level} in it now")));
+    facts
+        .extend(portal.blocked.iter().map(|(method, until)| ("Blocked", format!("{method} until {}", moment(*until)))));
+    facts
+}
+
 fn table(portal: &PortalStatus, works: &Option<Line>) -> String {
+    let mut facts = facts(portal);
+    facts.extend(portal.broken.clone().map(|why| ("Why", why)));
+    if let Some(line) = works {
+        facts.extend([("Now", line.text.clone()), ("What to do", line.cure.clone())]);
+    }
     let mut text = format!("{}\n", portal.name());
-    let fact = |name: &str, value: &str| (!value.is_empty()).then(|| (name.to_owned(), value.to_owned()));
-    let reason = portal.broken.as_deref().and_then(|why| fact("Why", why));
-    let now = works.iter().filter_map(|line| fact("Now", &line.text)).next();
-    let cure = works.iter().filter_map(|line| fact("What to do", &line.cure)).next();
-    for (name, value) in status::facts(portal).into_iter().chain(reason).chain(now).chain(cure) {
-        text += &super::terminal::wrapped(&format!("  {name:<23}"), 25, &value);
+    for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+        text += &super::terminal::wrapped(&format!("  {name:<23}"), 25, value);
     }
     text
 }

@@ -216,56 +216,11 @@ fn of_configured(config: &Config, portal: &Portal, counts: ByClient) -> ByClient
     ByClient { hour: only(counts.hour), day: only(counts.day) }
 }
 
-/// The same as names and values, for the command line.
-pub fn facts(portal: &PortalStatus) -> Vec<(String, String)> {
-    let state = match portal.state {
-        Condition::Webhook => "webhook",
-        Condition::NotInstalled => "not installed",
-        Condition::Installed => "installed",
-        Condition::Broken => "the token file is damaged or cannot be read",
-    };
-    let mut facts: Vec<(&str, String)> = vec![("Condition", state.to_owned())];
-    if let Some(tokens) = &portal.tokens {
-        let refreshed = if tokens.refreshed_at == 0 { "never".to_owned() } else { moment(tokens.refreshed_at) };
-        facts.extend([
-            ("Address", tokens.client_endpoint.clone()),
-            ("Installed by", person(tokens)),
-            ("Installed at", moment(tokens.installed_at)),
-            ("Rights", tokens.scope.replace(',', ", ")),
-            ("The token expires at", moment(tokens.expires_at)),
-            ("Last refresh", refreshed),
-        ]);
-    }
-    if let Some(error) = &portal.last_refresh_error {
-        facts.push(("Refresh error", format!("{}: {}", moment(error.at), error.error)));
-    }
-    if let (Some("not_installed" | "reinstall_required"), Some(url)) = (portal.reason.as_deref(), &portal.install_url) {
-        facts.push(("Install", url.clone()));
-    }
-    let at = |at: Option<i64>| at.map_or_else(|| "none yet".to_owned(), moment);
-    facts.extend([("Last call", at(portal.last_call)), ("Last success", at(portal.last_success))]);
-    if let Some(error) = &portal.last_error {
-        facts.push(("Last error", format!("{}: {}", moment(error.at), told(error))));
-    }
-    for (client, calls) in portal.calls.day.iter().filter(|(_, calls)| **calls > 0) {
-        let of = |counts: &BTreeMap<String, u64>| counts.get(client).copied().unwrap_or(0);
-        let (hour, hour_errors, errors) = (of(&portal.calls.hour), of(&portal.errors.hour), of(&portal.errors.day));
-        let count =
-            format!("{client}: {hour} in the hour ({hour_errors} failed), {calls} in the day ({errors} failed)");
-        facts.push(("Calls", count));
-    }
-    let Allowance { requests_per_second, burst, level } = portal.limits;
-    facts.push(("Limit of requests", format!("{requests_per_second} a second, burst {burst}, {level} in it now")));
-    facts
-        .extend(portal.blocked.iter().map(|(method, until)| ("Blocked", format!("{method} until {}", moment(*until)))));
-    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// Who installed.
-pub fn person(tokens: &TokenStatus) -> String {
-    match tokens.user_name.as_str() {
-        "" => format!("ID {}", tokens.user_id),
-        name => format!("{name} (ID {})", tokens.user_id),
+/// Who installed. `name`: empty where it is not known.
+pub fn person(id: u64, name: &str) -> String {
+    match name {
+        "" => format!("ID {id}"),
+        name => format!("{name} (ID {id})"),
     }
 }
 

@@ -117,7 +117,7 @@ fn the_page_of_a_success_tells_what_is_stored_now() {
     // Of a version that kept no name.
     proxy.change_stored(|tokens| drop(tokens.as_object_mut().unwrap().remove("user_name")));
     let text = page(&finished(&proxy, &query), 200);
-    assert!(text.contains("<td>1</td>") && !text.contains("Анна"), "{text}");
+    assert!(text.contains("<td>ID 1</td>") && !text.contains("Анна"), "{text}");
     proxy.sandbox.remove_token_file(&format!("{}.json", proxy.stem()));
     assert_says(&page(&finished(&proxy, &query), 409), &["Not installed", "Begin again"]);
 }

@@ -15,16 +15,12 @@ pub use status::StatusPage;
 use crate::config::Config;
 use crate::install::frame::Opened;
 use crate::install::{Installed, Problem};
+use crate::serve::status::person;
 use crate::values::answer::Answer;
 use crate::values::error::Error;
 use crate::values::portal::PortalName;
 use askama::Template;
 use head::{Button, Tone};
-
-struct Section {
-    title: String,
-    facts: Vec<(String, String)>,
-}
 
 /// To be copied; without a title where the sentence before it is one.
 struct Code {
@@ -49,7 +45,7 @@ pub struct Page {
     paragraphs: Vec<String>,
     /// What must not be overlooked although all went well.
     warning: String,
-    sections: Vec<Section>,
+    facts: Vec<(&'static str, String)>,
     code: Option<Code>,
     form: Option<Form>,
     buttons: Vec<Button>,
@@ -61,7 +57,7 @@ impl Page {
             head: Head::new(language, tone, title),
             paragraphs: Vec::new(),
             warning: String::new(),
-            sections: Vec::new(),
+            facts: Vec::new(),
             code: None,
             form: None,
             buttons: Vec::new(),
@@ -105,14 +101,11 @@ impl Page {
             let words = texts::other_oauth_server(language, &portal, asked);
             page.warning = format!("{} {words}", page.warning).trim().to_owned();
         }
-        page.sections = vec![Section {
-            title: String::new(),
-            facts: vec![
-                (words.portal.into(), installed.portal.clone()),
-                (words.administrator.into(), texts::person(&installed.user)),
-                (words.rights.into(), installed.rights.join(", ")),
-            ],
-        }];
+        page.facts = vec![
+            (words.portal, installed.portal.clone()),
+            (words.administrator, person(installed.user.id, &installed.user.name)),
+            (words.rights, installed.rights.join(", ")),
+        ];
         page.set_code(words.request, texts::request_of_1c(language, links.base(), &installed.portal));
         page
     }

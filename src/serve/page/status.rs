@@ -135,12 +135,15 @@ impl StatusPage {
 impl Card {
     fn of(language: Language, portal: &PortalStatus) -> Card {
         let needs_installing = matches!(portal.reason.as_deref(), Some("not_installed" | "reinstall_required"));
-        let label = language.pick("Установить", "Install");
         Card {
             name: portal.portal.clone(),
             sentence: sentence(language, portal),
             warnings: warnings(language, portal),
-            button: portal.install_url.clone().filter(|_| needs_installing).map(|url| Button::new(label, url)),
+            button: portal
+                .install_url
+                .clone()
+                .filter(|_| needs_installing)
+                .map(|url| Button::new(texts::words(language).install, url)),
             facts: facts(language, portal),
             chart: Chart::of(language, portal),
             clients: by_client(portal),
@@ -251,8 +254,8 @@ fn out_of_order(language: Language, portal: &PortalStatus, reason: &str) -> Sent
             "Bitrix24 no longer accepts the tokens: needs installing again.",
         ),
         "storage_error" if portal.state == Condition::Broken => (
-            "Токены повреждены или недоступны; причина — в журнале программы.",
-            "The tokens are damaged or cannot be read; the program's log says why.",
+            "Токены повреждены или недоступны; причина и способ исправления указаны в журнале ошибок веб-сервера.",
+            "The tokens are damaged or cannot be read; the web server's error log says why and what to mend.",
         ),
         "rate_limited" => {
             let until = portal.page.overloaded.map(|until| Moment::of(language, until, portal.page.now));
@@ -262,7 +265,7 @@ fn out_of_order(language: Language, portal: &PortalStatus, reason: &str) -> Sent
             );
             return Sentence { light: "bad", before: text.into(), at: until, after: String::new() };
         }
-        "bitrix24_unreachable" => ("До портала не дозвониться.", "The portal cannot be reached."),
+        "bitrix24_unreachable" => ("Портал недоступен.", "The portal cannot be reached."),
         "bitrix24_timeout" => ("Портал не отвечает вовремя.", "The portal does not answer in time."),
         "bitrix24_bad_answer" => (
             "Вместо портала отвечает что-то другое, или его вебхук не действует.",
@@ -272,8 +275,8 @@ fn out_of_order(language: Language, portal: &PortalStatus, reason: &str) -> Sent
             ("Сервер авторизации Битрикс24 не обновляет токены.", "Bitrix24's OAuth server does not renew the tokens.")
         }
         "configuration_error" => (
-            "Настройка не годится; причина — в журнале программы.",
-            "The configuration cannot be used; the program's log says why.",
+            "Программа настроена неверно; причина и способ исправления указаны в журнале ошибок веб-сервера.",
+            "The configuration cannot be used; the web server's error log says why and what to mend.",
         ),
         "bitrix24_error" => {
             let text = language.pick("Битрикс24 отвечает на вызовы ошибкой", "Bitrix24 answers calls with an error");
@@ -320,7 +323,7 @@ fn facts(language: Language, portal: &PortalStatus) -> Vec<(&'static str, Senten
     if let Some(tokens) = &portal.tokens {
         let refreshed = Some(tokens.refreshed_at).filter(|at| *at > 0);
         facts.extend([
-            (language.pick("Кто установил", "Installed by"), Sentence::fact(person(tokens))),
+            (language.pick("Кто установил", "Installed by"), Sentence::fact(person(tokens.user_id, &tokens.user_name))),
             (language.pick("Установлено", "Installed"), at(Some(tokens.installed_at).filter(|at| *at > 0))),
             (language.pick("Токен действует до", "The token lasts until"), at(Some(tokens.expires_at))),
             (language.pick("Последнее обновление", "Last refresh"), at(refreshed)),

@@ -3,6 +3,7 @@
 use super::language::Language;
 use super::reasons;
 use crate::install::{Person, Problem};
+use crate::serve::status::person;
 use crate::values::error::{Arrived, Error};
 use crate::values::oauth_server::Asked;
 use crate::values::portal::{split_address, PortalName};
@@ -114,15 +115,8 @@ pub fn start(language: Language) -> Text {
     )
 }
 
-pub fn person(person: &Person) -> String {
-    match person.name.as_str() {
-        "" => person.id.to_string(),
-        name => format!("{name} (ID {})", person.id),
-    }
-}
-
 pub fn tried(language: Language, user: &Person) -> String {
-    let user = person(user);
+    let user = person(user.id, &user.name);
     language.pick(
         format!("Битрикс24 ответил на вызов profile. Вызовы из 1С выполняются от имени пользователя {user}."),
         format!("Bitrix24 answered the call of profile. Calls from 1C are made on behalf of {user}."),
