@@ -80,7 +80,7 @@ impl Installer<'_> {
             return Err(Problem::State);
         }
         let Some(code) = query.code.as_deref().filter(|code| !code.is_empty()) else {
-            return Err(Problem::CodeSpent);
+            return Err(Problem::CodeSpent(None));
         };
         let named = query.server_domain.as_deref().unwrap_or("");
         let confirmed = self.confirmed(portal, application, &Grant::AuthorizationCode(code), named)?;

@@ -11,7 +11,7 @@ use crate::values::grant::Grant;
 /// What opening the application ended with.
 #[derive(Debug)]
 pub enum Opened {
-    Installed(Installed),
+    Installed(Box<Installed>),
     /// The stored tokens work; nothing was changed.
     WorksAlready,
 }
@@ -29,6 +29,6 @@ impl Installer<'_> {
         let named = form.text("SERVER_ENDPOINT");
         let confirmed = self.confirmed(portal, application, &Grant::RefreshToken(&refresh_token), &named)?;
         let installed = self.accept(portal, application, confirmed, form.secret("APPLICATION_TOKEN"))?;
-        Ok(Opened::Installed(installed))
+        Ok(Opened::Installed(Box::new(installed)))
     }
 }

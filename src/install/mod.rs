@@ -11,7 +11,7 @@ pub mod frame;
 mod problem;
 pub mod state;
 
-pub use problem::Problem;
+pub use problem::{Doubted, Problem};
 
 use crate::app::Job;
 use crate::call::limits::Pace;
@@ -55,7 +55,7 @@ pub struct Installed {
     /// Configured rights that were not granted.
     pub missing: Vec<String>,
     /// What is odd about the OAuth server, although it gave the tokens.
-    pub asked: Option<Asked>,
+    pub doubted: Option<Doubted>,
     /// What the address of the page has that says so, for ten minutes.
     pub receipt: String,
 }
@@ -134,7 +134,7 @@ impl Installer<'_> {
     /// Asks the portal whose token it is that a stranger shows.
     fn stranger(&self, portal: &Portal, access_token: &Secret) -> Result<Person, Problem> {
         if access_token.is_empty() {
-            return Err(Problem::TokenRefused);
+            return Err(Problem::TokenRefused(None));
         }
         Pace::of(self.job.app, portal).stranger().map_err(|retry_after| Problem::Attempts { retry_after })?;
         self.person(portal, &self.presumed_endpoint(portal)?, access_token)
@@ -168,7 +168,7 @@ impl Installer<'_> {
             Verdict::Success => {}
             Verdict::Error(upstream) if upstream.is_without_rest() => return Err(Problem::WithoutRest(upstream)),
             Verdict::Error(upstream) if upstream.status == 401 || upstream.status == 403 => {
-                return Err(Problem::TokenRefused)
+                return Err(Problem::TokenRefused(None))
             }
             Verdict::Error(upstream) => {
                 return Err(Problem::Portal { why: format!("it answered status {}", upstream.status) })
@@ -217,15 +217,19 @@ impl Installer<'_> {
         let clock = || self.job.app.store.now();
         let answer = oauth::request(&self.job.app.http, &asked.server, application, grant, self.job.end, clock, hide);
         let issued = answer.map_err(|refusal| {
+            // Another server would perhaps know them.
+            let doubted = || Doubted { portal: portal.name.clone(), asked: asked.clone() };
             match refusal {
-                // Another server would know them.
                 Refusal::InvalidGrant { .. } | Refusal::InvalidClient { .. } if asked.is_contradicted() => {
-                    Problem::OtherOauthServer { portal: portal.name.clone(), asked: asked.clone() }
+                    Problem::OtherOauthServer(doubted())
                 }
-                Refusal::InvalidGrant { .. } => match grant {
-                    Grant::AuthorizationCode(_) => Problem::CodeSpent,
-                    Grant::RefreshToken(_) => Problem::TokenRefused,
-                },
+                Refusal::InvalidGrant { .. } => {
+                    let doubted = asked.doubt.is_some().then(doubted);
+                    match grant {
+                        Grant::AuthorizationCode(_) => Problem::CodeSpent(doubted),
+                        Grant::RefreshToken(_) => Problem::TokenRefused(doubted),
+                    }
+                }
                 Refusal::Configuration { why } => Problem::Configuration(why),
                 Refusal::HostBusy { why } => Problem::HostBusy(why),
                 refusal => Problem::Oauth { why: refusal.text(&asked, &portal.name) },
@@ -297,7 +301,7 @@ impl Installer<'_> {
         let named = asked.named_in_doubt();
         let receipt = state::receipt(application, portal.name.as_str(), named, self.job.app.store.now());
         let installed = self.describe(portal, &tokens, user, receipt, named);
-        if let Some(words) = installed.asked.as_ref().and_then(|asked| asked.words(&portal.name)) {
+        if let Some(words) = installed.doubted.as_ref().and_then(|doubted| doubted.asked.words(&portal.name)) {
             self.job.log.warn(&words);
         }
         self.job.log.line(
@@ -320,8 +324,8 @@ impl Installer<'_> {
         let missing =
             self.job.app.config.bitrix24.scope.iter().filter(|scope| !rights.contains(scope)).cloned().collect();
         let asked = Asked::for_installation(portal.oauth_server.as_ref(), &portal.name, named, &tokens.server_endpoint);
-        let asked = Some(asked).filter(Asked::is_suspicious);
-        Installed { portal: portal.name.to_string(), user, rights, missing, asked, receipt }
+        let doubted = asked.is_suspicious().then(|| Doubted { portal: portal.name.clone(), asked });
+        Installed { portal: portal.name.to_string(), user, rights, missing, doubted, receipt }
     }
 
     /// The portal that a receipt is of, and which OAuth server it had named, where that was odd.

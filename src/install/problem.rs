@@ -8,6 +8,13 @@ use crate::values::portal::PortalName;
 /// Seconds to wait for whoever holds a portal's lock.
 const BUSY: u64 = 5;
 
+/// The OAuth server that was asked for a portal, which may be the wrong one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubted {
+    pub portal: PortalName,
+    pub asked: Asked,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// The portal is not configured: what was asked for, as it was written.
@@ -27,9 +34,9 @@ pub enum Problem {
         begun_here: bool,
     },
     /// The code was used, or is older than 30 seconds.
-    CodeSpent,
+    CodeSpent(Option<Doubted>),
     /// Bitrix24 does not accept the tokens that were posted.
-    TokenRefused,
+    TokenRefused(Option<Doubted>),
     NotAdministrator,
     /// The application was authorized on another portal.
     OtherPortal {
@@ -72,11 +79,8 @@ pub enum Problem {
     Oauth {
         why: String,
     },
-    /// The OAuth server does not know the application or its tokens, and may be the wrong one.
-    OtherOauthServer {
-        portal: PortalName,
-        asked: Asked,
-    },
+    /// The OAuth server does not know the application or its tokens, and the portal names another.
+    OtherOauthServer(Doubted),
     /// The portal's plan does not include the REST API.
     WithoutRest(Upstream),
     /// For the log.
@@ -118,11 +122,11 @@ impl Problem {
             Problem::NoPortalNamed
             | Problem::Webhook
             | Problem::Denied { begun_here: true, .. }
-            | Problem::CodeSpent => 400,
+            | Problem::CodeSpent(_) => 400,
             Problem::State
             | Problem::Receipt
             | Problem::Denied { .. }
-            | Problem::TokenRefused
+            | Problem::TokenRefused(_)
             | Problem::NotAdministrator
             | Problem::OtherPortal { .. }
             | Problem::NoAddress
@@ -133,10 +137,9 @@ impl Problem {
             Problem::Mismatch { .. } | Problem::StillWorks | Problem::NotInstalled | Problem::Refused => 409,
             Problem::Attempts { .. } => 429,
             Problem::Storage(_) | Problem::Configuration(_) => 500,
-            Problem::Portal { .. }
-            | Problem::Trial { .. }
-            | Problem::Oauth { .. }
-            | Problem::OtherOauthServer { .. } => 502,
+            Problem::Portal { .. } | Problem::Trial { .. } | Problem::Oauth { .. } | Problem::OtherOauthServer(_) => {
+                502
+            }
             Problem::Busy | Problem::HostBusy(_) => 503,
         }
     }
@@ -160,8 +163,8 @@ impl Problem {
             | Problem::Refused
             | Problem::State
             | Problem::Denied { .. }
-            | Problem::CodeSpent
-            | Problem::TokenRefused
+            | Problem::CodeSpent(_)
+            | Problem::TokenRefused(_)
             | Problem::NotAdministrator
             | Problem::OtherPortal { .. }
             | Problem::Attempts { .. }
@@ -169,7 +172,7 @@ impl Problem {
             | Problem::HostBusy(_)
             | Problem::Portal { .. }
             | Problem::Oauth { .. }
-            | Problem::OtherOauthServer { .. }
+            | Problem::OtherOauthServer(_)
             | Problem::WithoutRest(_) => true,
             Problem::Webhook
             | Problem::NoAddress
@@ -198,7 +201,7 @@ impl Problem {
                 Error::Unreachable { why: why.clone(), executed: Executed::No }
             }
             Problem::Oauth { why } => Error::OauthServer { why: why.clone(), retry_after: None },
-            Problem::OtherOauthServer { portal, asked } => {
+            Problem::OtherOauthServer(Doubted { portal, asked }) => {
                 Error::OauthServer { why: asked.words(portal).unwrap_or(text), retry_after: None }
             }
             Problem::WithoutRest(upstream) => Error::Bitrix24(upstream.clone()),

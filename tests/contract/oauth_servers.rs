@@ -186,6 +186,27 @@ fn a_new_installation_of_a_portal_that_does_not_say_it_goes_by_its_name() {
 }
 
 #[test]
+fn where_nobody_has_named_a_server_a_refused_code_or_token_is_told_with_the_other_one() {
+    let world = world(INFO);
+    let line =
+        format!("oauth_server = \"https://oauth.bitrix24.tech\" under [portals.\"{}\"]", world.proxy.portal().name());
+    let plain = |text: &str| text.replace("&quot;", "\"").replace("&#34;", "\"");
+    let begun = world.proxy.begin();
+    let spent = "c".repeat(70);
+    let text = plain(&page(&world.proxy.come_back(&begun, &spent), 400));
+    assert_says(&text, &["The code has been used already", "Nothing says which", &line]);
+    let query = format!("{}&LANG=ru", begun.query(&spent));
+    let text = plain(&page(&world.proxy.callback(&query, Some(&begun.cookie)), 400));
+    assert_says(&text, &["Код уже использован", "Неизвестно, какой из двух серверов", &line.replace("under", "в разделе")]);
+
+    // Where it is named, there is no doubt.
+    let query = format!("{}&server_domain={INFO}", begun.query(&spent));
+    let text = page(&world.proxy.callback(&query, Some(&begun.cookie)), 400);
+    assert!(text.contains("The code has been used already") && !text.contains("oauth_server"), "{text}");
+    assert!(world.asked().iter().all(|name| name == INFO));
+}
+
+#[test]
 fn nobody_but_bitrix24s_own_two_is_ever_asked_whatever_portals_and_strangers_name() {
     for named in [
         "evil.example",

@@ -97,8 +97,8 @@ impl Page {
         let mut page = Page::new(language, Tone::Good, words.installed);
         page.paragraphs = vec![texts::installed(language).into(), texts::service_account(language).into()];
         page.warning = texts::rights_not_granted(language, &installed.missing);
-        if let Some((asked, portal)) = installed.asked.as_ref().zip(PortalName::parse(&installed.portal)) {
-            let words = texts::other_oauth_server(language, &portal, asked);
+        if let Some(doubted) = &installed.doubted {
+            let words = texts::other_oauth_server(language, doubted);
             page.warning = format!("{} {words}", page.warning).trim().to_owned();
         }
         page.facts = vec![

@@ -2,11 +2,10 @@
 
 use super::language::Language;
 use super::reasons;
-use crate::install::{Person, Problem};
+use crate::install::{Doubted, Person, Problem};
 use crate::serve::status::person;
 use crate::values::error::{Arrived, Error};
-use crate::values::oauth_server::Asked;
-use crate::values::portal::{split_address, PortalName};
+use crate::values::portal::split_address;
 
 /// Title, and what to do next.
 pub type Text = (&'static str, Vec<String>);
@@ -141,7 +140,7 @@ pub fn service_account(language: Language) -> &'static str {
 }
 
 /// What the portal and `proxy.toml` say of the OAuth server, and what to write there.
-pub fn other_oauth_server(language: Language, portal: &PortalName, asked: &Asked) -> String {
+pub fn other_oauth_server(language: Language, Doubted { portal, asked }: &Doubted) -> String {
     let Some(words) = asked.words(portal) else { return String::new() };
     let words = match language {
         Language::Russian => reasons::doubt(&words).unwrap_or_default(),
@@ -288,6 +287,10 @@ pub fn failure(language: Language, error: &Error) -> Option<Text> {
 pub fn problem(language: Language, problem: &Problem) -> Text {
     let not_installed = language.pick("Не установлено", "Not installed");
     let say = |russian: &str, english: &str| vec![language.pick(russian, english).to_owned()];
+    let perhaps = |russian: &str, english: &str, doubted: &Option<Doubted>| {
+        let doubt = doubted.iter().map(|doubted| other_oauth_server(language, doubted));
+        say(russian, english).into_iter().chain(doubt).collect()
+    };
     match problem {
         Problem::UnknownPortal(named) => (
             language.pick("Портал не настроен", "This portal is not configured"),
@@ -356,22 +359,24 @@ pub fn problem(language: Language, problem: &Problem) -> Text {
                 )],
             )
         }
-        Problem::CodeSpent => (
+        Problem::CodeSpent(doubted) => (
             language.pick("Код уже использован", "The code has been used already"),
-            say(
+            perhaps(
                 "Код действует один раз и 30 секунд. Если установка уже прошла успешно, ничего делать не нужно; иначе \
                  начните заново.",
                 "A code works once and for 30 seconds. If the installation has succeeded before, nothing is to be done; \
                  otherwise begin again.",
+                doubted,
             ),
         ),
-        Problem::TokenRefused => (
+        Problem::TokenRefused(doubted) => (
             not_installed,
-            say(
+            perhaps(
                 "Битрикс24 не подтвердил переданные токены. Откройте приложение в Битрикс24 ещё раз, как администратор \
                  портала.",
                 "Bitrix24 did not confirm the tokens that came with this request. Open the application in Bitrix24 once \
                  more, as an administrator of the portal.",
+                doubted,
             ),
         ),
         Problem::NotAdministrator => (
@@ -507,16 +512,17 @@ pub fn problem(language: Language, problem: &Problem) -> Text {
                 format!("Bitrix24's OAuth server: {why}. Mend the cause, or try again later."),
             )],
         ),
-        Problem::OtherOauthServer { portal, asked } => (
-            language.pick("Возможно, не тот сервер авторизации", "Perhaps the wrong OAuth server"),
-            vec![
-                language.pick(
-                    format!("Сервер авторизации {} не знает этого приложения или его токенов.", asked.server.host()),
-                    format!("The OAuth server {} does not know this application or its tokens.", asked.server.host()),
+        Problem::OtherOauthServer(doubted) => {
+            let host = doubted.asked.server.host();
+            (
+                language.pick("Возможно, не тот сервер авторизации", "Perhaps the wrong OAuth server"),
+                perhaps(
+                    &format!("Сервер авторизации {host} не знает этого приложения или его токенов."),
+                    &format!("The OAuth server {host} does not know this application or its tokens."),
+                    &Some(doubted.clone()),
                 ),
-                other_oauth_server(language, portal, asked),
-            ],
-        ),
+            )
+        }
         Problem::WithoutRest(upstream) => (
             language.pick("На тарифе портала нет REST API", "The portal's plan has no REST API"),
             vec![language.pick(
