@@ -103,7 +103,8 @@ impl<'a> Installer<'a> {
 
 impl Installer<'_> {
     fn portal(&self, domain: &str) -> Result<(&Portal, &Application), Problem> {
-        let portal = self.job.app.config.portal(domain).ok_or_else(|| Problem::unknown_portal(domain))?;
+        let config = &self.job.app.config;
+        let portal = config.portal(domain).ok_or_else(|| Problem::unknown_portal(domain, &config.clients))?;
         Ok((portal, portal.application().ok_or(Problem::Webhook)?))
     }
 

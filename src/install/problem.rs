@@ -1,9 +1,11 @@
 //! Why an installation did not happen.
 
+use crate::config::Client;
 use crate::system::log::printable;
 use crate::values::error::{Error, Executed, Upstream};
 use crate::values::oauth_server::Asked;
 use crate::values::portal::PortalName;
+use crate::values::secret::sha256;
 
 /// Seconds to wait for whoever holds a portal's lock.
 const BUSY: u64 = 5;
@@ -17,7 +19,7 @@ pub struct Doubted {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// The portal is not configured: what was asked for, as it was written.
+    /// The portal is not configured: what was asked for, as it was written; empty where that is not repeated.
     UnknownPortal(String),
     /// Several portals are configured and none was named.
     NoPortalNamed,
@@ -109,10 +111,12 @@ const LONGEST_ADDRESS: usize = 100;
 
 impl Problem {
     /// `named`: by whoever made the address of the page. Of a webhook's address, which people paste, the host is repeated and
-    /// not the code.
-    pub fn unknown_portal(named: &str) -> Problem {
+    /// not the code; a client's token in its place is not.
+    pub fn unknown_portal(named: &str, clients: &[Client]) -> Problem {
         let bare = named.trim().split("://").last().unwrap_or("");
         let host = bare.split(['/', '?', '#']).next().and_then(|host| host.rsplit('@').next()).unwrap_or("");
+        let digest = sha256(host.as_bytes());
+        let host = if clients.iter().any(|client| client.digest == digest) { "" } else { host };
         Problem::UnknownPortal(printable(host).chars().take(LONGEST_ADDRESS).collect())
     }
 

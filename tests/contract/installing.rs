@@ -408,6 +408,14 @@ fn a_portal_that_is_not_configured_is_404_and_never_contacted() {
         let text = page(&proxy.get("/install").query(&format!("portal={name}")).run(), 404);
         assert_says(&text, &["This portal is not configured"]);
     }
+    // A client's token in its place is repeated nowhere.
+    for query in
+        [TOKEN.to_owned(), format!("https%3A//x%3A{TOKEN}%40{TOKEN}/rest/")].map(|name| format!("portal={name}"))
+    {
+        let answer = proxy.get("/install").query(&query).run();
+        assert_says(&page(&answer, 404), &["has no such portal"]);
+        assert!(!answer.text().contains(TOKEN) && !answer.stderr.contains(TOKEN), "{}{}", answer.text(), answer.stderr);
+    }
     assert_says(&page(&proxy.opening(&other.frame_form(1)).run(), 404), &["Портал не настроен"]);
     assert_failure(&proxy.post_event(&other.event_form("ONAPPINSTALL")), 404, "unknown_portal");
     assert_failure(&proxy.post_event(&other.event_form("ONAPPUNINSTALL")), 404, "unknown_portal");

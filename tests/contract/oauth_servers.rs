@@ -197,7 +197,10 @@ fn where_nobody_has_named_a_server_a_refused_code_or_token_is_told_with_the_othe
     assert_says(&text, &["The code has been used already", "Nothing says which", &line]);
     let query = format!("{}&LANG=ru", begun.query(&spent));
     let text = plain(&page(&world.proxy.callback(&query, Some(&begun.cookie)), 400));
-    assert_says(&text, &["Код уже использован", "Неизвестно, какой из двух серверов", &line.replace("under", "в разделе")]);
+    assert_says(
+        &text,
+        &["Код уже использован", "Неизвестно, какой из двух серверов", &line.replace("under", "в разделе")],
+    );
 
     // Where it is named, there is no doubt.
     let query = format!("{}&server_domain={INFO}", begun.query(&spent));

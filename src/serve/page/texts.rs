@@ -295,10 +295,16 @@ pub fn problem(language: Language, problem: &Problem) -> Text {
         Problem::UnknownPortal(named) => (
             language.pick("Портал не настроен", "This portal is not configured"),
             vec![
-                language.pick(
-                    format!("Портала «{named}» нет в настройках программы."),
-                    format!("The program's configuration has no portal \u{201c}{named}\u{201d}."),
-                ),
+                match named.as_str() {
+                    "" => language.pick(
+                        "Такого портала нет в настройках программы.".into(),
+                        "The program's configuration has no such portal.".into(),
+                    ),
+                    named => language.pick(
+                        format!("Портала «{named}» нет в настройках программы."),
+                        format!("The program's configuration has no portal \u{201c}{named}\u{201d}."),
+                    ),
+                },
                 language.pick(
                     "Проверьте адрес портала. Если он верен, попросите администратора сервера добавить раздел этого портала \
                      в proxy.toml."
