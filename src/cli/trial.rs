@@ -47,7 +47,16 @@ pub fn tried(setup: &Setup, portal: &Portal) -> Tried {
             let refusal = last.filter(|last| tokens.as_ref().is_some_and(|tokens| last.speaks_of(tokens)));
             let refusal = refusal.and_then(|last| last.failure);
             let unreached = is_unreached(&failed, refusal.as_ref());
-            let (text, cure) = account.fails(&failed, refusal.as_ref());
+            let mismatch = tokens.as_ref().zip(refusal.as_ref()).and_then(|(tokens, refusal)| {
+                refusal.mismatch(&portal.asked_for_pair(&tokens.server_endpoint), &portal.name)
+            });
+            let (text, cure) = match (&failed, mismatch) {
+                (Failed::Error(Error::OauthServer { .. } | Error::ReinstallRequired { .. }), Some((said, words))) => (
+                    format!("the tokens cannot be renewed: {said}"),
+                    format!("{words}; if that does not help, {}", account.install_again()),
+                ),
+                _ => account.fails(&failed, refusal.as_ref()),
+            };
             Tried::Fails { line: Line::fail(name, text, cure), unreached }
         }
     }

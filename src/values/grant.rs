@@ -84,6 +84,12 @@ impl Refusal {
         }
     }
 
+    /// The same in two, where the portal names another server than the one that was asked: what this one said, and what mends it.
+    pub fn mismatch(&self, asked: &Asked, portal: &PortalName) -> Option<(String, String)> {
+        let words = asked.words(portal).filter(|_| asked.is_contradicted() && self.doubted(asked))?;
+        Some((self.said(asked.server.host()), words))
+    }
+
     /// Whether it may come from asking the wrong server: two servers do not know each other's tokens and applications.
     pub fn doubted(&self, asked: &Asked) -> bool {
         match self {

@@ -90,6 +90,13 @@ impl World {
         self.proxy.followed(request.header("Accept-Language", language).run())
     }
 
+    /// What fails by `check`, but for the databases of tests, which are not durable.
+    fn failures(&self) -> Vec<serde_json::Value> {
+        let found: Vec<serde_json::Value> = serde_json::from_str(&self.check()).unwrap();
+        let fails = |line: &serde_json::Value| line["status"] == "fail" && line["check"] != "database durability";
+        found.into_iter().filter(fails).collect()
+    }
+
     fn check(&self) -> String {
         let check = self.proxy.sandbox.command_line(&["check", "--json"]).output().unwrap();
         String::from_utf8_lossy(&check.stdout).into_owned()
@@ -291,6 +298,47 @@ fn a_wrong_oauth_server_is_said_on_pages_in_calls_in_the_log_and_by_check_and_wh
     page(&world.install_naming(TECH, "en"), 200);
     let check = world.check();
     assert!(!check.contains("and the portal names"), "{check}");
+}
+
+/// Writes into `proxy.toml` what is told to be written there, word for word: `oauth_server = "…" under [portals."…"]`.
+fn as_told(world: World, told: &str) -> World {
+    let from = told.find("write oauth_server = ").unwrap_or_else(|| panic!("{told}")) + "write ".len();
+    let (line, section) = told[from..].split_once(" under ").unwrap();
+    let section = &section[..=section.find(']').unwrap()];
+    World { proxy: world.proxy.reconfigured(section, &format!("{section}\n{line}")), ..world }
+}
+
+#[test]
+fn the_one_line_that_is_printed_of_a_wrong_oauth_server_mends_it_followed_word_for_word() {
+    for (wrong, right) in [(INFO, TECH), (TECH, INFO)] {
+        // Calls fail, or will when the access token has expired.
+        for expires_at in [1, unix_now() + 20] {
+            let world = world(right).configured(&format!("oauth_server = \"https://{wrong}\""));
+            world.proxy.store_pair(&world.proxy.portal().issue_pair(1));
+            world.proxy.change_stored(|tokens| tokens["expires_at"] = json!(expires_at));
+            let failed = world.failures();
+            assert_eq!(failed.len(), 1, "{failed:#?}");
+            let (text, cure) = (failed[0]["text"].as_str().unwrap(), failed[0]["cure"].as_str().unwrap());
+            assert_says(text, &[&format!("{wrong} answered invalid_client")]);
+            assert_says(cure, &[&format!("the portal names {right}")]);
+            let status = world.proxy.sandbox.command_line(&["status", "--json"]).output().unwrap();
+            let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+            assert_eq!(status["data"]["portals"][0]["cure"], cure);
+
+            let world = as_told(world, cure);
+            // For so long a refusal is shared.
+            std::thread::sleep(std::time::Duration::from_secs(11));
+            assert_eq!(world.failures(), [json!(null); 0]);
+            assert!(!world.check().contains("the portal names"));
+            assert_eq!(world.profile().status, 200);
+        }
+        // The page of an installation says the same.
+        let world = world(right).configured(&format!("oauth_server = \"https://{wrong}\""));
+        let text = page(&world.install_naming(right, "en"), 502).replace("&#34;", "\"");
+        let world = as_told(world, &text);
+        page(&world.install_naming(right, "en"), 200);
+        assert!(!world.check().contains("the portal names"));
+    }
 }
 
 #[test]

@@ -93,11 +93,13 @@ fn last_refresh(setup: &Setup, portal: &Portal, tokens: &Tokens, install: &str) 
     };
     let at = moment(last.at / 1000);
     Some(match &last.failure {
-        Some(refusal) => Line::fail(
-            name,
-            format!("the refresh at {at} failed: {}", refusal.text(&asked, &portal.name)),
-            format!("b24proxy refresh --older-than 0 tries again; if the token is refused, open {install}"),
-        ),
+        Some(refusal) => {
+            let (text, cure) = refusal.mismatch(&asked, &portal.name).unwrap_or_else(|| {
+                let again = "b24proxy refresh --older-than 0 tries again";
+                (refusal.text(&asked, &portal.name), format!("{again}; if the token is refused, open {install}"))
+            });
+            Line::fail(name, format!("the refresh at {at} failed: {text}"), cure)
+        }
         None => Line::warn(name, format!("a refresh was begun at {at} and has not ended"), "check again in a minute"),
     })
 }
