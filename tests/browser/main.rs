@@ -116,7 +116,7 @@ impl Stage {
         let Some(folder) = std::env::var_os("B24PROXY_PICTURES") else { return };
         let ours = format!("Соединение = Новый HTTPСоединение(\"127.0.0.1\", {}, , , , 60);", self.server.port());
         let theirs = "Защита = Новый ЗащищенноеСоединениеOpenSSL(, Новый СертификатыУдостоверяющихЦентровОС);\n\
-                      Соединение = Новый HTTPСоединение(\"www.acme.test\", , , , , 60, Защита);";
+                      Соединение = Новый HTTPСоединение(\"www.example.com\", , , , , 60, Защита);";
         let portal = self.proxy.portal().name();
         let names =
             serde_json::json!([[portal, "acme.bitrix24.ru"], [ours, theirs], ["Анна Ёлкина/Петрова", "Анна Петрова"]]);
