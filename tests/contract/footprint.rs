@@ -57,11 +57,11 @@ pub fn assert_below(what: &str, kib: Option<u64>, limit: u64) {
     assert!(used < limit, "{what}: {} KiB, limit {} KiB", used / KIB, limit / KIB);
 }
 
-/// The drivers of both databases are a third of it.
+/// The drivers of both databases are a third of it, the command line's parser is a twentieth.
 #[test]
-fn the_release_build_is_smaller_than_7_mib() {
+fn the_release_build_is_smaller_than_7_and_a_half_mib() {
     let size = std::fs::metadata(release()).expect("the release build").len();
-    assert!(size < 7 * MIB, "{size} bytes (is this a release build?)");
+    assert!(2 * size < 15 * MIB, "{size} bytes (is this a release build?)");
 }
 
 #[test]
