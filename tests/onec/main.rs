@@ -2,13 +2,17 @@
 //!
 //! No 1C runs here. [`module`] reads the source with a parser and compares its parts with what the platform has, with what
 //! the program understands and answers, and with `deploy/1c/requests`; [`requests`] sends those to the real executable
-//! behind Apache. What the module does between two requests is not executed. `lint.sh` is for what a linter finds.
+//! behind Apache. [`language`] runs the module with as much of the platform as it uses: [`decisions`] looks at what it
+//! does between two requests. `lint.sh` is for what a linter finds.
 
 mod bsl;
+mod decisions;
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]
 mod fixture;
 mod http_file;
+#[allow(dead_code)]
+mod language;
 mod module;
 mod platform;
 mod requests;
