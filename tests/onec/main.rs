@@ -5,6 +5,7 @@
 //! behind Apache. [`language`] runs the module with as much of the platform as it uses: [`decisions`] looks at what it
 //! does between two requests. `lint.sh` is for what a linter finds.
 
+mod abilities;
 mod bsl;
 mod decisions;
 #[allow(dead_code)]
@@ -16,3 +17,4 @@ mod language;
 mod module;
 mod platform;
 mod requests;
+mod script;

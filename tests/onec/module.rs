@@ -100,6 +100,8 @@ fn only_what_platform_8_3_10_has_is_used_and_own_functions_get_their_arguments()
 
 /// Each request of `deploy/1c/requests`, and the functions that build its body.
 const BUILDERS: &[(&str, &[&str])] = &[
+    ("events-bind.http", &["ЗапроситьСобытия"]),
+    ("events-read.http", &["ЗапроситьСобытия"]),
     ("list-next.http", &["НовыеПоляЗапроса", "ПолучитьЧастьСписка"]),
     ("list.http", &["НовыеПоляЗапроса", "ПолучитьЧастьСписка"]),
     ("many-calls.http", &["НовыеПоляЗапроса", "ВыполнитьЧастьВызовов"]),
@@ -167,7 +169,8 @@ fn the_headers_of_the_requests_are_those_of_the_module() {
             let expected = match expression {
                 r#""Bearer " + Подключение.Токен"# => "Bearer {{token}}",
                 "Подключение.Токен" => "{{token}}",
-                "Ключ" => continue,
+                "Передача.ТипТела" => "application/json; charset=utf-8",
+                "Передача.Ключ" => continue,
                 text => literal(text),
             };
             assert_eq!(value, expected, "{}: {name}", file.name);
@@ -183,7 +186,8 @@ fn the_headers_of_the_requests_are_those_of_the_module() {
 }
 
 /// Codes that the module itself gives.
-const OWN_CODES: [&str; 5] = ["bad_answer", "calls_failed", "invalid_parameters", "no_answer", "not_sent"];
+pub const OWN_CODES: [&str; 7] =
+    ["bad_answer", "calls_failed", "file_error", "in_transaction", "invalid_parameters", "no_answer", "not_sent"];
 
 #[test]
 fn every_code_and_name_that_the_module_compares_is_one_of_the_program() {
@@ -197,6 +201,14 @@ fn every_code_and_name_that_the_module_compares_is_one_of_the_program() {
             assert!(there || program.contains(&format!("{text}:")), "the program does not know {text:?}");
         }
     }
+}
+
+/// Every `error_code` of the program.
+pub fn codes_of_the_program() -> Vec<String> {
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/values/error.rs")).unwrap();
+    let codes = table.lines().filter_map(|line| line.split_once("=> (4").or_else(|| line.split_once("=> (5")));
+    let codes = codes.filter_map(|(_, rest)| rest.split('"').nth(1)).chain(["bitrix24_error"]);
+    codes.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// `ЭтоКодПрограммы`: the program's own codes in the results of many calls.

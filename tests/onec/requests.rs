@@ -297,6 +297,25 @@ fn a_list_is_read_to_its_end_with_cursors() {
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 700);
 }
 
+/// The program has events when it knows their field.
+pub fn program_has_events() -> bool {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/serve/request_of_1c.rs");
+    std::fs::read_to_string(file).unwrap().contains("\"events\"")
+}
+
+#[test]
+fn events_are_registered_and_read() {
+    if !program_has_events() {
+        return;
+    }
+    let place = Place::new();
+    let (status, bound) = place.send(&place.file("events-bind.http"));
+    assert_eq!(status, 200, "{bound}");
+    assert_eq!(bound["data"]["bound"], json!(["ONCRMDEALADD", "ONCRMDEALUPDATE"]));
+    let (status, read) = place.send(&place.file("events-read.http"));
+    assert_eq!((status, &read["data"]), (200, &json!({"events": [], "last": 0, "lost": 0})), "{read}");
+}
+
 /// What the module reads from an answer, by the variable in which it has it.
 #[test]
 fn every_name_that_the_module_reads_is_in_an_answer_of_the_program() {
@@ -352,6 +371,13 @@ fn every_name_that_the_module_reads_is_in_an_answer_of_the_program() {
             keys("Ответ", result, &mut seen);
         }
     }
+    // Of events: as the contract has them, until the program has them too.
+    let events = json!({"events": [{"number": 1, "event": "ONCRMDEALADD", "data": {}, "at": 1}], "last": 1, "lost": 0});
+    keys("Данные", &events, &mut seen);
+    keys("Ответ.Данные", &events, &mut seen);
+    keys("Событие", &events["events"][0], &mut seen);
+    keys("Данные", &json!({"bound": []}), &mut seen);
+    keys("Ответ.Данные", &json!({"bound": []}), &mut seen);
     for (from, name) in Module::load().read_by_name() {
         assert!(seen.contains(&(from.to_owned(), name.to_owned())), "{from}[{name:?}] is in no answer: {seen:?}");
     }

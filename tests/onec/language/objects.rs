@@ -217,6 +217,9 @@ pub fn method(machine: &Machine, of: &Value, name: &str, given: Given) -> Outcom
             items.borrow_mut().sort_by(|(_, a), (_, b)| a.cmp(b));
             Value::Undefined
         }
+        (Object::ValueList(items), "ВыгрузитьЗначения") => {
+            Value::array(items.borrow().iter().map(|(value, _)| value.clone()).collect())
+        }
         (Object::Table { columns, rows }, "Добавить") => {
             let fields = columns.borrow().iter().map(|name| (name.clone(), Value::Undefined)).collect();
             let row = Value::structure(fields);
