@@ -8,6 +8,7 @@
 mod abilities;
 mod bsl;
 mod decisions;
+mod dump;
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]
 mod fixture;
