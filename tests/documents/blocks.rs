@@ -7,11 +7,11 @@ use crate::markdown::{documents, Block, Document};
 use crate::{assert_shown, documented_proxy, platform, shown_json};
 use serde_json::Value;
 use simulator::{Action, Content, Fault, File, Target};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use support::cgi::{Answer, Cgi, SCRIPT_NAME};
+use support::cgi::{Answer, SCRIPT_NAME};
 use support::database::{shared, Kind, Server};
 
 /// A block, by its document and its first line (or how that begins), and what runs it.
@@ -35,14 +35,22 @@ const BLOCKS: &[Known] = &[
     ("README.ru.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
     ("README.ru.md", r#"{"success":false,"#, unreachable),
     ("README.ru.md", r#"{"domain":"acme","calls":["#, calls),
-    ("deploy/1c/README.ru.md", "Подключение = Битрикс24Прокси.НовоеПодключение(", use_of_the_module),
+    ("deploy/1c/README.ru.md", "Функция ПодключениеКБитрикс24() Экспорт", use_of_the_module),
+    ("deploy/1c/README.ru.md", "Результат = Битрикс24Прокси.ВызватьМетод(ПодключениеКБитрикс24()", use_of_the_module),
     ("deploy/1c/README.ru.md", "Если ЗначениеЗаполнено(Запись.Идентификатор) Тогда", use_of_the_module),
+    ("deploy/1c/README.ru.md", "// Идентификатор сделки для заказа", use_of_the_module),
+    ("deploy/1c/README.ru.md", "// Товар - Структура", use_of_the_module),
+    ("deploy/1c/README.ru.md", "// Заказы - Массив структур", use_of_the_module),
+    ("deploy/1c/README.ru.md", "// Организация - Структура", use_of_the_module),
+    ("deploy/1c/README.ru.md", "КлючВыгрузки = Битрикс24Прокси.НовыйКлючИдемпотентности();", use_of_the_module),
+    ("deploy/1c/README.ru.md", "Имена = СтрРазделить(", use_of_the_module),
+    ("deploy/1c/README.ru.md", "Процедура ОбработатьСобытияБитрикс24()", use_of_the_module),
     (
         "deploy/1c/README.ru.md",
         "Результат = Битрикс24Прокси.ВызватьМетод(Подключение, \"disk.file.get\"",
-        file_fetched_by_1c,
+        use_of_the_module,
     ),
-    ("deploy/1c/README.ru.md", "Место = Битрикс24Прокси.ВызватьМетод(", file_sent_by_1c),
+    ("deploy/1c/README.ru.md", "Место = Битрикс24Прокси.ВызватьМетод(", use_of_the_module),
     ("CONTRIBUTING.md", "  main.rs ", rooms),
     ("tests/bench/README.md", "tests/bench/run.sh", shell),
     ("tests/bench/README.md", "tests/bench/run.sh --hold ", shell),
@@ -377,7 +385,7 @@ fn request_of_1c(block: &Block) {
     assert_eq!((answer.status, &answer.json()["success"]), (200, &true.into()), "{}: {}", block.at(), answer.text());
 }
 
-/// Code that uses the module for 1C: what it calls is exported and takes so many arguments, and the properties that it
+/// Code that uses the module for 1C, which `tests/onec` runs: what it calls is exported and takes so many arguments, and the properties that it
 /// reads are ones that the module writes.
 fn use_of_the_module(block: &Block) {
     let module = Module::load();
@@ -399,128 +407,6 @@ fn use_of_the_module(block: &Block) {
             assert!(written.contains(name), "{}: the module has no {name}", block.at());
         }
     }
-}
-
-/// The first statement calls the program through the module, what follows is a request of its own. It uses what the platform
-/// has; texts that it puts together are worked out, so that what 1C would send is sent.
-struct CodeWithAFile {
-    module: Module,
-    /// Expressions and their texts.
-    texts: BTreeMap<String, String>,
-}
-
-impl CodeWithAFile {
-    /// `known`: expressions whose text the code has from elsewhere.
-    fn of(block: &Block, known: &[(&str, &str)]) -> CodeWithAFile {
-        use_of_the_module(block);
-        let module = parsed(block);
-        let its: Vec<_> = module.calls(module.root()).into_iter().filter(|c| c.receiver != "Битрикс24Прокси").collect();
-        for call in its {
-            let names = if call.receiver.is_empty() { platform::FUNCTIONS } else { platform::METHODS };
-            assert!(names.contains(&call.name), "{}: {}", block.at(), call.name);
-        }
-        for (name, _) in module.constructed(module.root()) {
-            assert!(platform::TYPES.contains(&name), "{}: Новый {name}", block.at());
-        }
-        let known = [("Символы.ВК", "\r"), ("Символы.ПС", "\n"), ("Токен", TOKEN)].iter().chain(known);
-        let texts = known.map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-        let mut code = CodeWithAFile { module, texts };
-        for statement in block.text.split(";\n") {
-            if let Some((name, expression)) = statement.trim().split_once(" = ") {
-                if let Some(text) = code.text(expression) {
-                    code.texts.insert(name.to_owned(), text);
-                }
-            }
-        }
-        code
-    }
-
-    /// What an expression of texts and `+` comes to.
-    fn text(&self, expression: &str) -> Option<String> {
-        if let Some(text) = self.texts.get(expression) {
-            return Some(text.clone());
-        }
-        let mut parts = vec![String::new()];
-        let mut in_text = false;
-        for character in expression.chars() {
-            in_text ^= character == '"';
-            match character {
-                '+' if !in_text => parts.push(String::new()),
-                _ => parts.last_mut().expect("never empty").push(character),
-            }
-        }
-        let one = |part: &String| match part.trim() {
-            // A quote in a text of 1C is written twice.
-            text if text.starts_with('"') => Some(literal(text).replace("\"\"", "\"")),
-            name => self.texts.get(name).cloned(),
-        };
-        parts.iter().map(one).collect()
-    }
-
-    fn calls(&self, receiver: &str, name: &str) -> Vec<Vec<&str>> {
-        let calls = self.module.calls(self.module.root()).into_iter();
-        calls.filter(|call| call.receiver == receiver && call.name == name).map(|call| call.arguments).collect()
-    }
-
-    /// The request that it makes, without a body.
-    fn request<'p>(&self, proxy: &'p Proxy) -> Cgi<'p> {
-        let constructed = self.module.constructed(self.module.root());
-        let (_, address) = constructed.iter().find(|(name, _)| *name == "HTTPЗапрос").expect("a request is made");
-        let address = self.text(address[0]).expect("its address is a text");
-        let (path, query) = address.split_once('?').expect("with a query");
-        let mut request = proxy.get(path.strip_prefix(SCRIPT_NAME).expect("the program's address")).query(query);
-        for arguments in self.calls("Запрос.Заголовки", "Вставить") {
-            request = request.header(literal(arguments[0]), &self.text(arguments[1]).expect("a text"));
-        }
-        request
-    }
-}
-
-fn file_fetched_by_1c(block: &Block) {
-    let proxy = with_a_disk();
-    let bytes = "Счёт № 15\n".repeat(100).into_bytes();
-    let file = proxy.portal().store_file(File::new("Счёт 15.txt", Content::given(bytes.clone())));
-    let told = answered(&proxy, "disk.file.get", file);
-    let encode = r#"КодироватьСтроку(Результат.Данные["DOWNLOAD_URL"], СпособКодированияСтроки.КодировкаURL)"#;
-    let code = CodeWithAFile::of(block, &[(encode, &encoded(&told["DOWNLOAD_URL"]))]);
-    assert_eq!(code.calls("Соединение", "Получить"), [["Запрос", "ИмяФайла"]], "{}", block.at());
-    let answer = code.request(&proxy).run();
-    assert_eq!((answer.status, &answer.body), (200, &bytes), "{}: {}", block.at(), answer.text());
-    // What the code compares.
-    assert!(block.text.contains(r#"Полученный.Размер() <> Число(Результат.Данные["SIZE"])"#), "{}", block.at());
-    assert_eq!(told["SIZE"], bytes.len().to_string());
-}
-
-fn file_sent_by_1c(block: &Block) {
-    let proxy = with_a_disk();
-    let told = answered(&proxy, "disk.folder.uploadfile", 1);
-    let code = CodeWithAFile::of(
-        block,
-        &[
-            (
-                r#"КодироватьСтроку(Место.Данные["uploadUrl"], СпособКодированияСтроки.КодировкаURL)"#,
-                &encoded(&told["uploadUrl"]),
-            ),
-            (r#"Место.Данные["field"]"#, told["field"].as_str().expect("the name of a part")),
-            (r#"СтрЗаменить(Строка(Новый УникальныйИдентификатор), "-", "")"#, "3f0c6b9e5d0e4f3c9d390a6a1c9f7b15"),
-        ],
-    );
-    let content = "Счёт № 15";
-    let written = code.calls("Запись", "Записать").into_iter().map(|arguments| {
-        let text = arguments[0].strip_prefix("ПолучитьДвоичныеДанныеИзСтроки(");
-        match text.and_then(|text| text.strip_suffix(", КодировкаТекста.UTF8)")) {
-            Some(name) => code.text(name).unwrap_or_else(|| panic!("{}: {name}", block.at())),
-            None => {
-                assert_eq!(arguments[0], "Новый ДвоичныеДанные(ИмяФайла)", "{}", block.at());
-                content.to_owned()
-            }
-        }
-    });
-    let body: String = written.collect();
-    assert_eq!(code.calls("Запрос", "УстановитьИмяФайлаТела"), [["ИмяТела"]], "{}", block.at());
-    assert_eq!(code.calls("Соединение", "ОтправитьДляОбработки"), [["Запрос"]], "{}", block.at());
-    let answer = code.request(&proxy).method("POST").body(body).run();
-    assert_has_arrived(&proxy, &answer, content, &block.at());
 }
 
 fn parsed(block: &Block) -> Module {

@@ -27,7 +27,8 @@ fn the_interface_is_what_the_readme_lists() {
     let module = Module::load();
     let public: BTreeSet<_> = module.functions().into_iter().filter(|f| f.exported).map(|f| f.name).collect();
     let readme = fs::read_to_string(crate::bsl::folder().join("README.ru.md")).unwrap();
-    let table = readme.lines().filter(|line| line.starts_with("| `"));
+    let table = readme.lines().skip_while(|line| !line.starts_with("| Функция |")).skip(2);
+    let table = table.take_while(|line| line.starts_with("| `"));
     let mut listed: BTreeSet<_> =
         table.flat_map(|line| line.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
     // Exported for the background job only.
@@ -313,5 +314,39 @@ fn no_variable_has_the_name_of_a_module_or_of_the_platforms_own() {
     for name in names {
         assert!(!TAKEN.contains(&name), "{name}");
         assert!(!["Ждать", "Асинх"].contains(&name), "{name}");
+    }
+}
+
+/// As in the documents.
+#[test]
+fn the_modules_texts_are_spelt_with_yo() {
+    let module = Module::load();
+    const WITHOUT: &[&str] = &[
+        "еще",
+        "ее",
+        "нее",
+        "ждет",
+        "передает",
+        "передается",
+        "создает",
+        "создается",
+        "счет",
+        "сохранен",
+        "сохраненный",
+        "сохраненные",
+        "учетом",
+        "свое",
+        "определен",
+        "определенный",
+        "узнает",
+        "вернет",
+        "найдет",
+        "идет",
+        "придет",
+    ];
+    for (i, line) in module.text.lines().enumerate() {
+        let words = line.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase);
+        let wrong: Vec<_> = words.filter(|word| WITHOUT.contains(&word.as_str())).collect();
+        assert!(wrong.is_empty(), "line {}: {wrong:?}", i + 1);
     }
 }

@@ -30,7 +30,7 @@ type Stub<'w> = Box<dyn Fn(&[Value]) -> Outcome + 'w>;
 pub struct Machine<'w> {
     functions: Functions,
     pub world: RefCell<World<'w>>,
-    /// Functions and methods of modules that a sample takes for granted: `Name` or `Module.Name`.
+    /// What a sample takes for granted, by its whole name: `Name`, `Module.Name`, `Константы.Name.Получить`.
     stubs: HashMap<String, Stub<'w>>,
     /// What is being caught, the innermost last.
     caught: RefCell<Vec<Raised>>,
@@ -300,17 +300,15 @@ impl Frame<'_, '_> {
     }
 
     fn method(&self, of: &Expression, name: &str, arguments: &Arguments, locals: &mut Locals) -> Outcome {
-        if let Expression::Variable(module) = of {
-            if !locals.contains_key(module) {
-                if let Some(stub) = self.machine.stubs.get(&format!("{module}.{name}")) {
-                    let values = self.values(arguments, locals)?;
-                    return stub(&values.into_iter().map(|v| v.unwrap_or(Value::Undefined)).collect::<Vec<_>>());
-                }
-                if module == MODULE {
-                    let function = self.machine.functions.get(name).filter(|f| f.exported);
-                    let function = function.unwrap_or_else(|| panic!("the module has no {name}"));
-                    return self.machine.run(function, self.cells(arguments, locals)?);
-                }
+        if let Some(path) = path(of) {
+            if let Some(stub) = self.machine.stubs.get(&format!("{path}.{name}")) {
+                let values = self.values(arguments, locals)?;
+                return stub(&values.into_iter().map(|v| v.unwrap_or(Value::Undefined)).collect::<Vec<_>>());
+            }
+            if path == MODULE {
+                let function = self.machine.functions.get(name).filter(|f| f.exported);
+                let function = function.unwrap_or_else(|| panic!("the module has no {name}"));
+                return self.machine.run(function, self.cells(arguments, locals)?);
             }
         }
         let of = self.value(of, locals)?;
@@ -362,6 +360,15 @@ impl Frame<'_, '_> {
             "%" => Value::Number(left.as_number()? % right.as_number()?),
             _ => panic!("the operator {operator}"),
         })
+    }
+}
+
+/// `A.B` of variables and properties alone.
+fn path(of: &Expression) -> Option<String> {
+    match of {
+        Expression::Variable(name) => Some(name.clone()),
+        Expression::Property(of, name) => Some(format!("{}.{name}", path(of)?)),
+        _ => None,
     }
 }
 
