@@ -15,4 +15,4 @@ if [ "$(cat "$venv/wanted" 2>/dev/null)" != "$wanted" ]; then
         -r tests/onec/requirements.txt
     printf '%s\n' "$wanted" >"$venv/wanted"
 fi
-exec "$venv/bin/python" tests/onec/lint.py deploy/1c/b24proxy.bsl
+exec "$venv/bin/python" tests/onec/lint.py deploy/1c/b24proxy.bsl deploy/1c/README.ru.md

@@ -245,6 +245,7 @@ pub fn wait(machine: &Machine, method: &str, seconds: f64) -> Outcome {
     let newer = method == "ОжидатьЗавершенияВыполнения";
     match world.waiting {
         Waiting::NotAtAll => return Ok(Value::Undefined),
+        Waiting::Since8_3_13 => assert!(newer, "the older method, which raises, is for older platforms"),
         Waiting::Before8_3_13 if newer => return raise(format!("Метод объекта не обнаружен ({method})")),
         _ => {}
     }
