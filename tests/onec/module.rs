@@ -236,7 +236,7 @@ fn the_codes_in_results_are_codes_of_the_program_in_capitals() {
     }
 }
 
-fn sources(folder: &Path) -> String {
+pub fn sources(folder: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -298,7 +298,8 @@ fn events_are_subscribed_and_loaded_behind_the_kept_number() {
     if program_has_events() {
         let machine = machine(&proxy);
         machine.fragment(&subscribe, &[]).unwrap();
-        assert_eq!(machine.world.borrow().messages, ["ONCRMDEALADD, ONCRMDEALUPDATE"]);
+        let told = machine.world.borrow().messages[0].clone();
+        assert!(told.contains("ONCRMDEALADD") && told.contains("ONCRMDEALUPDATE"), "{told}");
     }
     let event =
         |number: u32| json!({"number": number, "event": "ONCRMDEALADD", "data": {"FIELDS": {"ID": "5"}}, "at": 0});
