@@ -151,8 +151,16 @@ of_every_kind! {
     a_move_that_was_broken_off_at_any_step_is_ended_by_the_next_one
 }
 
+/// A process that another thread starts has for a moment all that is open here, locks too.
 pub fn lock(store: &dyn Store) -> Box<dyn Lock> {
-    store.try_lock(&portal()).unwrap().expect("nobody holds it")
+    let tries = std::iter::repeat_with(|| {
+        let lock = store.try_lock(&portal()).unwrap();
+        if lock.is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        lock
+    });
+    tries.take(100).flatten().next().expect("nobody holds it")
 }
 
 pub fn stored(store: &dyn Store) -> Option<String> {
