@@ -262,7 +262,11 @@ fn at_each(server: impl Fn() -> &'static Server + Sync, blows: &[Blow], every: u
     });
     let struck = tally.struck.get();
     assert!(struck * 10 > points.len() * 8, "{struck} of {} statements were reached", points.len());
-    assert!(tally.answered.get() > 0 && tally.refused.get() > 0, "both are seen");
+    let (answered, refused) = (tally.answered.get(), tally.refused.get());
+    println!("{struck} of {} statements were reached: {answered} answered, {refused} refused", points.len());
+    // Of a few statements perhaps none is one whose loss is refused.
+    let others = if is_full() { refused } else { refused + tally.unknown.get() };
+    assert!(answered > 0 && others > 0, "both are seen");
     tally
 }
 
@@ -276,12 +280,12 @@ fn cut(kind: Kind) {
 }
 
 fn killed(kind: Kind) {
-    let tally = at_each(|| own(kind), &[Blow::Server], 23, 2);
+    let tally = at_each(|| own(kind), &[Blow::Server], 17, 2);
     assert!(!is_full() || tally.unknown.get() > 0, "it is seen");
 }
 
 fn silent(kind: Kind) {
-    let tally = at_each(|| shared(kind), &[Blow::Silent], 23, 4);
+    let tally = at_each(|| shared(kind), &[Blow::Silent], 13, 4);
     assert!(!is_full() || tally.unknown.get() > 0, "it is seen");
 }
 
