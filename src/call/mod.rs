@@ -2,6 +2,7 @@
 //! them ([`bulk`]). Uses app and what lies below it.
 
 pub mod bulk;
+pub mod events;
 pub mod files;
 pub mod idempotency;
 pub mod limits;

@@ -31,7 +31,7 @@ pub fn of_portal(app: &App, portal: &Portal) -> Mask {
 }
 
 pub fn add(mask: &mut Mask, tokens: &Tokens) {
-    for secret in [&tokens.access_token, &tokens.refresh_token, &tokens.application_token] {
+    for secret in [&tokens.access_token, &tokens.refresh_token, &tokens.application_token, &tokens.events_key] {
         mask.add(secret);
     }
 }

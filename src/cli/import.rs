@@ -151,6 +151,7 @@ impl Import {
             installed_at: written_at,
             refreshed_at: 0,
             renamed_from: String::new(),
+            events_key: Secret::default(),
         };
         let user_id = Takeover { setup: &setup, portal, application }.run(tokens)?;
         if self.json {
@@ -218,6 +219,7 @@ impl Takeover<'_> {
             self.refuse_to_replace(before, &tokens)?;
             // As at an installation, what ties the portal to its Bitrix24 stays.
             tokens.application_token = before.application_token.clone();
+            tokens.events_key = before.events_key.clone();
             if tokens.member_id.is_empty() {
                 tokens.member_id = before.member_id.clone();
             }

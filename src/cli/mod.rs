@@ -6,6 +6,7 @@ mod call_many;
 mod check;
 mod command;
 mod completions;
+mod events;
 mod fastcgi;
 mod import;
 mod install_url;
@@ -71,6 +72,7 @@ enum Command {
     Refresh(refresh::Refresh),
     Token(token::Token),
     Import(import::Import),
+    Events(events::Events),
     Move(moving::Move),
     Fastcgi(fastcgi::FastCgi),
     Completions(completions::Completions),
@@ -126,6 +128,7 @@ impl Command {
             Command::Refresh(refresh) => refresh.run(),
             Command::Token(token) => token.run(),
             Command::Import(import) => import.run(),
+            Command::Events(events) => events.run(),
             Command::Move(moving) => moving.run(),
             Command::Fastcgi(fastcgi) => fastcgi.run(listen),
             Command::Completions(completions) => completions.run(parser()),

@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const MAX_ADDRESS: u64 = 4096;
 
 const HELP: &str = "\
-Carries tokens and idempotency keys, with their answers, from the place that
-proxy.toml names to ADDRESS: a folder (from the root on, such as
+Carries tokens, events and idempotency keys, with their answers, from the place
+that proxy.toml names to ADDRESS: a folder (from the root on, such as
 /home/USER/b24proxy/tokens), or a database, postgres://USER:PASSWORD@HOST/NAME
 or mysql://…. With - the address is read from standard input, where others do
 not see its password.

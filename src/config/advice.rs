@@ -9,7 +9,7 @@ const PORTAL: &str = "[portals.\"acme.bitrix24.ru\"]";
 const CLIENTS: &str = "[[security.clients]]";
 
 /// A right line for each key, and the section that it stands in.
-const LINES: [(&str, &str); 40] = [
+const LINES: [(&str, &str); 44] = [
     ("[bitrix24]", "client_id = \"local.6667fc928a50a9.70414732\""),
     ("[bitrix24]", "client_secret = \"…\""),
     ("[bitrix24]", "redirect_uri = \"https://www.example.com/cgi-bin/b24proxy\""),
@@ -37,6 +37,7 @@ const LINES: [(&str, &str); 40] = [
     (CLIENTS, "portals = [\"acme.bitrix24.ru\"]"),
     (CLIENTS, "methods = [\"crm.*\", \"batch\"]"),
     (CLIENTS, "ips = [\"192.0.2.0/24\"]"),
+    (CLIENTS, "events = [\"ONCRM*\"]"),
     (CLIENTS, "auth_connector = \"1c\""),
     ("[storage]", "type = \"file\""),
     ("[storage]", "path = \"tokens\""),
@@ -45,6 +46,9 @@ const LINES: [(&str, &str); 40] = [
     ("[limits]", "max_response = \"64 MiB\""),
     ("[limits]", "max_file = \"2 GiB\""),
     ("[limits]", "max_wait = 20"),
+    ("[events]", "keep = \"7 days\""),
+    ("[events]", "max = 100000"),
+    ("[events]", "max_size = \"64 MiB\""),
     ("[fastcgi]", "workers = 8"),
     ("[fastcgi]", "reuse = \"always\""),
     ("[log]", "file = \"b24proxy.log\""),

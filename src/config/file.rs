@@ -17,6 +17,7 @@ pub struct File {
     pub storage: Storage,
     pub security: Security,
     pub limits: Limits,
+    pub events: Events,
     pub fastcgi: FastCgi,
     pub log: Log,
 }
@@ -115,6 +116,7 @@ pub struct Client {
     pub portals: Option<Vec<String>>,
     pub methods: Option<Vec<String>>,
     pub ips: Option<Vec<String>>,
+    pub events: Option<Vec<String>>,
     pub auth_connector: Option<String>,
 }
 
@@ -130,6 +132,20 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits { max_body: Size(16 << 20), max_response: Size(64 << 20), max_file: Size(2 << 30), max_wait: 20 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    pub keep: Span,
+    pub max: u64,
+    pub max_size: Size,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Events { keep: Span(7 * DAY), max: 100_000, max_size: Size(64 << 20) }
     }
 }
 
@@ -205,6 +221,35 @@ fn size(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
+const DAY: u64 = 86_400;
+
+/// Seconds, written as `"7 days"`.
+pub struct Span(pub u64);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = String::deserialize(deserializer)?;
+        span(&written)
+            .filter(|seconds| (60..=3650 * DAY).contains(seconds))
+            .map(Span)
+            .ok_or_else(|| de::Error::custom("this is not a time from a minute to ten years, with its unit"))
+    }
+}
+
+fn span(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "minutes" | "minute" | "min" => 60,
+        "hours" | "hour" | "h" => 3600,
+        "days" | "day" | "d" => DAY,
+        "weeks" | "week" | "w" => 7 * DAY,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
 /// Errors told at once.
 const MOST_ERRORS: usize = 20;
 
@@ -253,6 +298,16 @@ mod tests {
         assert_eq!(size("10"), Some(10));
         assert_eq!(size("ten"), None);
         assert_eq!(size("99999999999999999999 GiB"), None);
+    }
+
+    #[test]
+    fn times_are_written_with_units() {
+        assert_eq!(span("7 days"), Some(7 * DAY));
+        assert_eq!(span("1day"), Some(DAY));
+        assert_eq!(span("12 Hours"), Some(12 * 3600));
+        for wrong in ["7", "days", "7 d ays", "-1 days", "1.5 days", "99999999999999999999 days"] {
+            assert_eq!(span(wrong), None, "{wrong}");
+        }
     }
 
     proptest! {

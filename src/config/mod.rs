@@ -18,6 +18,7 @@ use crate::system::disk::refuse_writable_by_others;
 use crate::system::log::Level;
 use crate::values::connector;
 use crate::values::database::{Address, Kind};
+use crate::values::event::{Audible, Bounds, EventPattern};
 use crate::values::listening::MOST_WORKERS;
 use crate::values::method::{Method, Pattern};
 use crate::values::oauth_server::{Asked, OauthServer};
@@ -30,6 +31,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Of a portal.
+const MOST_EVENTS: u64 = 100_000_000;
+const LEAST_EVENTS: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub struct Config {
@@ -46,6 +51,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub cors_origins: Vec<String>,
     pub limits: Limits,
+    /// Of each portal.
+    pub events: Bounds,
     pub fastcgi: FastCgi,
     pub log: LogTo,
 }
@@ -103,6 +110,8 @@ pub struct Client {
     pub methods: Option<Vec<Pattern>>,
     /// `None` = every address.
     pub ips: Option<Vec<IpNet>>,
+    /// Which events it may see, and register.
+    pub events: Audible,
     /// Sent with each of its calls that names no other.
     pub auth_connector: Option<String>,
 }
@@ -368,6 +377,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
     let trusted_proxies = wrong.keep(proxies(&file.security.trusted_proxies));
     let cors_origins = wrong.keep(origins(&file.security.cors_origins));
     let max_wait = wrong.keep(seconds(file.limits.max_wait, "[limits] max_wait"));
+    let events = wrong.keep(events(&file.events));
     let workers = wrong.keep(workers(file.fastcgi.workers));
     let whole = || {
         Some(Config {
@@ -384,6 +394,7 @@ fn build(file: file::File, path: &Path) -> Result<Config, Vec<String>> {
                 max_file: file.limits.max_file.0,
                 max_wait: max_wait?,
             },
+            events: events?,
             fastcgi: FastCgi { workers: workers?, reuse: file.fastcgi.reuse },
             log: LogTo {
                 file: (!file.log.file.is_empty()).then(|| folder.join(&file.log.file)),
@@ -446,6 +457,17 @@ fn seconds(value: u64, key: &str) -> Result<Duration, String> {
     } else {
         Err(format!("{key} = {value} must be a number of seconds from 1 to 86400"))
     }
+}
+
+/// An event is never larger than all may be: the form of one has 64 KiB.
+fn events(section: &file::Events) -> Result<Bounds, String> {
+    if !(1..=MOST_EVENTS).contains(&section.max) {
+        return Err(format!("[events] max = {} must be a number from 1 to {MOST_EVENTS}", section.max));
+    }
+    if section.max_size.0 < LEAST_EVENTS {
+        return Err("[events] max_size must be 1 MiB or more".into());
+    }
+    Ok(Bounds { keep: Duration::from_secs(section.keep.0), most: section.max, max_size: section.max_size.0 })
 }
 
 fn workers(value: u64) -> Result<u32, String> {
@@ -595,6 +617,7 @@ fn clients(section: &file::Security, portals: Option<&[Portal]>, wrong: &mut Wro
             portals: None,
             methods: None,
             ips: None,
+            events: Audible::All,
             auth_connector: None,
         }));
     }
@@ -643,6 +666,11 @@ fn client(entry: &file::Client, portals: Option<&[Portal]>) -> Result<Client, St
         portals: entry.portals.as_deref().map(|names| allowed_portals(names, portals)).transpose()?,
         methods: entry.methods.as_deref().map(patterns).transpose()?,
         ips: entry.ips.as_deref().map(|list| addresses(list, "ips")).transpose()?,
+        events: match (&entry.events, &entry.methods) {
+            (Some(list), _) => Audible::Of(event_patterns(list)?),
+            (None, None) => Audible::All,
+            (None, Some(_)) => Audible::Of(Vec::new()),
+        },
         auth_connector: entry.auth_connector.as_deref().map(auth_connector).transpose()?,
     })
 }
@@ -667,6 +695,16 @@ fn patterns(list: &[String]) -> Result<Vec<Pattern>, String> {
         Pattern::parse(text).ok_or_else(|| {
             let text = shown(text);
             format!("methods: {text:?} is not a method name; write crm.deal.add, or crm.* for all that begin so")
+        })
+    };
+    list.iter().map(pattern).collect()
+}
+
+fn event_patterns(list: &[String]) -> Result<Vec<EventPattern>, String> {
+    let pattern = |text: &String| {
+        EventPattern::parse(text).ok_or_else(|| {
+            let text = shown(text);
+            format!("events: {text:?} is not an event's name; write ONCRMDEALADD, or ONCRM* for all that begin so")
         })
     };
     list.iter().map(pattern).collect()

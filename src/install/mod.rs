@@ -14,10 +14,11 @@ pub mod state;
 pub use problem::{Doubted, Problem};
 
 use crate::app::Job;
+use crate::call::events;
 use crate::call::limits::Pace;
 use crate::call::outcome::Failed;
 use crate::call::refresh::once::{refreshed, Why};
-use crate::call::relay::{call_with, profile_as_stored};
+use crate::call::relay::{call_with, profile_as_stored, Patience};
 use crate::call::secrets;
 use crate::config::{Application, Portal};
 use crate::store::records::{Installation, Tokens};
@@ -28,18 +29,23 @@ use crate::system::wait::pause;
 use crate::upstream::http::{Failure, Obstacle};
 use crate::upstream::oauth;
 use crate::values::error::Error;
+use crate::values::event::EventName;
 use crate::values::grant::{Grant, Issued, Refusal};
 use crate::values::json::number_of;
 use crate::values::oauth_server::{Asked, OauthServer};
 use crate::values::portal::{Endpoint, PortalName, Refused, Scheme};
 use crate::values::secret::Secret;
 use crate::values::verdict::{judge, Verdict};
+use std::time::Duration;
 
 /// Attempts at the OAuth server that strangers may cause for a portal in a minute.
 const ATTEMPTS_A_MINUTE: usize = 6;
 
 /// Most characters of a person's name.
 const LONGEST_NAME: usize = 100;
+
+/// How long an installation waits for Bitrix24 to register the address for the application's removal.
+const FOR_THE_REMOVAL: Duration = Duration::from_secs(10);
 
 /// What an installation works with.
 pub struct Installer<'a> {
@@ -277,7 +283,7 @@ impl Installer<'_> {
             });
         }
         let replaced = old.as_ref().map(|old| old.fingerprint());
-        let kept = old.map(|old| old.application_token).unwrap_or_default();
+        let (kept, key) = old.map(|old| (old.application_token, old.events_key)).unwrap_or_default();
         let tokens = Tokens {
             member_id: issued.member_id,
             domain: issued.domain,
@@ -294,6 +300,7 @@ impl Installer<'_> {
             installed_at: self.job.app.store.now(),
             refreshed_at: 0,
             renamed_from: String::new(),
+            events_key: if key.is_empty() { events::new_key() } else { key },
         };
         let room = lock.reserve().map_err(Problem::Storage)?;
         if room.replace(replaced.as_deref(), &tokens).map_err(Problem::Storage)? == Replaced::OtherIsStored {
@@ -315,7 +322,23 @@ impl Installer<'_> {
                 ("rights_not_granted", installed.missing.clone().into()),
             ],
         );
+        drop(lock);
+        self.hear_of_removal(portal);
         Ok(installed)
+    }
+
+    /// Bitrix24 reports a removal only to an address that is registered for it. The installation stands without.
+    fn hear_of_removal(&self, portal: &Portal) {
+        if self.job.app.config.bitrix24.redirect_uri.is_none() {
+            return;
+        }
+        let job = Job { end: self.job.end.at_most(FOR_THE_REMOVAL), ..self.job };
+        let name = EventName::parse("ONAPPUNINSTALL").expect("an event's name");
+        let bound = events::Address::of(job, portal, Patience::Own).map_err(Failed::from);
+        if let Err(failed) = bound.and_then(|address| address.bind(&name)) {
+            let why = Error::from(failed).for_administrator();
+            self.job.log.warn(&format!("a removal of the application in {} will not be heard of: {why}", portal.name));
+        }
     }
 
     /// `named`: [`Asked::named_in_doubt`], of the installation.

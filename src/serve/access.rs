@@ -149,6 +149,7 @@ mod tests {
             portals: None,
             methods: None,
             ips: None,
+            events: crate::values::event::Audible::All,
             auth_connector: None,
         }
     }

@@ -66,6 +66,13 @@ pub fn key_for_bitrix24<'k>(config: &Config, key: Option<&Key<'k>>, version: Ver
     })
 }
 
+/// A caller's key in quotes, shortened: it goes into the log, which nobody may flood.
+pub fn shown(key: &str) -> String {
+    let start: String = key.chars().take(64).collect();
+    let more = if start.len() < key.len() { "…" } else { "" };
+    format!("{start:?}{more}")
+}
+
 impl Serving<'_> {
     pub fn deadline(&self, config: &Config) -> Deadline {
         Deadline::from(self.started, config.bitrix24.timeout)

@@ -254,6 +254,7 @@ mod tests {
             portals: None,
             methods: Some(vec![Pattern::parse("crm.*").unwrap(), Pattern::parse("batch").unwrap()]),
             ips: None,
+            events: crate::values::event::Audible::All,
             auth_connector: None,
         }
     }

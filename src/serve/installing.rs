@@ -2,13 +2,16 @@
 
 use super::context::Serving;
 use crate::app::App;
+use crate::call;
 use crate::install::browser::Query;
 use crate::install::{self, Installer, Problem};
 use crate::serve::page::{Language, Links, Page, Place};
 use crate::system::log::Level;
 use crate::values::answer::Answer;
 use crate::values::error::Result;
+use crate::values::event::EventName;
 use crate::values::form::Form;
+use crate::values::nested::nested;
 
 impl Serving<'_> {
     pub(super) fn install(&self, app: &App, query: &Query) -> Answer {
@@ -73,19 +76,32 @@ impl Serving<'_> {
         self.log.line(level, problem.detail().unwrap_or(&message), &[("status", problem.status().into())]);
     }
 
-    /// What Bitrix24's server posts. Events other than installation and removal are none of ours.
+    /// What Bitrix24's server posts. An event that is not believed is answered as one that is, so that a stranger learns
+    /// nothing.
     pub(super) fn event(&self, app: &App, form: &Form) -> Result<Answer> {
-        let event: String =
+        let shown: String =
             form.text("event").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
+        let key = Form::of(self.variables.bytes("QUERY_STRING").to_vec()).secret(call::events::KEY);
         let installer = Installer::new(self.job(app));
-        let outcome = match event.to_ascii_uppercase().as_str() {
+        let mut told: Vec<(&str, serde_json::Value)> = vec![("event", shown.as_str().into())];
+        let (mut level, mut message) = (Level::Info, "event");
+        let outcome = match shown.to_ascii_uppercase().as_str() {
             "ONAPPINSTALL" => installer.installed_by_event(form).map(|_| ()),
-            "ONAPPUNINSTALL" => installer.removed_by_event(form),
-            _ => Ok(()),
+            "ONAPPUNINSTALL" => installer.removed_by_event(form, &key),
+            _ => match EventName::parse(&form.text("event")) {
+                Some(name) => installer.kept_event(&name, || nested(form.bytes(), "data"), form, &key),
+                None => Ok(None),
+            }
+            .map(|kept| match kept {
+                Some((portal, number)) => {
+                    told.extend([("portal", portal.as_str().into()), ("number", number.into())]);
+                }
+                None => (level, message) = (Level::Warn, "an event that is not believed was not kept"),
+            }),
         };
         match outcome {
             Ok(()) => {
-                self.log.line(Level::Info, "event", &[("event", event.into())]);
+                self.log.line(level, message, &told);
                 Ok(Answer::json(200, r#"{"status":"ok"}"#))
             }
             Err(problem) => Err(problem.to_error(Page::problem(Language::English, &problem).text())),

@@ -5,6 +5,7 @@ mod access;
 pub mod caller;
 mod context;
 mod cors;
+pub mod events;
 mod files;
 mod guard;
 mod health;

@@ -1,6 +1,7 @@
 //! The request of 1C, `{"domain","method","params"}`, and the answer to it.
 
-use super::context::{key_for_bitrix24, Serving, Trace};
+use super::context::{key_for_bitrix24, shown, Serving, Trace};
+use super::events;
 use super::guard;
 use crate::app::App;
 use crate::call::bulk::calls::{Asked as AskedCalls, One};
@@ -18,7 +19,8 @@ use crate::values::method::Method;
 use crate::values::portal::Version;
 use crate::values::verdict::text_of;
 
-const FIELDS: [&str; 9] = ["domain", "method", "params", "version", "calls", "halt", "all", "cursor", connector::NAME];
+const FIELDS: [&str; 10] =
+    ["domain", "method", "params", "version", "calls", "halt", "all", "cursor", "events", connector::NAME];
 
 pub struct Posted<'a> {
     /// As the caller wrote it; `None` where it was left out.
@@ -46,6 +48,8 @@ pub enum Asked<'a> {
         raw_params: &'a str,
         cursor: Option<Cursor>,
     },
+    /// `events`: what Bitrix24 reported.
+    Events(events::Asked),
 }
 
 pub struct OneCall<'a> {
@@ -91,6 +95,7 @@ impl Serving<'_> {
             Asked::All { method, version, raw_params, cursor } => {
                 self.whole_list(&to, &method, version, (raw_params, cursor), trace)
             }
+            Asked::Events(asked) => self.events(app, client, portal, &asked, trace),
         }
     }
 
@@ -248,6 +253,14 @@ impl<'a> Fields<'a> {
     }
 
     fn asked(&self) -> Result<Asked<'a>> {
+        if let Some(raw) = self.get("events") {
+            if let Some(other) =
+                FIELDS.iter().find(|name| !["domain", "events"].contains(name) && self.get(name).is_some())
+            {
+                return Err(invalid(format!("{other:?} cannot stand beside \"events\"")));
+            }
+            return events::Asked::parse(raw).map(Asked::Events).map_err(|why| invalid(format!("\"events\" {why}")));
+        }
         let version = match self.get("version") {
             None | Some("2") => Version::V2,
             Some("3") => Version::V3,
@@ -286,13 +299,6 @@ impl<'a> Fields<'a> {
         };
         Ok(Asked::All { method, version, raw_params, cursor })
     }
-}
-
-/// A caller's key in quotes, shortened: it goes into the log, which nobody may flood.
-fn shown(key: &str) -> String {
-    let start: String = key.chars().take(64).collect();
-    let more = if start.len() < key.len() { "…" } else { "" };
-    format!("{start:?}{more}")
 }
 
 fn method(text: &str) -> std::result::Result<Method, &'static str> {
@@ -410,6 +416,9 @@ mod tests {
             (r#"{"method":"a","halt":true}"#, "halt"),
             (r#"{"method":"a","all":1}"#, "all"),
             (r#"{"method":"a","cursor":"id:1"}"#, "cursor"),
+            (r#"{"events":{},"method":"a"}"#, "method"),
+            (r#"{"events":{"after":"x"}}"#, "events"),
+            (r#"{"events":{},"auth_connector":"a"}"#, "auth_connector"),
             (r#"{"method":"a","all":true,"cursor":"nonsense"}"#, "cursor"),
             (r#"{"method":"a","all":true,"cursor":"id:7.00000000"}"#, "cursor"),
         ] {

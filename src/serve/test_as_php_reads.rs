@@ -18,6 +18,7 @@ fn client() -> Client {
         portals: None,
         methods: Some(vec![pattern("crm.*"), pattern("batch")]),
         ips: None,
+        events: crate::values::event::Audible::All,
         auth_connector: None,
     }
 }

@@ -17,10 +17,11 @@ use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
 use crate::system::wait::pause;
 use crate::values::bucket::{Bucket, Known, Step, Told};
+use crate::values::event::{Bounds, EventName};
 use crate::values::portal::PortalName;
 use crate::values::secret::{hex, sha256};
 use moving::{State, Still};
-use records::{Entry, Installation, Notes, Tokens};
+use records::{Entry, Event, Installation, Notes, Tokens};
 use std::fs::File;
 use std::time::Duration;
 
@@ -100,6 +101,20 @@ pub trait Store: Send + Sync {
         request: &str,
         until: Deadline,
     ) -> Result<Claim, Reason>;
+
+    /// Keeps an event; its number: the next one of the portal, from 1, without a gap and never used again, though many are
+    /// taken at once. Durable when it returns. What is outside of the bounds then need not stay.
+    fn take_event(&self, portal: &PortalName, name: &EventName, data: &str, bounds: &Bounds) -> Result<u64, Reason>;
+
+    /// Those of a portal's events that are wanted, in order; nothing is consumed. What is outside of the bounds is not there
+    /// any more, whether or not it still lies somewhere.
+    fn events(&self, portal: &PortalName, wish: &Wish, bounds: &Bounds) -> Result<Events, Reason>;
+
+    /// The number of the newest event, 0 where there was none: what tells cheaply whether there may be more.
+    fn last_event(&self, portal: &PortalName) -> Result<u64, Reason>;
+
+    /// How often whoever waits for an event looks.
+    fn event_poll(&self) -> Duration;
 
     /// What follows takes long and needs nothing of what is kept.
     fn rest(&self) {}
@@ -236,6 +251,55 @@ pub enum Appended {
         retry_after: u64,
     },
 }
+
+/// What is asked of a portal's events.
+pub struct Wish<'w> {
+    /// Those behind this number; above the last one it counts as 0.
+    pub after: u64,
+    /// At most so many, and no more than [`MOST_AT_ONCE`] bytes but for the first.
+    pub most: usize,
+    /// By name.
+    pub is_wanted: &'w dyn Fn(&str) -> bool,
+}
+
+impl Wish<'_> {
+    /// `shown`: the first number that is not dropped. Where to begin, and how many are lost.
+    fn begin(&self, shown: u64, last: u64) -> (u64, u64) {
+        let after = if self.after > last { 0 } else { self.after };
+        (shown.max(after + 1), (shown - 1).saturating_sub(after))
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    pub events: Vec<Event>,
+    /// Whoever asks for those behind this number misses none that is wanted.
+    pub last: u64,
+    /// How many behind the number that was asked for have been dropped.
+    pub lost: u64,
+}
+
+impl Events {
+    /// Takes what is found next, where it is wanted; whether there is room for more.
+    fn take(&mut self, event: Event, wish: &Wish, room: &mut usize) -> bool {
+        if (wish.is_wanted)(&event.name) {
+            let size = event.size();
+            if self.events.len() >= wish.most || !self.events.is_empty() && size > *room {
+                return false;
+            }
+            *room = room.saturating_sub(size);
+            self.last = event.number;
+            self.events.push(event);
+        } else {
+            self.last = event.number;
+        }
+        true
+    }
+}
+
+/// Bytes of events that are given at once.
+pub const MOST_AT_ONCE: usize = 4 << 20;
 
 /// What a client's keys are kept under, and a key among them: the same in every kind of storage, so that they can move.
 fn client_name(client: &str) -> String {

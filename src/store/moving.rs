@@ -7,7 +7,7 @@
 //! | marked as moved | marked as arriving | takes the mark from the target |
 //! | marked as moved | as ever | nothing |
 
-use super::records::{Entry, Notes, Tokens};
+use super::records::{Entry, Event, Notes, Tokens};
 use crate::system::disk::Reason;
 use crate::values::moved::Mark;
 
@@ -15,7 +15,7 @@ use crate::values::moved::Mark;
 #[derive(Debug, PartialEq, Eq)]
 pub enum State {
     Nothing,
-    /// Tokens, or keys.
+    /// Tokens, keys, or events.
     Here,
     Marked(Mark),
 }
@@ -41,13 +41,17 @@ impl KeptKey {
     }
 }
 
-/// A portal that keeps still: its lock is held, and no key of it is open or is opened, here or on another node, until this is
-/// dropped or its process has ended. What is written is durable when it returns, keys with what is written behind them.
+/// A portal that keeps still: its lock is held, no key of it is open or is opened, and no event of it is taken, here or on another
+/// node, until this is dropped or its process has ended. What is written is durable when it returns, keys with what is written
+/// behind them.
 pub trait Still {
     fn belongings(&self) -> Result<(Option<Tokens>, Notes), Reason>;
 
     /// One after the other: an answer may be large.
     fn each_key(&self, take: &mut dyn FnMut(KeptKey) -> Result<(), Reason>) -> Result<(), Reason>;
+
+    /// In order, some at a time; the number of the last one, which may have been dropped.
+    fn each_event(&self, take: &mut dyn FnMut(&[Event]) -> Result<(), Reason>) -> Result<u64, Reason>;
 
     /// From now on nobody uses the portal here; what was kept of it is forgotten.
     fn expect(&self, from: &str) -> Result<(), Reason>;
@@ -55,7 +59,13 @@ pub trait Still {
     /// Where the key is of no known portal, one that is there stays.
     fn put_key(&self, key: &KeptKey) -> Result<(), Reason>;
 
-    /// Behind all keys; nobody uses it yet.
+    /// Behind those that were put before.
+    fn put_events(&self, events: &[Event]) -> Result<(), Reason>;
+
+    /// Behind all events: the next one gets the number behind this one.
+    fn put_last_event(&self, number: u64) -> Result<(), Reason>;
+
+    /// Behind all keys and events; nobody uses it yet.
     fn put(&self, tokens: Option<&Tokens>, notes: &Notes) -> Result<(), Reason>;
 
     /// The portal is used here.
@@ -91,7 +101,9 @@ pub fn step(source: &State, target: &State, from: &str, to: &str) -> Result<Step
         (State::Marked(Mark::Arriving { from }), _) => {
             Err(format!("it is on its way here from {from}: end that move first, by the same command"))
         }
-        (_, State::Here) => Err(format!("{to} holds tokens or keys of it that are in use: nothing is moved over them")),
+        (_, State::Here) => {
+            Err(format!("{to} holds tokens, keys or events of it that are in use: nothing is moved over them"))
+        }
         // Perhaps the only copy.
         (_, State::Marked(Mark::Arriving { from: origin })) if origin != from => {
             Err(format!("it is on its way there from {origin}: end that move first"))
@@ -109,6 +121,8 @@ pub fn carry(source: &dyn Still, target: &dyn Still, from: &str, to: &str) -> Re
         keys += 1;
         target.put_key(&key)
     })?;
+    let last = source.each_event(&mut |events| target.put_events(events))?;
+    target.put_last_event(last)?;
     target.put(tokens.as_ref(), &notes)?;
     source.moved(to)?;
     target.arrived()?;

@@ -1,5 +1,6 @@
 //! What is stored: a portal's tokens and the notes beside them, and the entries of an idempotency key.
 
+use crate::values::event;
 use crate::values::grant::Refusal;
 use crate::values::json::number_or_text;
 use crate::values::secret::Secret;
@@ -41,6 +42,9 @@ pub struct Tokens {
     /// another host than the configuration.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub renamed_from: String,
+    /// What stands behind `?events=` in the address to which Bitrix24 posts events; empty: none was registered yet.
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
+    pub events_key: Secret,
 }
 
 impl Tokens {
@@ -81,6 +85,29 @@ pub enum Installation {
     Installed(Box<Tokens>),
     /// Something is there but is not a pair of tokens: why. It is never overwritten.
     Broken(String),
+}
+
+/// An event that Bitrix24 reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub number: u64,
+    /// When it arrived, in milliseconds since 1970.
+    pub at_ms: i64,
+    pub name: String,
+    /// JSON.
+    pub data: String,
+}
+
+impl Event {
+    /// How it is kept.
+    pub fn line(&self) -> String {
+        event::line(self.at_ms, &self.name, &self.data)
+    }
+
+    /// How much it counts.
+    pub fn size(&self) -> usize {
+        self.line().len()
+    }
 }
 
 /// What is known of a portal beside its tokens. Whoever holds the lock decides by it.

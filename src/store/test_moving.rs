@@ -2,11 +2,14 @@
 
 use super::file::Folder;
 use super::moving::{carry, step, KeptKey, State, Step, Still};
-use super::records::{Entry, Installation, Notes, Tokens};
-use super::test_suite::{done, lock, opened, portal, put, soon, stored, tokens, Temporary};
+use super::records::{Entry, Event, Installation, Notes, Tokens};
+use super::test_suite::{
+    done, event_taken, lock, name, opened, portal, put, soon, stored, texts, tokens, wish, Temporary, MANY,
+};
 use super::{Claim, Replaced, Store};
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
+use crate::values::event::Bounds;
 use crate::values::moved::{told_in, Mark};
 use std::cell::Cell;
 use std::time::Duration;
@@ -32,7 +35,13 @@ fn fill(store: &dyn Store) {
             journal.append(&entry).unwrap();
         }
     }
+    for number in 1..=12 {
+        assert_eq!(event_taken(store, &number.to_string()), number);
+    }
 }
+
+/// Of the events the first two have been dropped.
+const OF_EVENTS: Bounds = Bounds { most: 10, ..MANY };
 
 fn notes() -> Notes {
     Notes { moved_at: 7, ..Notes::default() }
@@ -45,6 +54,8 @@ fn assert_whole(store: &dyn Store) {
     assert_eq!(key(store, "done"), [Entry::Begun, done("{\"a\":\n1}")]);
     assert_eq!(key(store, "unknown"), [Entry::Begun]);
     assert_eq!(key(store, "never"), []);
+    let kept: Vec<_> = (3..=12).map(|number: u64| (number, number.to_string())).collect();
+    assert_eq!((texts(store, 0, &OF_EVENTS), store.last_event(&portal()).unwrap()), (kept, 12));
     assert!(matches!(store.claim("client", &portal(), "done", "other", soon()), Ok(Claim::OtherRequest)));
 }
 
@@ -54,6 +65,8 @@ fn assert_elsewhere(store: &dyn Store, place: &str) {
     let says = |why: &Reason| told_in(why).is_some_and(|said| said.contains(place));
     assert!(store.read(&portal()).is_err_and(|why| says(&why)));
     assert!(store.claim("client", &portal(), "new", "what", soon()).is_err_and(|why| says(&why)));
+    assert!(store.events(&portal(), &wish(0, 10), &MANY).is_err_and(|why| says(&why)));
+    assert!(store.take_event(&portal(), &name(), "{}", &MANY).is_err_and(|why| says(&why)));
     assert!(lock(store).read().is_err_and(|why| says(&why)), "so that no installation replaces it");
 }
 
@@ -94,11 +107,22 @@ pub fn a_portal_keeps_still_when_no_key_of_it_is_open_and_none_is_opened_then(st
     assert!(store.still(&portal(), soon()).unwrap().is_none(), "a call is under way");
     drop(journal);
     let kept = still(store);
+    assert_eq!(
+        (store.state(&portal()).unwrap(), store.last_event(&portal())),
+        (State::Here, Ok(0)),
+        "it can be looked at"
+    );
     assert!(matches!(store.claim("client", &portal(), "k", "what", soon()), Ok(Claim::Busy)));
     assert!(matches!(store.claim("client", &portal(), "new", "what", soon()), Ok(Claim::Busy)));
     assert!(store.still(&portal(), soon()).unwrap().is_none(), "one move at a time");
     assert!(store.try_lock(&portal()).unwrap().is_none(), "no refresh");
-    drop(kept);
+    std::thread::scope(|scope| {
+        let (told, telling) = std::sync::mpsc::channel();
+        scope.spawn(move || told.send(store.take_event(&portal(), &name(), "{}", &MANY)).unwrap());
+        assert!(telling.recv_timeout(Duration::from_millis(300)).is_err(), "no event");
+        drop(kept);
+        assert_eq!(telling.recv_timeout(Duration::from_secs(20)), Ok(Ok(1)));
+    });
     assert_eq!(key(store, "k"), [Entry::Begun]);
     assert!(store.try_lock(&portal()).unwrap().is_some());
 }
@@ -128,6 +152,18 @@ impl Still for Breaking<'_> {
 
     fn each_key(&self, take: &mut dyn FnMut(KeptKey) -> Result<(), Reason>) -> Result<(), Reason> {
         self.still.each_key(take)
+    }
+
+    fn each_event(&self, take: &mut dyn FnMut(&[Event]) -> Result<(), Reason>) -> Result<u64, Reason> {
+        self.still.each_event(take)
+    }
+
+    fn put_events(&self, events: &[Event]) -> Result<(), Reason> {
+        self.step().and_then(|()| self.still.put_events(events))
+    }
+
+    fn put_last_event(&self, number: u64) -> Result<(), Reason> {
+        self.step().and_then(|()| self.still.put_last_event(number))
     }
 
     fn expect(&self, from: &str) -> Result<(), Reason> {
@@ -186,7 +222,7 @@ pub fn a_move_that_was_broken_off_at_any_step_is_ended_by_the_next_one(store: &d
     let place = Temporary::new();
     let files = Folder::new(&place.path().join("tokens"));
     fill(store);
-    assert_eq!(broken_off_at_each_step(store, &files, ("/a", "/b")), 6);
+    assert_eq!(broken_off_at_each_step(store, &files, ("/a", "/b")), 8);
     carry(&*still(store), &*still(&files), "/a", "/b").unwrap();
-    assert_eq!(broken_off_at_each_step(&files, store, ("/b", "/a")), 6);
+    assert_eq!(broken_off_at_each_step(&files, store, ("/b", "/a")), 8);
 }

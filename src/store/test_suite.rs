@@ -3,9 +3,10 @@
 use super::file::Folder;
 use super::records::{Entry, Installation, LastRefresh, Notes, Tokens};
 use super::test_moving::*;
-use super::{Appended, Claim, Journal, Lock, Quota, Replaced, Store};
+use super::{Appended, Claim, Events, Journal, Lock, Quota, Replaced, Store, Wish, MOST_AT_ONCE};
 use crate::system::clock::Deadline;
 use crate::values::bucket::{Bucket, Known, Step, Turn};
+use crate::values::event::{Bounds, EventName};
 use crate::values::portal::PortalName;
 use crate::values::tally::{Calls, What};
 use std::borrow::Cow;
@@ -145,6 +146,13 @@ of_every_kind! {
     a_body_that_finds_no_room_is_known_to_have_been_there
     keys_of_clients_and_portals_are_apart
     of_many_threads_that_open_one_key_one_begins
+    events_are_numbered_in_order_from_1_and_read_without_being_consumed
+    of_many_threads_that_take_events_each_gets_the_next_number
+    events_of_portals_are_apart
+    events_that_are_too_many_too_large_together_or_too_old_are_dropped_and_counted
+    a_number_is_never_used_again_though_all_events_were_dropped
+    only_wanted_events_are_given_and_the_others_are_passed_over
+    events_that_are_large_together_are_given_in_parts
     what_is_kept_of_a_portal_moves_whole_there_and_back
     a_portal_that_has_not_arrived_is_used_by_nobody
     a_portal_keeps_still_when_no_key_of_it_is_open_and_none_is_opened_then
@@ -438,4 +446,163 @@ fn of_many_threads_that_open_one_key_one_begins(store: &dyn Store) {
         }
     });
     assert_eq!(begun.load(Ordering::Relaxed), 1);
+}
+
+/// More than a test has.
+pub const MANY: Bounds = Bounds { keep: Duration::from_secs(3600), most: 1_000_000, max_size: 1 << 30 };
+
+pub fn name() -> EventName {
+    EventName::parse("onCrmDealAdd").unwrap()
+}
+
+/// The number of an event that was taken with this text.
+pub fn event_taken(store: &dyn Store, text: &str) -> u64 {
+    store.take_event(&portal(), &name(), &format!("{{\"text\":{text:?}}}"), &MANY).unwrap()
+}
+
+pub fn wish(after: u64, most: usize) -> Wish<'static> {
+    Wish { after, most, is_wanted: &|_| true }
+}
+
+fn events(store: &dyn Store, after: u64, most: usize, bounds: &Bounds) -> Events {
+    store.events(&portal(), &wish(after, most), bounds).unwrap()
+}
+
+/// The numbers of those behind `after`, and their texts.
+pub fn texts(store: &dyn Store, after: u64, bounds: &Bounds) -> Vec<(u64, String)> {
+    let text =
+        |data: &str| serde_json::from_str::<serde_json::Value>(data).unwrap()["text"].as_str().unwrap().to_owned();
+    events(store, after, 1000, bounds).events.iter().map(|event| (event.number, text(&event.data))).collect()
+}
+
+fn numbers(found: &Events) -> Vec<u64> {
+    found.events.iter().map(|event| event.number).collect()
+}
+
+fn events_are_numbered_in_order_from_1_and_read_without_being_consumed(store: &dyn Store) {
+    assert_eq!(events(store, 0, 10, &MANY), Events::default());
+    assert_eq!(events(store, 7, 10, &MANY), Events::default());
+    assert_eq!(store.last_event(&portal()).unwrap(), 0);
+    for number in 1..=20 {
+        let data = format!("{{\"FIELDS\":{{\"ID\":\"{number}\",\"text\":\"Ж\\n\\u0000'\\\"\\\\\"}}}}");
+        assert_eq!(store.take_event(&portal(), &name(), &data, &MANY).unwrap(), number);
+        assert_eq!(store.last_event(&portal()).unwrap(), number);
+        let found = events(store, number - 1, 10, &MANY);
+        assert_eq!((found.last, found.lost), (number, 0));
+        let [event] = found.events.as_slice() else { panic!("{found:?}") };
+        assert_eq!((event.number, event.name.as_str(), event.data.as_str()), (number, "onCrmDealAdd", data.as_str()));
+        assert!((event.at_ms - store.now_ms()).abs() < 10_000);
+    }
+    for _ in 0..2 {
+        let found = events(store, 5, 10, &MANY);
+        assert_eq!((numbers(&found), found.last, found.lost), ((6..=15).collect(), 15, 0));
+    }
+    let none = Events { last: 20, ..Events::default() };
+    assert_eq!(events(store, 20, 10, &MANY), none);
+    // Another storage's number.
+    assert_eq!(numbers(&events(store, 21, 3, &MANY)), [1, 2, 3]);
+    assert_eq!(numbers(&events(store, u64::MAX, 3, &MANY)), [1, 2, 3]);
+}
+
+fn of_many_threads_that_take_events_each_gets_the_next_number(store: &dyn Store) {
+    let all = Barrier::new(8);
+    let mut taken: Vec<(u64, String)> = std::thread::scope(|scope| {
+        let taking = |thread: u32| {
+            let all = &all;
+            scope.spawn(move || {
+                all.wait();
+                let text = |i: u32| format!("{thread} {i}");
+                (0..25).map(|i| (event_taken(store, &text(i)), text(i))).collect::<Vec<_>>()
+            })
+        };
+        let threads: Vec<_> = (0..8).map(taking).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    taken.sort();
+    assert_eq!(taken.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=200).collect::<Vec<_>>());
+    assert_eq!(texts(store, 0, &MANY), taken);
+}
+
+fn events_of_portals_are_apart(store: &dyn Store) {
+    let other = PortalName::parse("other.example.org").unwrap();
+    assert_eq!(event_taken(store, "a"), 1);
+    assert_eq!(store.take_event(&other, &name(), "{}", &MANY).unwrap(), 1);
+    assert_eq!(event_taken(store, "b"), 2);
+    assert_eq!(texts(store, 0, &MANY), [(1, "a".to_owned()), (2, "b".to_owned())]);
+    assert_eq!(store.events(&other, &wish(0, 10), &MANY).unwrap().events.len(), 1);
+}
+
+fn events_that_are_too_many_too_large_together_or_too_old_are_dropped_and_counted(store: &dyn Store) {
+    for number in 1..=30 {
+        assert_eq!(event_taken(store, &"x".repeat(100)), number);
+    }
+    let given = |after, bounds: Bounds| {
+        let found = events(store, after, 1000, &bounds);
+        (found.events.first().map(|event| event.number), found.events.len(), found.last, found.lost)
+    };
+    let few = Bounds { most: 7, ..MANY };
+    assert_eq!(given(0, few), (Some(24), 7, 30, 23));
+    assert_eq!(given(20, few), (Some(24), 7, 30, 3));
+    assert_eq!(given(25, few), (Some(26), 5, 30, 0));
+    assert_eq!(given(99, few), (Some(24), 7, 30, 23));
+    let size = events(store, 29, 1, &MANY).events[0].size() as u64;
+    for (max_size, kept) in [(5 * size, 5), (5 * size - 1, 4), (size, 1), (size - 1, 0)] {
+        let first = (kept > 0).then_some(31 - kept as u64);
+        let bounds = Bounds { max_size, ..MANY };
+        assert_eq!(given(0, bounds), (first, kept, 30, 30 - kept as u64), "{max_size}");
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(event_taken(store, "young"), 31);
+    let young = Bounds { keep: Duration::from_millis(200), ..MANY };
+    assert_eq!(given(0, young), (Some(31), 1, 31, 30));
+    // What is dropped when it is taken is dropped for good, and those that are within the bounds stay.
+    for number in 32..=300 {
+        assert_eq!(store.take_event(&portal(), &name(), "{}", &few).unwrap(), number);
+    }
+    assert_eq!(given(0, few), (Some(294), 7, 300, 293));
+}
+
+fn a_number_is_never_used_again_though_all_events_were_dropped(store: &dyn Store) {
+    let none = Bounds { keep: Duration::ZERO, most: 1, max_size: 1 };
+    for number in 1..=150 {
+        assert_eq!(store.take_event(&portal(), &name(), "{}", &none).unwrap(), number);
+    }
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(events(store, 0, 10, &none), Events { events: vec![], last: 150, lost: 150 });
+    assert_eq!(event_taken(store, "next"), 151);
+}
+
+fn only_wanted_events_are_given_and_the_others_are_passed_over(store: &dyn Store) {
+    let deal = |name: &str| name == "D";
+    let take = |text: &str| store.take_event(&portal(), &EventName::parse(text).unwrap(), "{}", &MANY).unwrap();
+    let asked = |after, most| {
+        let found = store.events(&portal(), &Wish { after, most, is_wanted: &deal }, &MANY).unwrap();
+        (numbers(&found), found.last, found.lost)
+    };
+    for text in ["L", "L", "D", "L", "D", "L", "L"] {
+        take(text);
+    }
+    assert_eq!(asked(0, 10), (vec![3, 5], 7, 0));
+    assert_eq!(asked(0, 2), (vec![3, 5], 7, 0));
+    assert_eq!(asked(0, 1), (vec![3], 4, 0));
+    assert_eq!(asked(5, 10), (vec![], 7, 0));
+    for _ in 0..500 {
+        take("L");
+    }
+    assert_eq!(take("D"), 508);
+    assert_eq!(asked(5, 10), (vec![508], 508, 0));
+}
+
+fn events_that_are_large_together_are_given_in_parts(store: &dyn Store) {
+    let large = "x".repeat(MOST_AT_ONCE / 3);
+    for number in 1..=5 {
+        assert_eq!(event_taken(store, &large), number);
+    }
+    assert_eq!(event_taken(store, &large.repeat(4)), 6);
+    let mut after = 0;
+    for expected in [vec![1, 2], vec![3, 4], vec![5], vec![6]] {
+        let found = events(store, after, 1000, &MANY);
+        assert_eq!(numbers(&found), expected);
+        after = found.last;
+    }
 }

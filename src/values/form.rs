@@ -20,6 +20,11 @@ impl Form {
         fields(&self.0).filter(|(known, _)| known == name).last().map_or(String::new(), |(_, value)| value)
     }
 
+    /// As they were posted.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     pub fn secret(&self, name: &str) -> Secret {
         Secret::new(self.text(name))
     }

@@ -76,9 +76,19 @@ fn help_teaches_every_command() {
     let proxy = Proxy::not_installed();
     let overview = run(&proxy, &["help"]);
     assert_eq!(overview.code, 0);
-    for command in
-        ["check", "status", "call", "install-url", "refresh", "token", "import", "move", "completions", "version"]
-    {
+    for command in [
+        "check",
+        "status",
+        "call",
+        "install-url",
+        "refresh",
+        "token",
+        "import",
+        "events",
+        "move",
+        "completions",
+        "version",
+    ] {
         assert!(overview.stdout.contains(command), "{}", overview.stdout);
         let page = run(&proxy, &["help", command]);
         assert!(page.code == 0 && page.stdout.starts_with(&format!("b24proxy {command}")), "{}", page.stdout);
@@ -377,4 +387,45 @@ fn a_refresh_that_fails_is_exit_status_1_with_the_reason() {
     std::fs::remove_file(proxy.sandbox.tokens().join(format!("{}.lock", proxy.stem()))).unwrap();
     let ended = run(&proxy, &["refresh", "--older-than", "0", "--json"]);
     assert_eq!((ended.code, &ended.json()[0]["result"]), (1, &json!("failed")), "{}", ended.all());
+}
+
+#[test]
+fn events_are_shown_without_being_consumed_and_followed_until_it_is_ended() {
+    let proxy = Proxy::installed();
+    proxy.change_stored(|tokens| tokens["application_token"] = proxy.portal().application_token().into());
+    let post = |id: &str| {
+        let form = proxy
+            .portal()
+            .report("ONCRMDEALADD", &[("[FIELDS][ID]", id), ("[TOKEN]", &proxy.portal().application_token())]);
+        assert_eq!(Cgi::new(&proxy.sandbox).form(&form).run().status, 200);
+    };
+    let none = run(&proxy, &["events", "acme"]);
+    assert_eq!((none.code, none.stdout.as_str()), (0, ""));
+    assert_eq!(run(&proxy, &["events", "acme", "--json"]).json(), json!({"events": [], "last": 0, "lost": 0}));
+    post("7");
+    post("8");
+    for _ in 0..2 {
+        let shown = run(&proxy, &["events", "acme"]);
+        let lines: Vec<&str> = shown.stdout.lines().collect();
+        assert_eq!((shown.code, lines.len()), (0, 2), "{}", shown.all());
+        assert!(
+            lines[0].starts_with("1  20") && lines[0].contains(" UTC  ONCRMDEALADD  {\"FIELDS\":{\"ID\":\"7\"}"),
+            "{lines:?}"
+        );
+    }
+    let given = run(&proxy, &["events", "acme", "--json"]).json();
+    assert_eq!((&given["events"][1]["data"]["FIELDS"]["ID"], &given["last"]), (&json!("8"), &json!(2)));
+    assert_eq!(run(&proxy, &["events", "nobody"]).code, 1);
+    assert_eq!(run(&proxy, &["events"]).code, 2);
+
+    let mut command = proxy.sandbox.command_line(&["events", "acme", "--follow"]);
+    let mut following = command.stdout(std::process::Stdio::piped()).spawn().expect("the executable starts");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(following.stdout.take().expect("a pipe")));
+    let mut next = || lines.next().expect("a line").expect("UTF-8");
+    assert!(next().starts_with("1  ") && next().starts_with("2  "));
+    assert!(following.try_wait().expect("our child").is_none());
+    post("9");
+    assert!(next().contains("\"ID\":\"9\""));
+    following.kill().expect("our child");
+    following.wait().expect("our child");
 }

@@ -3,6 +3,7 @@
 use crate::fixture::*;
 use crate::{assert_line, ended, lines, run, Ended};
 use serde_json::{json, Value};
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -41,6 +42,7 @@ of_every_database! {
     all_that_is_stored_moves_into_a_database_and_back_and_whoever_asks_the_old_place_is_told_the_new_one
     a_target_that_holds_a_portal_unmarked_is_refused_and_nothing_is_changed
     calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice
+    events_move_with_their_numbers_and_none_that_was_answered_200_during_the_move_is_lost
     a_move_that_is_killed_anywhere_is_ended_by_the_same_command_in_both_directions
     check_names_each_right_that_is_missing
     the_statements_that_make_the_tables_are_printed_for_the_database_that_is_named
@@ -179,6 +181,64 @@ fn calls_with_keys_during_a_move_lose_nothing_and_none_is_executed_twice(kind: K
     let proxy = called_during_a_move(proxy, &database.url(), &in_database);
     let to = folder(&proxy);
     called_during_a_move(proxy, &to, &files);
+}
+
+/// Posts events while all moves to another place; the texts of those that were answered 200.
+fn reported_during_a_move(proxy: &Proxy, to: &str, name: &str) -> Vec<String> {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let post = |sender: u32| {
+            let ended = &ended;
+            scope.spawn(move || {
+                let mut taken = Vec::new();
+                for number in 0.. {
+                    let text = format!("{name} {sender} {number}");
+                    let form = proxy.portal().report("ONCRMDEALADD", &[("[TEXT]", &text)]);
+                    let answer = Cgi::new(&proxy.sandbox).form(&form).run();
+                    match answer.status {
+                        200 => taken.push(text),
+                        _ => assert_failure(&answer, 500, "storage_error"),
+                    }
+                    if ended.load(Ordering::SeqCst) {
+                        break;
+                    }
+                }
+                taken
+            })
+        };
+        let senders: Vec<_> = (0..3).map(post).collect();
+        std::thread::sleep(Duration::from_millis(500));
+        let moved = move_to(proxy, to);
+        ended.store(true, Ordering::SeqCst);
+        assert_eq!(moved.code, 0, "{}", moved.all());
+        senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
+    })
+}
+
+fn events_move_with_their_numbers_and_none_that_was_answered_200_during_the_move_is_lost(kind: Kind) {
+    let proxy = on_files();
+    proxy.change_stored(|tokens| tokens["application_token"] = proxy.portal().application_token().into());
+    let (database, files) = (shared(kind).database(), proxy.config().to_owned());
+    let in_database = named(&proxy, &database);
+    let mut taken = reported_during_a_move(&proxy, &database.url(), "there");
+    let proxy = proxy.configured(&in_database);
+    let first = read(&proxy);
+    assert_eq!(first.iter().map(|(_, text)| text.clone()).collect::<BTreeSet<_>>(), taken.iter().cloned().collect());
+    taken.extend(reported_during_a_move(&proxy, &folder(&proxy), "back"));
+    let proxy = proxy.configured(&files);
+    let all = read(&proxy);
+    assert_eq!(all[..first.len()], first, "they keep their numbers");
+    assert_eq!(all.iter().map(|(_, text)| text.clone()).collect::<BTreeSet<_>>(), taken.iter().cloned().collect());
+    assert_eq!(all.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=taken.len() as u64).collect::<Vec<_>>());
+    assert!(taken.len() > first.len() && first.len() > 3, "{} {}", taken.len(), first.len());
+}
+
+/// Numbers and texts of all events.
+fn read(proxy: &Proxy) -> Vec<(u64, String)> {
+    let answer = proxy.request(r#"{"events":{"most":1000}}"#).run();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let one = |event: &Value| (event["number"].as_u64().unwrap(), event["data"]["TEXT"].as_str().unwrap().to_owned());
+    answer.json()["data"]["events"].as_array().unwrap().iter().map(one).collect()
 }
 
 /// Killed at moments that are spread over a whole move; the same command ends it.

@@ -11,6 +11,7 @@ mod connector;
 mod counters;
 mod dialing;
 mod encodings;
+mod events;
 mod files;
 mod files_under_servers;
 #[allow(dead_code)]

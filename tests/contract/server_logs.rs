@@ -49,6 +49,8 @@ fn addresses() -> Vec<String> {
         "/cgi-bin/b24proxy§".into(),
         "/cgi-bin/b24proxy/rest/§".into(),
         "/cgi-bin/b24proxy/health/§".into(),
+        "/cgi-bin/b24proxy?events=§".into(),
+        "/cgi-bin/b24proxy/?events=§".into(),
         // Another case.
         "/REST/1/§/profile".into(),
         "/Rest/1/§/profile".into(),

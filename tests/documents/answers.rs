@@ -2,7 +2,7 @@
 
 use crate::fixture::{Proxy, TOKEN};
 use crate::markdown::{code, documents, Document};
-use crate::{assert_shown, documented_proxy, shown_json};
+use crate::{assert_shown, documented_proxy, reported, shown_json};
 use serde_json::Value;
 
 /// A text, and how a real answer is got.
@@ -19,6 +19,11 @@ const ANSWERS: &[Known] = &[
     ),
     (r#"{"result":[…],"total":N,"complete":true}"#, whole_list),
     (r#"{"error":CODE,"error_description":TEXT}"#, webhook_error),
+    (r#"{"success":true,"data":{"bound":["ONCRMDEALADD","ONCRMDEALUPDATE"]}}"#, bound),
+    (
+        r#"{"success":true,"data":{"events":[{"number":1,"event":"ONCRMDEALADD","data":{"FIELDS":{"ID":"7"}},"at":N}],"last":1,"lost":0}}"#,
+        events,
+    ),
 ];
 
 /// The keys of a request, without values.
@@ -48,6 +53,15 @@ fn whole_list() -> Value {
 
 fn webhook_error() -> Value {
     documented_proxy().get("/rest/1/not-the-token/profile").run().json()
+}
+
+fn bound() -> Value {
+    let names = r#"{"domain":"acme","events":{"bind":["ONCRMDEALADD","ONCRMDEALUPDATE"]}}"#;
+    documented_proxy().request(names).run().json()
+}
+
+fn events() -> Value {
+    reported().request(r#"{"domain":"acme","events":{}}"#).run().json()
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::bsl::{literal, Module};
 use crate::commands::shell;
 use crate::fixture::*;
 use crate::markdown::{documents, Block, Document};
-use crate::{assert_shown, documented_proxy, platform, shown_json};
+use crate::{assert_shown, documented_proxy, platform, reported, shown_json};
 use serde_json::Value;
 use simulator::{Action, Content, Fault, File, Target};
 use std::collections::BTreeSet;
@@ -31,6 +31,10 @@ const BLOCKS: &[Known] = &[
     ("README.md", "POST /cgi-bin/b24proxy/file?", file_sent),
     ("README.md", r#"{"success":false,"#, not_installed),
     ("README.md", r#"{"domain":"acme","calls":["#, calls),
+    ("README.md", r#"{"domain":"acme","events":{"bind""#, bound),
+    ("README.md", r#"{"domain":"acme","events":{"after""#, events_read),
+    ("README.ru.md", r#"{"domain":"acme","events":{"bind""#, bound),
+    ("README.ru.md", r#"{"domain":"acme","events":{"after""#, events_read),
     ("README.ru.md", "Защита = Новый ЗащищенноеСоединениеOpenSSL(", request_of_1c),
     ("README.ru.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
     ("README.ru.md", r#"{"success":false,"#, unreachable),
@@ -358,6 +362,20 @@ fn calls(block: &Block) {
     let shown = shown_json(r#"{"results":[{"result":N}],"errors":0}"#).expect("JSON");
     assert_shown(&shown, data, &block.at());
     assert_eq!(proxy.simulator.ledger().executed("crm.deal.add"), count, "{}", block.at());
+}
+
+fn bound(block: &Block) {
+    let proxy = documented_proxy();
+    let answer = proxy.request(block.text.trim_end()).run();
+    assert_eq!(answer.status, 200, "{}: {}", block.at(), answer.text());
+    let sent: Value = serde_json::from_str(&block.text).expect("it was understood");
+    assert_eq!(answer.json()["data"]["bound"], sent["events"]["bind"], "{}", block.at());
+}
+
+fn events_read(block: &Block) {
+    let answer = reported().request(block.text.trim_end()).run();
+    assert_eq!(answer.status, 200, "{}: {}", block.at(), answer.text());
+    assert_eq!(answer.json()["data"]["last"], 1, "{}", block.at());
 }
 
 /// Code of 1C that sends a request itself: it parses, the platform has what it uses, and its request succeeds.

@@ -81,8 +81,18 @@ impl Site {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match command {
             "fastcgi" => self.stays_until_it_is_told_to_end(&words, at),
+            "events" if words.contains(&"--follow") => self.stays_until_it_is_ended(&words, at),
             _ => assert_runs(&self.proxy, &words, at),
         }
+    }
+
+    fn stays_until_it_is_ended(&self, words: &[&str], at: &str) -> String {
+        let mut child = self.proxy.sandbox.command_line(words).spawn().expect("the executable starts");
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        assert!(child.try_wait().expect("it is our child").is_none(), "{at}: {words:?} has ended");
+        support::signal(child.id(), "INT");
+        child.wait().expect("it is our child");
+        String::new()
     }
 
     fn stays_until_it_is_told_to_end(&self, words: &[&str], at: &str) -> String {
@@ -159,6 +169,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--force", "refresh --force"),
     ("--all", "call PORTAL METHOD --all"),
     ("--calls FILE", "call PORTAL --calls FILE"),
+    ("--follow", "events PORTAL --follow"),
     ("--key NAME", "call PORTAL --calls FILE --key NAME"),
 ];
 

@@ -36,6 +36,15 @@ pub fn documented_proxy() -> Proxy {
     Proxy::installed().reconfigured(r#"aliases = ["acme"]"#, r#"aliases = ["acme", "acme.bitrix24.ru"]"#)
 }
 
+/// The same, to which one event has been reported.
+pub fn reported() -> Proxy {
+    let proxy = documented_proxy();
+    proxy.change_stored(|tokens| tokens["application_token"] = proxy.portal().application_token().into());
+    let form = proxy.portal().report("ONCRMDEALADD", &[("[FIELDS][ID]", "7")]);
+    assert_eq!(support::cgi::Cgi::new(&proxy.sandbox).form(&form).run().status, 200);
+    proxy
+}
+
 /// JSON as a document writes it: `…`, `N` and other words that are not JSON stand for any value and become null, `[…]` is
 /// a list of anything.
 pub fn shown_json(text: &str) -> Option<Value> {

@@ -98,6 +98,29 @@ fn no_more_than_64_requests_wait_and_the_next_is_host_busy_and_takes_no_place() 
 }
 
 #[test]
+fn callers_that_wait_for_events_take_no_worker_from_others_and_beyond_64_get_an_empty_list_at_once() {
+    let proxy = proxy();
+    let served = Served::by(&proxy, 2);
+    let body = json!({"events": {"wait": 4}}).to_string();
+    let ask = || served.ask(&proxy.request(body.clone()), body.as_bytes());
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..100).map(|_| scope.spawn(ask)).collect();
+        std::thread::sleep(Duration::from_millis(2000));
+        let health = served.health();
+        assert!(health.status == 200 && health.elapsed < Duration::from_millis(500), "{:?}", health.elapsed);
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect()
+    });
+    for answer in &answers {
+        assert_eq!((answer.status, &answer.json()["data"]), (200, &json!({"events": [], "last": 0, "lost": 0})));
+    }
+    let waited = answers.iter().filter(|answer| answer.elapsed >= Duration::from_secs(4)).count();
+    let at_once = answers.iter().filter(|answer| answer.elapsed < Duration::from_millis(3500)).count();
+    assert_eq!(waited + at_once, 100, "{:?}", answers.iter().map(|answer| answer.elapsed).collect::<Vec<_>>());
+    assert!((60..=70).contains(&waited), "{waited} waited");
+    eventually("those beside the workers have ended", || served.workers().len() <= 2);
+}
+
+#[test]
 fn a_file_on_its_way_takes_no_worker_from_others() {
     let proxy = proxy();
     proxy.portal().grant("disk");

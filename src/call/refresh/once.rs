@@ -239,6 +239,7 @@ mod tests {
             installed_at: 0,
             refreshed_at,
             renamed_from: String::new(),
+            events_key: Secret::default(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! (a pooler) does not have them. Whoever has a portal's lock, or a key, has a lease with a number in its row, which ends by
 //! itself; what is written says under which number, or what it replaces, so that who comes too late writes nothing.
 
+mod events;
 mod keys;
 mod lease;
 mod link;
@@ -25,10 +26,11 @@ mod way;
 
 use super::moving::{State, Still};
 use super::records::{Installation, Notes};
-use super::{Claim, Examined, Lock, Quota, Store, Whereabouts};
+use super::{Claim, Events, Examined, Lock, Quota, Store, Whereabouts, Wish};
 use crate::system::clock::Deadline;
 use crate::system::disk::{create_private_folder, refuse_writable_by_others, writable, Reason};
 use crate::values::bucket::{Bucket, Known, Step, Told};
+use crate::values::event::{Bounds, EventName};
 use crate::values::portal::PortalName;
 use crate::values::secret::random_hex;
 use lease::POLL;
@@ -155,6 +157,22 @@ impl Store for Database {
         until: Deadline,
     ) -> Result<Claim, Reason> {
         keys::claim(&self.node, client, portal, key, request, until)
+    }
+
+    fn take_event(&self, portal: &PortalName, name: &EventName, data: &str, bounds: &Bounds) -> Result<u64, Reason> {
+        events::take(&self.node, portal, name, data, bounds)
+    }
+
+    fn events(&self, portal: &PortalName, wish: &Wish, bounds: &Bounds) -> Result<Events, Reason> {
+        events::read(&self.node, portal, wish, bounds)
+    }
+
+    fn last_event(&self, portal: &PortalName) -> Result<u64, Reason> {
+        events::last(&self.node, portal)
+    }
+
+    fn event_poll(&self) -> Duration {
+        Duration::from_secs(1)
     }
 
     fn rest(&self) {

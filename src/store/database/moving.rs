@@ -1,6 +1,7 @@
 //! A portal of a database that moves. A mark in its row says where it is; a key is opened only where none stands there, and
 //! not while a move, which has the portal's lease, has closed them.
 
+use super::events::{self, count, natural};
 use super::lease::{new_lease, POLL};
 use super::link::{Renewal, Use};
 use super::node::{mark_of, notes_of, Node};
@@ -8,25 +9,26 @@ use super::private::Private;
 use super::statements::{KeptRow, Row, Statements};
 
 use crate::store::moving::{KeptKey, State, Still};
-use crate::store::records::{Entry, Notes, Tokens};
+use crate::store::records::{Entry, Event, Notes, Tokens};
 use crate::store::waited_for;
 use crate::system::clock::Deadline;
 use crate::system::disk::Reason;
 use crate::values::moved::Mark;
 use crate::values::portal::PortalName;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Of a client's name in a key's id.
 const CLIENT: usize = 16;
 
 pub fn state(node: &Node, portal: &PortalName) -> Result<State, Reason> {
-    let (row, keys) = node.link.ask(|statements| {
+    let (row, has_more) = node.link.ask(|statements| {
         let row = statements.portal(portal.as_str())?.unwrap_or_default();
-        Ok((row, statements.kept_keys(portal.as_str())?))
+        let has_key = statements.kept_keys(portal.as_str())?.iter().any(|key| !key.portal.is_empty());
+        Ok((row, has_key || statements.event_state(portal.as_str())?.last > 0))
     })?;
     Ok(match mark_of(&row)? {
         Some(mark) => State::Marked(mark),
-        None if row.pair.is_some() || keys.iter().any(|key| !key.portal.is_empty()) => State::Here,
+        None if row.pair.is_some() || has_more => State::Here,
         None => State::Nothing,
     })
 }
@@ -43,16 +45,25 @@ pub fn still<'n>(node: &'n Node, portal: &PortalName, until: Deadline) -> Result
     let take = || node.link.ask(|statements| statements.take_lease(portal.as_str(), lease, lease));
     let Some(row) = waited_for(until, POLL, take)? else { return Ok(None) };
     let (name, link) = (portal.clone(), &node.link);
-    let renew = move |statements: &mut dyn Statements| statements.renew_lease(name.as_str(), lease);
+    let renew = move |statements: &mut dyn Statements| {
+        let is_ours = statements.renew_lease(name.as_str(), lease)?;
+        if is_ours {
+            statements.close_events(name.as_str())?;
+        }
+        Ok(is_ours)
+    };
     let still = StillRow {
         node,
         portal: portal.clone(),
         lease,
         row: RefCell::new(row),
+        carried: Cell::new(None),
+        ends: Cell::new(0),
         renewal: Some(Renewal::start(link, renew)?),
         _use: link.used(),
     };
     link.ask(|statements| statements.close_keys(portal.as_str(), lease))?;
+    link.ask(|statements| statements.close_events(portal.as_str()))?;
     let all_left = || Ok((link.ask(|statements| statements.open_keys(portal.as_str()))? == 0).then_some(()));
     if waited_for(until, POLL, all_left)?.is_none() {
         return Ok(None);
@@ -67,6 +78,10 @@ struct StillRow<'n> {
     lease: i64,
     /// As it is stored: nobody else changes it.
     row: RefCell<Row>,
+    /// The last event that was read.
+    carried: Cell<Option<u64>>,
+    /// Where those that were put end.
+    ends: Cell<i64>,
     renewal: Option<Renewal>,
     _use: Use,
 }
@@ -74,8 +89,11 @@ struct StillRow<'n> {
 impl Drop for StillRow<'_> {
     fn drop(&mut self) {
         self.renewal = None;
-        // Where it cannot be given back it ends by itself.
+        // Where they cannot be given back they end by themselves; of a portal that has moved the second one should.
         let _ = self.node.link.ask(|statements| statements.leave_lease(self.portal.as_str(), self.lease));
+        if self.row.borrow().moved.is_none() {
+            let _ = self.node.link.ask(|statements| statements.open_events(self.portal.as_str()));
+        }
     }
 }
 
@@ -128,9 +146,24 @@ impl Still for StillRow<'_> {
         Ok(())
     }
 
+    fn each_event(&self, take: &mut dyn FnMut(&[Event]) -> Result<(), Reason>) -> Result<u64, Reason> {
+        let last = events::last(self.node, &self.portal)?;
+        let mut next = 0;
+        while next <= last {
+            let part = events::part(self.node, &self.portal, next, last)?;
+            let Some(end) = part.last().map(|event| event.number) else { break };
+            take(&part)?;
+            next = end + 1;
+        }
+        self.carried.set(Some(last));
+        Ok(last)
+    }
+
     fn expect(&self, from: &str) -> Result<(), Reason> {
         self.marked(&Mark::Arriving { from: from.to_owned() })?;
-        self.node.link.ask(|statements| statements.forget_keys(self.portal.as_str()))
+        self.node.link.ask(|statements| statements.forget_keys(self.portal.as_str()))?;
+        self.ends.set(0);
+        self.node.link.ask(|statements| statements.forget_events(self.portal.as_str()))
     }
 
     fn put_key(&self, key: &KeptKey) -> Result<(), Reason> {
@@ -147,6 +180,24 @@ impl Still for StillRow<'_> {
             .collect();
         let bytes = i64::try_from(key.bytes()).unwrap_or(i64::MAX);
         self.node.link.ask(|statements| statements.put_key(&row, &key.client, &entries, bytes))
+    }
+
+    fn put_events(&self, events: &[Event]) -> Result<(), Reason> {
+        let mut ends = self.ends.get();
+        let placed = |event| {
+            let starts = ends;
+            ends = starts.saturating_add(count(Event::size(event) as u64));
+            (event, starts, ends)
+        };
+        let placed: Vec<_> = events.iter().map(placed).collect();
+        self.node.link.ask(|statements| statements.put_events(self.portal.as_str(), &placed))?;
+        self.ends.set(ends);
+        Ok(())
+    }
+
+    fn put_last_event(&self, number: u64) -> Result<(), Reason> {
+        let ends = self.ends.get();
+        self.node.link.ask(|statements| statements.put_last_event(self.portal.as_str(), count(number), ends))
     }
 
     fn put(&self, tokens: Option<&Tokens>, notes: &Notes) -> Result<(), Reason> {
@@ -166,6 +217,10 @@ impl Still for StillRow<'_> {
     }
 
     fn moved(&self, to: &str) -> Result<(), Reason> {
+        let last = natural(events::state(self.node, &self.portal)?.last);
+        if self.carried.get().is_some_and(|carried| carried != last) {
+            return Err(format!("events of {} were taken in between: run the same command again", self.portal));
+        }
         self.marked(&Mark::Moved { to: to.to_owned() })
     }
 }

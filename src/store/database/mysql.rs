@@ -4,12 +4,15 @@
 //! together is changed by one statement over several tables; an entry of a key, which is inserted before, counts from the moment
 //! on at which the key's row says so.
 
+use super::events::{count, natural, PART};
 use super::lease::new_lease;
 use super::statements::{
-    statements, Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements, VERSION,
+    statements, Answer, EventState, Failed, Kept, KeptRow, KeyRow, KnownRow, NewEvent, NewKey, OpenKey, Opened, Row,
+    Statements, VERSION,
 };
 use super::way::{cure, first_of, ExplainTls, Teller, NO_PASSWORD, UNKNOWN_NAME};
 
+use crate::store::records::Event;
 use crate::store::{Examined, Quota};
 use crate::system::refusal::{has_memory, refused, NO_MEMORY};
 use crate::values::database::{Address, Encryption, Host};
@@ -35,6 +38,8 @@ const STACK: usize = 1 << 20;
 const MEMORY: usize = 10 << 20;
 /// Statements that one connection keeps prepared: more than there are.
 const PREPARED: usize = 64;
+/// Events that are put in one statement.
+const ROWS: usize = 100;
 /// What a packet holds beside the values.
 const AROUND: usize = 1 << 10;
 /// What this side takes: more than an answer has.
@@ -89,6 +94,24 @@ CREATE TABLE IF NOT EXISTS b24proxy_entries (
     body LONGBLOB,
     PRIMARY KEY (id, attempt),
     CONSTRAINT b24proxy_entries_of_key FOREIGN KEY (id) REFERENCES b24proxy_keys (id) ON DELETE CASCADE
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS b24proxy_mailboxes (
+    portal VARCHAR(300) NOT NULL PRIMARY KEY,
+    last BIGINT NOT NULL DEFAULT 0,
+    ends BIGINT NOT NULL DEFAULT 0,
+    closed_until BIGINT NOT NULL DEFAULT 0
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS b24proxy_events (
+    portal VARCHAR(300) NOT NULL,
+    number BIGINT NOT NULL,
+    attempt BIGINT NOT NULL,
+    `at` BIGINT NOT NULL,
+    name VARCHAR(200) NOT NULL,
+    data LONGTEXT NOT NULL,
+    starts BIGINT NOT NULL,
+    ends BIGINT NOT NULL,
+    PRIMARY KEY (portal, number),
+    UNIQUE KEY b24proxy_events_of_attempt (attempt)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 INSERT IGNORE INTO b24proxy_version (one, version) VALUES (1, 1);
 ";
@@ -170,7 +193,8 @@ statements! {
         bytes = (SELECT COALESCE(SUM(k.bytes), 0) FROM b24proxy_keys AS k WHERE k.client = ? \
             AND k.begun_at IS NOT NULL LOCK IN SHARE MODE) WHERE client = ?";
     PORTALS = "SELECT portal FROM b24proxy_portals WHERE pair IS NOT NULL OR moved IS NOT NULL \
-        UNION SELECT portal FROM b24proxy_keys WHERE entries > 0 AND portal <> ''";
+        UNION SELECT portal FROM b24proxy_keys WHERE entries > 0 AND portal <> '' \
+        UNION SELECT portal FROM b24proxy_events UNION SELECT portal FROM b24proxy_mailboxes WHERE last > 0";
     SET_PORTAL = "UPDATE b24proxy_portals SET fingerprint = ?, pair = ?, notes = ?, moved = ? \
         WHERE portal = ? AND lease = ? \
         AND NOT EXISTS (SELECT 1 FROM b24proxy_keys AS k WHERE k.portal = ? AND k.lease <> 0 LOCK IN SHARE MODE)";
@@ -187,6 +211,32 @@ statements! {
     PUT_CLIENT = "INSERT IGNORE INTO b24proxy_clients (client, `keys`, bytes, swept_at) VALUES (?, 0, 0, {now})";
     CLIENTS_OF = "SELECT DISTINCT client FROM b24proxy_keys WHERE portal IN (?, '')";
     FORGET_KEYS = "DELETE FROM b24proxy_keys WHERE portal = ?";
+    NEW_MAILBOX = "INSERT IGNORE INTO b24proxy_mailboxes (portal) VALUES (?)";
+    // Whoever comes second waits for the portal's row, and reads behind it what the first one has written. The newest event is
+    // never deleted.
+    TAKE_EVENT = "INSERT INTO b24proxy_events (portal, number, attempt, `at`, name, data, starts, ends) \
+        SELECT m.portal, GREATEST(m.last, COALESCE(e.number, 0)) + 1, ?, {now}, ?, ?, \
+            COALESCE(e.ends, m.ends), COALESCE(e.ends, m.ends) + ? \
+        FROM b24proxy_mailboxes AS m LEFT JOIN b24proxy_events AS e ON e.portal = m.portal \
+        WHERE m.portal = ? AND m.closed_until <= {now} \
+        AND NOT EXISTS (SELECT 1 FROM b24proxy_portals AS p WHERE p.portal = ? AND p.moved IS NOT NULL) \
+        ORDER BY e.number DESC LIMIT 1 FOR UPDATE";
+    TAKEN_EVENT = "SELECT number FROM b24proxy_events WHERE attempt = ?";
+    EVENT_STATE = "SELECT GREATEST(COALESCE(m.last, 0), COALESCE(e.number, 0)), COALESCE(e.ends, m.ends, 0), {now}, \
+            p.moved IS NOT NULL \
+        FROM (SELECT 1 AS one) AS o LEFT JOIN b24proxy_mailboxes AS m ON m.portal = ? \
+        LEFT JOIN b24proxy_portals AS p ON p.portal = ? \
+        LEFT JOIN b24proxy_events AS e ON e.portal = ? ORDER BY e.number DESC LIMIT 1";
+    FIRST_EVENT = "SELECT number FROM b24proxy_events WHERE portal = ? AND number >= ? AND starts >= ? AND `at` >= ? \
+        ORDER BY number LIMIT 1";
+    SOME_EVENTS = "SELECT number, `at`, name, data FROM b24proxy_events WHERE portal = ? AND number BETWEEN ? AND ? \
+        AND starts < (SELECT starts FROM b24proxy_events WHERE portal = ? AND number >= ? ORDER BY number LIMIT 1) + ? \
+        ORDER BY number LIMIT 1000";
+    DROP_EVENTS = "DELETE FROM b24proxy_events WHERE portal = ? AND number < ?";
+    CLOSE_EVENTS = "UPDATE b24proxy_mailboxes SET closed_until = {now} + {lease} WHERE portal = ?";
+    OPEN_EVENTS = "UPDATE b24proxy_mailboxes SET closed_until = 0 WHERE portal = ?";
+    PUT_LAST_EVENT = "UPDATE b24proxy_mailboxes SET last = ?, ends = ? WHERE portal = ?";
+    FORGET_EVENTS = "DELETE FROM b24proxy_events WHERE portal = ?";
     // MariaDB 12 says OFF where others say 0.
     EXAMINE = "SELECT VERSION(), CAST(@@read_only AS CHAR) NOT IN ('0', 'OFF'), @@innodb_flush_log_at_trx_commit, \
         @@max_connections, @@log_bin, @@sync_binlog";
@@ -439,6 +489,8 @@ impl Connection {
             ("b24proxy_clients", "client"),
             ("b24proxy_keys", "id"),
             ("b24proxy_entries", "id"),
+            ("b24proxy_mailboxes", "portal"),
+            ("b24proxy_events", "portal"),
         ] {
             for (right, statement) in [
                 ("SELECT", format!("SELECT 1 FROM {table} WHERE 1 = 0")),
@@ -682,6 +734,77 @@ impl Statements for Connection {
         let clients = self.column(&CLIENTS_OF, &[Text(portal)])?;
         self.execute(&FORGET_KEYS, &[Text(portal)])?;
         clients.iter().try_for_each(|client| self.count_again(client))
+    }
+
+    fn take_event(&mut self, new: &NewEvent) -> Answer<Option<i64>> {
+        let portal = Text(new.portal);
+        let values = [Number(new.attempt), Text(new.name), Text(new.data), Number(new.size), portal, portal];
+        let is_taken = self.execute(&TAKE_EVENT, &values)?
+            || self.execute(&NEW_MAILBOX, &[portal])? && self.execute(&TAKE_EVENT, &values)?;
+        match is_taken {
+            true => self.taken_event(new.attempt),
+            false => Ok(None),
+        }
+    }
+
+    fn taken_event(&mut self, attempt: i64) -> Answer<Option<i64>> {
+        Ok(self.row::<(i64,)>(&TAKEN_EVENT, &[Number(attempt)])?.map(|(number,)| number))
+    }
+
+    fn event_state(&mut self, portal: &str) -> Answer<EventState> {
+        let row: Option<(i64, i64, i64, bool)> = self.row(&EVENT_STATE, &[Text(portal); 3])?;
+        Ok(row.map(|(last, ends, now_ms, is_moved)| EventState { last, ends, now_ms, is_moved }).unwrap_or_default())
+    }
+
+    fn first_event(&mut self, portal: &str, lowest: i64, surplus: i64, oldest_ms: i64) -> Answer<Option<i64>> {
+        let values = [Text(portal), Number(lowest), Number(surplus), Number(oldest_ms)];
+        Ok(self.row::<(i64,)>(&FIRST_EVENT, &values)?.map(|(number,)| number))
+    }
+
+    fn some_events(&mut self, portal: &str, from: i64, to: i64) -> Answer<Vec<Event>> {
+        let (portal, from) = (Text(portal), Number(from));
+        let rows: Vec<(i64, i64, String, String)> =
+            self.rows(&SOME_EVENTS, &[portal, from, Number(to), portal, from, Number(PART)])?;
+        let event = |(number, at_ms, name, data)| Event { number: natural(number), at_ms, name, data };
+        Ok(rows.into_iter().map(event).collect())
+    }
+
+    fn drop_events(&mut self, portal: &str, below: i64) -> Answer<()> {
+        self.execute(&DROP_EVENTS, &[Text(portal), Number(below)]).map(drop)
+    }
+
+    fn close_events(&mut self, portal: &str) -> Answer<()> {
+        self.execute(&NEW_MAILBOX, &[Text(portal)])?;
+        self.execute(&CLOSE_EVENTS, &[Text(portal)]).map(drop)
+    }
+
+    fn open_events(&mut self, portal: &str) -> Answer<()> {
+        self.execute(&OPEN_EVENTS, &[Text(portal)]).map(drop)
+    }
+
+    fn put_events(&mut self, portal: &str, events: &[(&Event, i64, i64)]) -> Answer<()> {
+        for some in events.chunks(ROWS) {
+            let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?)"; some.len()].join(", ");
+            let statement = format!(
+                "INSERT IGNORE INTO b24proxy_events (portal, number, attempt, `at`, name, data, starts, ends) VALUES {rows}"
+            );
+            let mut values = Vec::with_capacity(some.len() * 8);
+            for (event, starts, ends) in some {
+                values.extend([Text(portal), Number(count(event.number)), Number(new_lease()), Number(event.at_ms)]);
+                values.extend([Text(&event.name), Text(&event.data), Number(*starts), Number(*ends)]);
+            }
+            self.execute(&statement, &values)?;
+        }
+        Ok(())
+    }
+
+    fn put_last_event(&mut self, portal: &str, last: i64, ends: i64) -> Answer<()> {
+        self.execute(&PUT_LAST_EVENT, &[Number(last), Number(ends), Text(portal)]).map(drop)
+    }
+
+    fn forget_events(&mut self, portal: &str) -> Answer<()> {
+        self.execute(&FORGET_EVENTS, &[Text(portal)])?;
+        self.put_last_event(portal, 0, 0)
     }
 
     fn examine(&mut self) -> Answer<Examined> {

@@ -3,11 +3,15 @@
 //! Each statement is one unnamed one that is parsed and executed in one exchange, so that it may go through a pooler of
 //! transactions; nothing is set but for the statement itself.
 
+use super::events::{count, natural, PART};
+use super::lease::new_lease;
 use super::statements::{
-    statements, Answer, Failed, Kept, KeptRow, KeyRow, KnownRow, NewKey, OpenKey, Opened, Row, Statements, VERSION,
+    statements, Answer, EventState, Failed, Kept, KeptRow, KeyRow, KnownRow, NewEvent, NewKey, OpenKey, Opened, Row,
+    Statements, VERSION,
 };
 use super::way::{first_of, ExplainTls, Teller, NO_PASSWORD, UNKNOWN_NAME};
 
+use crate::store::records::Event;
 use crate::store::{Examined, Quota};
 use crate::system::clock::unix_ms;
 use crate::system::disk::Reason;
@@ -82,6 +86,23 @@ CREATE TABLE IF NOT EXISTS b24proxy_entries (
     entry text NOT NULL,
     body bytea,
     PRIMARY KEY (id, number)
+);
+CREATE TABLE IF NOT EXISTS b24proxy_mailboxes (
+    portal text PRIMARY KEY,
+    last bigint NOT NULL DEFAULT 0,
+    ends bigint NOT NULL DEFAULT 0,
+    closed_until bigint NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS b24proxy_events (
+    portal text NOT NULL,
+    number bigint NOT NULL,
+    attempt bigint NOT NULL UNIQUE,
+    at bigint NOT NULL,
+    name text NOT NULL,
+    data text NOT NULL,
+    starts bigint NOT NULL,
+    ends bigint NOT NULL,
+    PRIMARY KEY (portal, number)
 );
 INSERT INTO b24proxy_version (version) VALUES (1) ON CONFLICT DO NOTHING;
 ";
@@ -167,7 +188,8 @@ statements! {
         keys = (SELECT count(*) FROM b24proxy_keys AS k WHERE k.client = $1 AND k.begun_at IS NOT NULL), \
         bytes = (SELECT coalesce(sum(k.bytes), 0)::bigint FROM b24proxy_keys AS k WHERE k.client = $1) WHERE client = $1";
     PORTALS = "SELECT portal FROM b24proxy_portals WHERE pair IS NOT NULL OR moved IS NOT NULL \
-        UNION SELECT portal FROM b24proxy_keys WHERE entries > 0 AND portal <> ''";
+        UNION SELECT portal FROM b24proxy_keys WHERE entries > 0 AND portal <> '' \
+        UNION SELECT portal FROM b24proxy_mailboxes WHERE last > 0";
     SET_PORTAL = "WITH {durable} UPDATE b24proxy_portals SET fingerprint = $3, pair = $4, notes = $5, moved = $6 \
         FROM durable WHERE portal = $1 AND lease = $2 \
         AND NOT EXISTS (SELECT FROM b24proxy_keys AS k WHERE k.portal = $1 AND k.lease <> 0)";
@@ -188,13 +210,39 @@ statements! {
         ON CONFLICT DO NOTHING";
     CLIENTS_OF = "SELECT DISTINCT client FROM b24proxy_keys WHERE portal IN ($1, '')";
     FORGET_KEYS = "DELETE FROM b24proxy_keys WHERE portal = $1";
+    // Whoever comes second has the row as the first one leaves it, and is seen behind it.
+    TAKE_EVENT = "WITH {durable}, \
+        next AS (INSERT INTO b24proxy_mailboxes AS m (portal, last, ends) SELECT $1, 1, $5 FROM durable \
+            WHERE NOT EXISTS (SELECT FROM b24proxy_portals AS p WHERE p.portal = $1 AND p.moved IS NOT NULL) \
+            ON CONFLICT (portal) DO UPDATE SET last = m.last + 1, ends = m.ends + excluded.ends \
+            WHERE m.closed_until <= {now} RETURNING last, ends) \
+        INSERT INTO b24proxy_events (portal, number, attempt, at, name, data, starts, ends) \
+        SELECT $1, last, $2, {now}, $3, $4, ends - $5, ends FROM next RETURNING number";
+    TAKEN_EVENT = "SELECT number FROM b24proxy_events WHERE attempt = $1";
+    EVENT_STATE = "SELECT coalesce(m.last, 0), coalesce(m.ends, 0), {now}, p.moved IS NOT NULL \
+        FROM (SELECT $1 AS portal) AS one LEFT JOIN b24proxy_mailboxes AS m ON m.portal = one.portal \
+        LEFT JOIN b24proxy_portals AS p ON p.portal = one.portal";
+    FIRST_EVENT = "SELECT number FROM b24proxy_events WHERE portal = $1 AND number >= $2 AND starts >= $3 AND at >= $4 \
+        ORDER BY number LIMIT 1";
+    SOME_EVENTS = "SELECT number, at, name, data FROM b24proxy_events WHERE portal = $1 AND number BETWEEN $2 AND $3 \
+        AND starts < (SELECT starts FROM b24proxy_events WHERE portal = $1 AND number >= $2 ORDER BY number LIMIT 1) + $4 \
+        ORDER BY number LIMIT 1000";
+    DROP_EVENTS = "DELETE FROM b24proxy_events WHERE portal = $1 AND number < $2";
+    CLOSE_EVENTS = "INSERT INTO b24proxy_mailboxes (portal, closed_until) VALUES ($1, {now} + {lease}) \
+        ON CONFLICT (portal) DO UPDATE SET closed_until = excluded.closed_until";
+    OPEN_EVENTS = "UPDATE b24proxy_mailboxes SET closed_until = 0 WHERE portal = $1";
+    PUT_EVENTS = "WITH {durable} INSERT INTO b24proxy_events (portal, number, attempt, at, name, data, starts, ends) \
+        SELECT $1, e.* FROM durable, unnest($2, $3, $4, $5, $6, $7, $8) AS e ON CONFLICT DO NOTHING";
+    PUT_LAST_EVENT = "WITH {durable} UPDATE b24proxy_mailboxes SET last = $2, ends = $3 FROM durable WHERE portal = $1";
+    FORGET_EVENTS = "DELETE FROM b24proxy_events WHERE portal = $1";
+    FORGET_LAST_EVENT = "UPDATE b24proxy_mailboxes SET last = 0, ends = 0 WHERE portal = $1";
     // A backend that is older than the connection to it has served others.
     EXAMINE = "SELECT split_part(version(), ' ', 1) || ' ' || split_part(version(), ' ', 2), \
         current_setting('server_version_num')::int >= 130000, \
         coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false), \
         current_setting('transaction_read_only') = 'on', \
         array(SELECT r || ' on ' || t FROM unnest(ARRAY['b24proxy_version', 'b24proxy_portals', 'b24proxy_limits', \
-            'b24proxy_clients', 'b24proxy_keys', 'b24proxy_entries']) AS t, \
+            'b24proxy_clients', 'b24proxy_keys', 'b24proxy_entries', 'b24proxy_mailboxes', 'b24proxy_events']) AS t, \
             unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r \
             WHERE NOT has_table_privilege(t, r) AND (t <> 'b24proxy_version' OR r = 'SELECT')), \
         coalesce((SELECT extract(epoch FROM clock_timestamp() - backend_start) * 1000 > $1 + 2000 \
@@ -577,6 +625,81 @@ impl Statements for Connection {
         let clients = self.rows(&CLIENTS_OF, &[text(&portal)])?;
         self.execute(&FORGET_KEYS, &[text(&portal)])?;
         clients.iter().try_for_each(|row| self.count_again(row.get(0)))
+    }
+
+    fn take_event(&mut self, new: &NewEvent) -> Answer<Option<i64>> {
+        let NewEvent { portal, attempt, name, data, size } = new;
+        let values = [text(portal), number(attempt), text(name), text(data), number(size)];
+        Ok(self.rows(&TAKE_EVENT, &values)?.first().map(|row| row.get(0)))
+    }
+
+    fn taken_event(&mut self, attempt: i64) -> Answer<Option<i64>> {
+        Ok(self.rows(&TAKEN_EVENT, &[number(&attempt)])?.first().map(|row| row.get(0)))
+    }
+
+    fn event_state(&mut self, portal: &str) -> Answer<EventState> {
+        let row = self.row(&EVENT_STATE, &[text(&portal)])?;
+        Ok(EventState { last: row.get(0), ends: row.get(1), now_ms: row.get(2), is_moved: row.get(3) })
+    }
+
+    fn first_event(&mut self, portal: &str, lowest: i64, surplus: i64, oldest_ms: i64) -> Answer<Option<i64>> {
+        let values = [text(&portal), number(&lowest), number(&surplus), number(&oldest_ms)];
+        Ok(self.rows(&FIRST_EVENT, &values)?.first().map(|row| row.get(0)))
+    }
+
+    fn some_events(&mut self, portal: &str, from: i64, to: i64) -> Answer<Vec<Event>> {
+        let rows = self.rows(&SOME_EVENTS, &[text(&portal), number(&from), number(&to), number(&PART)])?;
+        let event = |row: &tokio_postgres::Row| Event {
+            number: natural(row.get(0)),
+            at_ms: row.get(1),
+            name: row.get(2),
+            data: row.get(3),
+        };
+        Ok(rows.iter().map(event).collect())
+    }
+
+    fn drop_events(&mut self, portal: &str, below: i64) -> Answer<()> {
+        self.execute(&DROP_EVENTS, &[text(&portal), number(&below)]).map(drop)
+    }
+
+    fn close_events(&mut self, portal: &str) -> Answer<()> {
+        self.execute(&CLOSE_EVENTS, &[text(&portal)]).map(drop)
+    }
+
+    fn open_events(&mut self, portal: &str) -> Answer<()> {
+        self.execute(&OPEN_EVENTS, &[text(&portal)]).map(drop)
+    }
+
+    fn put_events(&mut self, portal: &str, events: &[(&Event, i64, i64)]) -> Answer<()> {
+        let numbers = |of: &dyn Fn(&(&Event, i64, i64)) -> i64| events.iter().map(of).collect::<Vec<i64>>();
+        let numbered = numbers(&|(event, ..)| count(event.number));
+        let attempts = numbers(&|_| new_lease());
+        let at = numbers(&|(event, ..)| event.at_ms);
+        let names: Vec<&str> = events.iter().map(|(event, ..)| event.name.as_str()).collect();
+        let data: Vec<&str> = events.iter().map(|(event, ..)| event.data.as_str()).collect();
+        let (starts, ends) = (numbers(&|(_, starts, _)| *starts), numbers(&|(.., ends)| *ends));
+        let of_numbers = |values| -> Value { (values, Type::INT8_ARRAY) };
+        let of_texts = |values| -> Value { (values, Type::TEXT_ARRAY) };
+        let values = [
+            text(&portal),
+            of_numbers(&numbered),
+            of_numbers(&attempts),
+            of_numbers(&at),
+            of_texts(&names),
+            of_texts(&data),
+            of_numbers(&starts),
+            of_numbers(&ends),
+        ];
+        self.execute(&PUT_EVENTS, &values).map(drop)
+    }
+
+    fn put_last_event(&mut self, portal: &str, last: i64, ends: i64) -> Answer<()> {
+        self.execute(&PUT_LAST_EVENT, &[text(&portal), number(&last), number(&ends)]).map(drop)
+    }
+
+    fn forget_events(&mut self, portal: &str) -> Answer<()> {
+        self.execute(&FORGET_EVENTS, &[text(&portal)])?;
+        self.execute(&FORGET_LAST_EVENT, &[text(&portal)]).map(drop)
     }
 
     fn examine(&mut self) -> Answer<Examined> {

@@ -2,6 +2,7 @@
 //! where the connection was lost before the answer came.
 
 use super::lease::LEASE_MS;
+use crate::store::records::Event;
 use crate::store::{Examined, Quota, KEY_LIFETIME};
 use crate::system::disk::Reason;
 
@@ -178,6 +179,36 @@ pub trait Statements: Send {
 
     fn forget_keys(&mut self, portal: &str) -> Answer<()>;
 
+    /// Keeps an event under the portal's next number, which it answers; durable. `None`: the portal has moved, or a move has
+    /// closed it.
+    fn take_event(&mut self, new: &NewEvent) -> Answer<Option<i64>>;
+
+    /// The number of the event that was kept by this attempt.
+    fn taken_event(&mut self, attempt: i64) -> Answer<Option<i64>>;
+
+    fn event_state(&mut self, portal: &str) -> Answer<EventState>;
+
+    /// The first number from `lowest` on of an event that begins at `surplus` or behind it and is not older.
+    fn first_event(&mut self, portal: &str, lowest: i64, surplus: i64, oldest_ms: i64) -> Answer<Option<i64>>;
+
+    /// Some of those from one number to another, in order.
+    fn some_events(&mut self, portal: &str, from: i64, to: i64) -> Answer<Vec<Event>>;
+
+    fn drop_events(&mut self, portal: &str, below: i64) -> Answer<()>;
+
+    /// When it returns no event of the portal is being taken, and none is for as long as a lease lasts.
+    fn close_events(&mut self, portal: &str) -> Answer<()>;
+
+    fn open_events(&mut self, portal: &str) -> Answer<()>;
+
+    /// Events that were kept elsewhere, with where they begin and end among all; durable.
+    fn put_events(&mut self, portal: &str, events: &[(&Event, i64, i64)]) -> Answer<()>;
+
+    /// The last number, and where all events end.
+    fn put_last_event(&mut self, portal: &str, last: i64, ends: i64) -> Answer<()>;
+
+    fn forget_events(&mut self, portal: &str) -> Answer<()>;
+
     /// What the server says of itself; nothing is changed.
     fn examine(&mut self) -> Answer<Examined>;
 }
@@ -194,4 +225,28 @@ pub struct NewKey<'k> {
 pub struct OpenKey {
     pub key: String,
     pub lease: i64,
+}
+
+/// An event that is to be kept.
+pub struct NewEvent<'e> {
+    pub portal: &'e str,
+    /// Tells it from others, where it is asked again.
+    pub attempt: i64,
+    pub name: &'e str,
+    /// JSON.
+    pub data: &'e str,
+    /// How much it counts.
+    pub size: i64,
+}
+
+/// Of a portal's events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventState {
+    /// The newest number, 0: there was none.
+    pub last: i64,
+    /// The sizes of all that there were.
+    pub ends: i64,
+    pub now_ms: i64,
+    /// The portal is not here.
+    pub is_moved: bool,
 }

@@ -12,6 +12,7 @@
 //!                                         read and a write; a hint
 //! tokens/acme.bitrix24.ru.moved           where the portal has moved to ([`moving`])
 //! tokens/acme.bitrix24.ru.gate            held by whoever has a key of the portal open ([`gate`])
+//! tokens/events/acme.bitrix24.ru/          what Bitrix24 reported ([`events`])
 //! tokens/idempotency/CLIENT/usage         how much this client keeps; locked for a moment at each change
 //! tokens/idempotency/CLIENT/KEY.call      one key: a journal, locked by whoever has it open
 //! ```
@@ -19,6 +20,7 @@
 //! CLIENT and KEY are hashes: of the client's name, and of portal and key. On NFS, `flock` works where the server supports
 //! locks (Linux maps it to byte-range locks).
 
+mod events;
 mod folder;
 mod gate;
 mod idempotency;
@@ -31,14 +33,16 @@ pub mod reserved;
 
 use super::moving::{State, Still};
 use super::records::{Installation, Notes};
-use super::{client_name, Claim, Lock, Store, Whereabouts, POLL};
+use super::{client_name, Claim, Events, Lock, Store, Whereabouts, Wish, POLL};
 use crate::system::clock::{unix_now_ms, Deadline};
 use crate::system::disk::{
     create_private_folder, explain, is_contended, open_or_create, open_or_create_in_folder, open_to_read,
     refuse_writable_by_others, same_file, writable, Reason,
 };
 use crate::values::bucket::{Bucket, Known, Step, Told};
+use crate::values::event::{Bounds, EventName};
 use crate::values::portal::PortalName;
+use events::{Appending, Mailbox};
 pub use folder::{parse, Folder, RESERVED};
 use fs2::FileExt;
 use idempotency::Keys;
@@ -114,6 +118,30 @@ impl Store for Folder {
         let Some(entered) = gate::enter(self, portal, until)? else { return Ok(Claim::Busy) };
         let folder = self.path.join("idempotency").join(client_name(client));
         Keys::new(folder, self.quota).claim(portal, key, request, until, entered)
+    }
+
+    fn take_event(&self, portal: &PortalName, name: &EventName, data: &str, bounds: &Bounds) -> Result<u64, Reason> {
+        let mailbox = self.prepare_events(portal)?;
+        let appending = Appending::lock(&mailbox)?;
+        match self.mark(portal)? {
+            Some(mark) => Err(mark.sentence(portal)),
+            None => appending.take(name.as_str(), data, bounds),
+        }
+    }
+
+    fn events(&self, portal: &PortalName, wish: &Wish, bounds: &Bounds) -> Result<Events, Reason> {
+        match self.mark(portal)? {
+            Some(mark) => Err(mark.sentence(portal)),
+            None => Mailbox::new(self, portal).read(wish, bounds),
+        }
+    }
+
+    fn last_event(&self, portal: &PortalName) -> Result<u64, Reason> {
+        Mailbox::new(self, portal).last()
+    }
+
+    fn event_poll(&self) -> Duration {
+        Duration::from_millis(250)
     }
 
     fn check(&self) -> Result<(), Reason> {

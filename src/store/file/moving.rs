@@ -5,6 +5,7 @@
 //! tokens/acme.bitrix24.ru.json.arriving   the pair that comes, until all is there
 //! ```
 
+use super::events::{Appending, Mailbox};
 use super::folder::Folder;
 use super::gate::{self, Closed};
 use super::idempotency::Keys;
@@ -12,7 +13,7 @@ use super::journal;
 use super::lock::FileLock;
 use super::reserved::Reserved;
 use crate::store::moving::{KeptKey, State, Still};
-use crate::store::records::{Installation, Notes, Tokens};
+use crate::store::records::{Event, Installation, Notes, Tokens};
 use crate::store::{waited_for, Lock, POLL};
 use crate::system::clock::{unix_now, Deadline};
 use crate::system::disk::{explain, open_to_read, put_in_place, Reason};
@@ -80,8 +81,9 @@ impl Folder {
             let mut keys = self.all_keys().into_iter().flat_map(|(_, keys)| keys.of_portal(portal));
             keys.any(|(_, mut file)| journal::portal_of(&mut file, unix_now()).is_some_and(|said| !said.is_empty()))
         };
+        let has_event = Mailbox::new(self, portal).last()? > 0;
         Ok(match self.pair(portal)? {
-            Installation::NotInstalled if !has_key() => State::Nothing,
+            Installation::NotInstalled if !has_event && !has_key() => State::Nothing,
             Installation::NotInstalled | Installation::Installed(_) => State::Here,
             Installation::Broken(why) => return Err(why),
         })
@@ -94,7 +96,8 @@ impl Folder {
             lock.settle()?;
         }
         let Some(closed) = gate::close(self, portal, until)? else { return Ok(None) };
-        Ok(Some(StillFiles { folder: self, portal: portal.clone(), lock, _closed: closed }))
+        let events = Appending::lock(&self.prepare_events(portal)?)?.settled()?;
+        Ok(Some(StillFiles { folder: self, portal: portal.clone(), lock, events, _closed: closed }))
     }
 }
 
@@ -102,6 +105,7 @@ pub struct StillFiles<'f> {
     folder: &'f Folder,
     portal: PortalName,
     lock: FileLock,
+    events: Appending,
     _closed: Closed,
 }
 
@@ -146,6 +150,18 @@ impl Still for StillFiles<'_> {
         Ok(())
     }
 
+    fn each_event(&self, take: &mut dyn FnMut(&[Event]) -> Result<(), Reason>) -> Result<u64, Reason> {
+        self.events.each(take)
+    }
+
+    fn put_events(&self, events: &[Event]) -> Result<(), Reason> {
+        self.events.put(events)
+    }
+
+    fn put_last_event(&self, number: u64) -> Result<(), Reason> {
+        self.events.put_last(number)
+    }
+
     fn expect(&self, from: &str) -> Result<(), Reason> {
         self.folder.set_mark(&self.portal, &Mark::Arriving { from: from.to_owned() })?;
         remove(&self.arriving())?;
@@ -156,7 +172,7 @@ impl Still for StillFiles<'_> {
                 }
             }
         }
-        Ok(())
+        self.events.forget()
     }
 
     fn put_key(&self, key: &KeptKey) -> Result<(), Reason> {

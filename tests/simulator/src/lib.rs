@@ -58,6 +58,7 @@ pub use leak::{spellings, LeakAs};
 pub use ledger::{Auth, AuthParameter, Call, Command, Direction, Entry, Kind, Ledger, TokenPlace, Transfer};
 pub use multipart::Part;
 pub use oauth::{KeyPair, TokenPair};
+pub use params::form_as_json;
 pub use portal::{FrameForm, Portal};
 pub use simulator::{Options, PortalOptions, Simulator};
 pub use tls::BUILT_IN_ROOT;

@@ -57,6 +57,9 @@ pub(crate) fn refuse(status: u16, error: &str, description: &str) -> Failure {
 const OTHERS: &[(&str, &str)] = &[
     ("app.info", ""),
     ("batch", ""),
+    ("event.bind", ""),
+    ("event.get", ""),
+    ("event.unbind", ""),
     ("methods", ""),
     ("profile", ""),
     ("scope", ""),
@@ -144,6 +147,9 @@ pub(crate) fn run(shared: &Shared, caller: &Caller, method: &str, params: &Array
             let now = shared.clock.now();
             file_methods::run(&mut shared.state().portals[caller.portal], caller, method, params, now)
         }
+        "event.bind" | "event.get" | "event.unbind" => {
+            handlers(&mut shared.state().portals[caller.portal], caller, method, params)
+        }
         method => {
             let state = shared.state();
             about(&state.portals[caller.portal], caller, method)
@@ -169,6 +175,44 @@ fn simulated(method: &str, params: &Array) -> Outcome {
             })
         }
     }
+}
+
+/// To which addresses events are posted.
+fn handlers(portal: &mut PortalState, caller: &Caller, method: &str, params: &Array) -> Outcome {
+    if caller.webhook.is_some() {
+        return Err(refuse(403, "WRONG_AUTH_TYPE", "Current authorization type is denied for this method"));
+    }
+    if method == "event.get" {
+        let row = |(event, handler): &(String, String)| -> Php {
+            Array::new()
+                .with("event", event.as_str())
+                .with("handler", handler.as_str())
+                .with("auth_type", "0")
+                .with("offline", 0_i64)
+                .into()
+        };
+        return Ok(Php::Array(portal.handlers.iter().map(row).collect()).into());
+    }
+    let text = |name| params.get_any_case(name).map(Php::to_text).unwrap_or_default();
+    let (event, handler) = (text("event").to_uppercase(), text("handler"));
+    if !event.starts_with("ON") {
+        return Err(fail(400, "ERROR_EVENT_NOT_FOUND", "Event not found"));
+    }
+    if !handler.starts_with("http") {
+        return Err(fail(400, "ERROR_ARGUMENT", "Argument 'HANDLER' is null or empty"));
+    }
+    let bound = (event, handler);
+    let before = portal.handlers.len();
+    if method == "event.unbind" {
+        portal.handlers.retain(|known| *known != bound);
+        let count = i64::try_from(before - portal.handlers.len()).unwrap_or(0);
+        return Ok(Php::from(Array::new().with("count", count)).into());
+    }
+    if portal.handlers.contains(&bound) {
+        return Err(fail(400, "ERROR_CORE", "Unable to set event handler: Handler already binded"));
+    }
+    portal.handlers.push(bound);
+    Ok(Php::Bool(true).into())
 }
 
 /// Old and positional: the task's number, then the comment.

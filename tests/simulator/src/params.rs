@@ -77,6 +77,11 @@ pub(crate) fn parse_query(text: &[u8]) -> Array {
     params
 }
 
+/// A form as PHP reads it, in JSON.
+pub fn form_as_json(form: &[u8]) -> String {
+    Php::Array(parse_query(form)).encode()
+}
+
 /// `urldecode`: `+` is a space, a `%` that two hexadecimal digits do not follow stays.
 /// Bytes that are not UTF-8 become U+FFFD (PHP would keep them).
 pub(crate) fn decode(text: &[u8]) -> String {

@@ -465,6 +465,41 @@ impl Portal {
         encode_pairs(&fields)
     }
 
+    /// The form of an event with these fields below `data`, such as `[FIELDS][ID]`.
+    pub fn report(&self, event: &str, data: &[(&str, &str)]) -> String {
+        let mut fields = vec![("event".to_owned(), event.to_owned()), ("event_handler_id".to_owned(), "7".to_owned())];
+        fields.extend(data.iter().map(|(name, value)| (format!("data{name}"), (*value).to_owned())));
+        let (name, member_id, token) =
+            self.read(|p| (p.name.clone(), p.member_id.clone(), p.application_token.clone()));
+        let pair = self.issue_pair(1);
+        fields.push(("ts".to_owned(), (self.shared.clock.now() as u64).to_string()));
+        for (name, value) in [
+            ("access_token", pair.access_token.as_str()),
+            ("expires_in", "3600"),
+            ("refresh_token", &pair.refresh_token),
+            ("domain", &name),
+            ("client_endpoint", &pair.client_endpoint),
+            ("member_id", &member_id),
+            ("application_token", &token),
+        ] {
+            fields.push((format!("auth[{name}]"), value.to_owned()));
+        }
+        encode_pairs(&fields)
+    }
+
+    /// Events and the addresses that they are posted to.
+    pub fn handlers(&self) -> Vec<(String, String)> {
+        self.read(|p| p.handlers.clone())
+    }
+
+    /// Another one, of an application that was removed and added again.
+    pub fn set_application_token(&self, token: &str) {
+        self.change(|p| {
+            token.clone_into(&mut p.application_token);
+            p.handlers.clear();
+        });
+    }
+
     /// Posts an event to an `http://` address, as Bitrix24's server does.
     pub fn post_event(&self, url: &str, event: &str) -> io::Result<HttpAnswer> {
         post_form(url, &self.event_form(event))

@@ -120,6 +120,8 @@ pub(crate) struct PortalState {
     /// Every call is refused with 503 `OVERLOAD_LIMIT`.
     pub(crate) overloaded: bool,
     pub(crate) store: Store,
+    /// Events, and the addresses that they are posted to.
+    pub(crate) handlers: Vec<(String, String)>,
     /// By ID, which count from 1.
     pub(crate) files: BTreeMap<i64, File>,
     pub(crate) documents: BTreeMap<i64, Document>,
@@ -202,6 +204,7 @@ impl PortalState {
             store: Store::default(),
             files: BTreeMap::new(),
             documents: BTreeMap::new(),
+            handlers: Vec::new(),
             signing_secret: random::hex(32),
             picky_downloads: true,
             idempotency: HashMap::new(),

@@ -370,7 +370,7 @@ impl Database<'_> {
     pub fn texts(&self) -> String {
         self.sql(&format!(
             "SELECT notes FROM b24proxy_portals UNION ALL SELECT known FROM b24proxy_limits UNION ALL \
-             SELECT concat(entry, {}) FROM b24proxy_entries",
+             SELECT concat(name, data) FROM b24proxy_events UNION ALL SELECT concat(entry, {}) FROM b24proxy_entries",
             match self.kind() {
                 Kind::Postgres => "coalesce(convert_from(body, 'UTF8'), '')",
                 Kind::MySql => "coalesce(body, '')",
@@ -380,13 +380,13 @@ impl Database<'_> {
 
     /// Whether all of the program's tables are there.
     pub fn has_tables(&self) -> bool {
-        let names = ["version", "portals", "limits", "clients", "keys", "entries"];
+        let names = ["version", "portals", "limits", "clients", "keys", "entries", "mailboxes", "events"];
         let names = names.map(|name| format!("'b24proxy_{name}'")).join(", ");
         self.sql(&format!(
             "SELECT count(*) FROM information_schema.tables WHERE table_name IN ({names}) \
              AND table_schema IN ('public', '{}')",
             self.name
-        )) == "6"
+        )) == "8"
     }
 
     /// The tables, as the program makes them.
