@@ -96,7 +96,7 @@ whole() {
     contract file fastcgi
     # And with a database in place of the token folder: what is kept there. All the rest in the long run.
     for database in postgres mysql; do
-        contract "$database" cgi refresh:: idempotency:: installing:: installation:: host_limits:: nodes::
+        contract "$database" cgi refresh:: idempotency:: installing:: installation:: host_limits:: nodes:: events::
     done
 }
 

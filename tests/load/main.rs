@@ -2,6 +2,7 @@
 //!
 //! `B24PROXY_LOAD_CALLS=20000` makes the long form; `B24PROXY_LOAD_SEED=…` repeats the faults of a run that failed.
 
+mod events;
 mod files;
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]
