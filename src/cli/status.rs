@@ -110,6 +110,9 @@ fn facts(portal: &PortalStatus) -> Vec<(&'static str, String)> {
     if let Some(error) = &portal.last_error {
         facts.push(("Last error", format!("{}: {}", moment(error.at), told(error))));
     }
+    if let Some(event) = &portal.last_event {
+        facts.push(("Last event", format!("number {}, {}", event.number, moment(event.at))));
+    }
     for (client, calls) in portal.calls.day.iter().filter(|(_, calls)| **calls > 0) {
         let of = |counts: &BTreeMap<String, u64>| counts.get(client).copied().unwrap_or(0);
         let (hour, hour_errors, errors) = (of(&portal.calls.hour), of(&portal.errors.hour), of(&portal.errors.day));

@@ -5,6 +5,7 @@ use crate::call::limits::Pace;
 use crate::call::refresh::once;
 use crate::config::{Client, Config, Portal, Way};
 use crate::store::records::{Installation, LastRefresh, Tokens};
+use crate::store::Wish;
 use crate::values::answer::Answer;
 use crate::values::bucket::Seen;
 use crate::values::tally::{self, ByClient, Fault, LastError, What, HOURS, OTHERS};
@@ -48,6 +49,8 @@ pub struct PortalStatus {
     pub limits: Allowance,
     /// Method, and until when Bitrix24 refuses it.
     pub blocked: BTreeMap<String, i64>,
+    /// The newest event that was kept; `None`: there was none.
+    pub last_event: Option<LastEvent>,
     #[serde(skip)]
     pub page: ForPage,
 }
@@ -80,6 +83,12 @@ pub struct TokenStatus {
 pub struct RefreshError {
     pub at: i64,
     pub error: String,
+}
+
+#[derive(Serialize)]
+pub struct LastEvent {
+    pub number: u64,
+    pub at: i64,
 }
 
 #[derive(Serialize)]
@@ -138,6 +147,7 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
             level: (seen.level * 10.0).round() / 10.0,
         },
         blocked: seen.blocked.clone(),
+        last_event: last_event(app, portal),
         page: ForPage {
             by_hour: std::array::from_fn(|hour| (hours[0][hour], hours[1][hour])),
             overloaded: seen.overloaded,
@@ -187,6 +197,14 @@ pub fn of(app: &App, portal: &Portal) -> PortalStatus {
     status.works = reason.is_none();
     status.reason = reason;
     status
+}
+
+fn last_event(app: &App, portal: &Portal) -> Option<LastEvent> {
+    let number = app.store.last_event(&portal.name).ok().filter(|number| *number > 0)?;
+    let wish = Wish { after: number - 1, most: 1, is_wanted: &|_| true };
+    let found = app.store.events(&portal.name, &wish, &app.config.events).ok()?;
+    let newest = found.events.first()?;
+    Some(LastEvent { number: newest.number, at: newest.at_ms.div_euclid(1000) })
 }
 
 /// Why calls do not work, as far as the last call, the last try or the last refresh of these tokens has shown; `None`: they do.

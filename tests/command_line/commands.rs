@@ -415,6 +415,8 @@ fn events_are_shown_without_being_consumed_and_followed_until_it_is_ended() {
     }
     let given = run(&proxy, &["events", "acme", "--json"]).json();
     assert_eq!((&given["events"][1]["data"]["FIELDS"]["ID"], &given["last"]), (&json!("8"), &json!(2)));
+    let status = run(&proxy, &["status"]);
+    assert!(status.stdout.contains("number 2, "), "{}", status.all());
     assert_eq!(run(&proxy, &["events", "nobody"]).code, 1);
     assert_eq!(run(&proxy, &["events"]).code, 2);
 

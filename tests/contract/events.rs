@@ -599,3 +599,16 @@ fn an_installation_stands_where_bitrix24_does_not_register_the_address() {
     assert_eq!(proxy.post_event(&proxy.portal().event_form("ONAPPINSTALL")).status, 200);
     assert_eq!(proxy.portal().handlers(), []);
 }
+
+#[test]
+fn status_says_which_event_came_last_and_when() {
+    let proxy = by_token();
+    let status = || proxy.get("/status").bearer(TOKEN).run().json()["data"]["portals"][0]["last_event"].clone();
+    assert_eq!(status(), Value::Null);
+    (1..=3).for_each(|id| taken(&post_to(&proxy, "", &deal(&proxy, id))));
+    let last = status();
+    assert_eq!(last["number"], 3);
+    assert!((unix_now() - 60..=unix_now()).contains(&last["at"].as_i64().unwrap()), "{last}");
+    let page = proxy.get("/status").bearer(TOKEN).header("Accept", "text/html").run();
+    assert!(page.text().contains("number 3 "), "{}", page.text());
+}

@@ -320,6 +320,11 @@ fn facts(language: Language, portal: &PortalStatus) -> Vec<(&'static str, Senten
         let text = Sentence::fact(format!("{} · ", told(error))).at(moment(error.at), "");
         facts.push((language.pick("Последняя ошибка", "Last error"), text));
     }
+    if let Some(event) = &portal.last_event {
+        let number = language.pick("№", "number");
+        let text = Sentence::fact(format!("{number} {} · ", event.number)).at(moment(event.at), "");
+        facts.push((language.pick("Последнее событие", "Last event"), text));
+    }
     if let Some(tokens) = &portal.tokens {
         let refreshed = Some(tokens.refreshed_at).filter(|at| *at > 0);
         facts.extend([
