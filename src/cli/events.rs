@@ -15,9 +15,9 @@ use std::io::{ErrorKind, Write};
 const PART: usize = 1000;
 
 const HELP: &str = "\
-Prints the events that are kept of a portal, the oldest first: number, time, name
-and data. Nothing is consumed: 1C gets them all the same. --follow stays and
-prints those that come, until it is ended (Ctrl+C).
+Prints the events that are kept of a portal, the oldest first: number, time,
+name and data. Nothing is consumed: 1C gets them all the same. --follow stays
+and prints those that come, until it is ended (Ctrl+C).
 
   b24proxy events acme.bitrix24.ru
   b24proxy events acme.bitrix24.ru --follow
@@ -25,8 +25,8 @@ prints those that come, until it is ended (Ctrl+C).
 Which events Bitrix24 posts here is what a client of the program has registered:
 {\"domain\":\"acme.bitrix24.ru\",\"events\":{\"bound\":true}} asks for it.
 
---json prints what 1C gets, {\"events\":[…],\"last\":…,\"lost\":…}, a line for each
-thousand events.";
+--json prints what 1C gets, {\"events\":[…],\"last\":…,\"lost\":…}, a line for
+each thousand events.";
 
 /// Shows what Bitrix24 reported, and is kept for 1C
 #[derive(Args)]

@@ -72,7 +72,7 @@ impl Audible {
 pub struct Bounds {
     pub keep: Duration,
     pub most: u64,
-    /// Bytes, as [`size`] counts them.
+    /// Bytes of their lines, as [`line()`] makes them.
     pub max_size: u64,
 }
 
