@@ -139,6 +139,13 @@ impl Bench {
         format!("strace {SEEN} {follow} -s 200 -qq -o {} -e inject={name}:signal={signal}:when={nth}", log.display())
     }
 
+    /// strace that has a call fail, as on a full disk.
+    pub fn failing(&self, point: &Point, error: &str) -> String {
+        let (Point { name, nth, .. }, log) = (point, self.trace_file());
+        let _ = std::fs::remove_file(&log);
+        format!("strace {SEEN} -s 200 -qq -o {} -e inject={name}:error={error}:when={nth}", log.display())
+    }
+
     /// What the struck process did. Of some calls there are not the same number each time, so that only this says where
     /// it was struck.
     pub fn step(&self) -> String {
@@ -178,10 +185,15 @@ impl Bench {
 
     /// The system calls of a request's process.
     pub fn trace_request(&self, with: impl FnOnce(Cgi<'_>) -> Cgi<'_>) -> Vec<Point> {
+        self.trace(|before| self.run(with(self.request(before))))
+    }
+
+    /// The same of what is run behind these words.
+    pub fn trace(&self, run: impl FnOnce(&str) -> Ended) -> Vec<Point> {
         let file = self.trace_file();
         let before = format!("strace {SEEN} -ttt -s 200 -qq -o {}", file.display());
         // Without -f: the refresher is another process. `-ttt` stands where -f would put the process.
-        let ended = self.run(with(self.request(&before)));
+        let ended = run(&before);
         assert!(ended.exit.success(), "{}", ended.stderr);
         let text = std::fs::read_to_string(file).expect("strace writes");
         // One process, so that the times count as its number.

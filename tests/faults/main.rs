@@ -7,6 +7,7 @@
 mod bench;
 mod clocks;
 mod disk;
+mod events;
 #[allow(dead_code)]
 #[path = "../contract/fixture.rs"]
 mod fixture;
