@@ -3,8 +3,11 @@
 
 use crate::bench::{in_parallel, is_full, Bench, Count, Point};
 use crate::fixture::*;
+use crate::nodes::{on_each_kind, Nodes};
 use serde_json::{json, Value};
 use support::cgi::{Cgi, Running};
+use support::database::{shared, Kind};
+use support::relay::Moment;
 
 /// What is there before the event that is struck.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,4 +121,51 @@ fn an_event_is_answered_200_only_where_no_call_on_the_disk_has_failed_that_it_ne
     let is_taken = |point: &Point| on_disk.contains(&point.name.as_str()) && !is_stream(&point.line);
     let (answered, lost) = struck_at_each(is_taken, |bench, point| bench.failing(point, "ENOSPC"));
     assert!(answered > 0 && lost > 5, "{answered} {lost}");
+}
+
+/// Events of a database, where the connection is cut before or behind each statement; half of them by FastCGI.
+fn on_a_database(kind: Kind) {
+    let nodes = Nodes::new(shared(kind));
+    nodes.prepare(false);
+    let token = nodes.proxy.portal().application_token();
+    nodes.proxy.change_stored(|tokens| tokens["application_token"] = token.into());
+    let post = |text: &str, is_resident: bool| {
+        let request = Cgi::new(nodes.one()).form(&nodes.proxy.portal().report("ONCRMDEALADD", &[("[TEXT]", text)]));
+        if is_resident { request.as_resident() } else { request.as_cgi() }.run().status
+    };
+    nodes.relay.count();
+    assert_eq!(post("first", false), 200);
+    let most = nodes.relay.asked();
+    let mut posted = vec![("first".to_owned(), 200)];
+    for is_resident in [false, true] {
+        for moment in [Moment::Before, Moment::After] {
+            for nth in 1..=most {
+                let text = format!("{is_resident} {moment:?} {nth}");
+                nodes.relay.strike(nth, moment, |_, _| {});
+                let status = post(&text, is_resident);
+                assert!([200, 500].contains(&status), "{text}: {status}");
+                posted.push((text, status));
+            }
+        }
+    }
+    nodes.relay.count();
+    assert_eq!(post("last", false), 200);
+    let body = json!({"events": {"most": 1000}}).to_string();
+    let answer = Cgi::new(nodes.other()).method("POST").json(body).bearer(TOKEN).run();
+    let events = answer.json()["data"]["events"].as_array().expect("events").clone();
+    let numbers: Vec<u64> = events.iter().map(|event| event["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>(), "{kind:?}");
+    let texts: Vec<&str> = events.iter().map(|event| event["data"]["TEXT"].as_str().unwrap()).collect();
+    for (text, status) in &posted {
+        let times = texts.iter().filter(|kept| *kept == text).count();
+        assert!(times == 1 || times == 0 && *status == 500, "{kind:?}: {text}: {status}, kept {times} times");
+    }
+    let answered = posted.iter().filter(|(_, status)| *status == 200).count();
+    println!("{kind:?}: {answered} of {} answered 200 where one of {most} statements is lost", posted.len());
+    assert!(answered * 2 > posted.len(), "a lost connection is asked again: {answered}");
+}
+
+#[test]
+fn at_whatever_statement_a_connection_is_lost_an_event_is_kept_once_and_each_that_was_answered_200() {
+    on_each_kind(on_a_database);
 }
