@@ -1,10 +1,10 @@
 //! Appending to a portal's events, and ending what a killed writer began.
 
-use super::place::{parsed, Mailbox, State, LARGEST};
+use super::place::{at_of, parsed, Mailbox, State, LARGEST};
 use crate::store::file::in_place;
 use crate::store::records::Event;
 use crate::system::clock::unix_now_ms;
-use crate::system::disk::{explain, is_contended, open_or_create, open_or_create_in_folder, Reason};
+use crate::system::disk::{explain, is_contended, open_or_create, open_or_create_in_folder, read_at_once, Reason};
 use crate::values::event::{self, Bounds};
 use fs2::FileExt;
 use std::fs::File;
@@ -87,9 +87,10 @@ impl Appending {
     }
 
     /// Appends these lines, on disk when it returns; the number of the last. What cannot be written whole is taken back.
-    fn append(&self, lines: &str, count: u64, largest: u64) -> Result<u64, Reason> {
+    /// `is_full`: whether a new file is begun for them.
+    fn append(&self, lines: &str, count: u64, is_full: impl Fn(State, &File) -> bool) -> Result<u64, Reason> {
         let (mut state, mut segment) = self.settle()?;
-        if segment.is_none() || state.end >= largest {
+        if segment.as_ref().is_none_or(|segment| is_full(state, segment)) {
             state = self.begin(state.last)?;
             segment = None;
         }
@@ -114,7 +115,13 @@ impl Appending {
 
     /// Its number.
     pub fn take(&self, name: &str, data: &str, bounds: &Bounds) -> Result<u64, Reason> {
-        let number = self.append(&event::line(unix_now_ms(), name, data), 1, segment_size(bounds))?;
+        let now_ms = unix_now_ms();
+        // Of a file that would take years to be full the events would stay as long.
+        let is_full = |state: State, segment: &File| {
+            let is_young = |at_ms| bounds.is_young(at_ms, now_ms);
+            state.end >= segment_size(bounds) || state.end > 0 && !first_at(segment).is_some_and(is_young)
+        };
+        let number = self.append(&event::line(now_ms, name, data), 1, is_full)?;
         // With each new file.
         if self.mailbox.segment(number).exists() {
             self.drop_old(bounds);
@@ -172,7 +179,9 @@ impl Appending {
             let follow = |(i, event): (usize, &Event)| event.number == first.number + i as u64;
             let count = rest.iter().enumerate().take_while(|(i, event)| follow((*i, *event))).count();
             let (these, others) = rest.split_at(count);
-            self.append(&these.iter().map(Event::line).collect::<String>(), count as u64, LARGEST)?;
+            self.append(&these.iter().map(Event::line).collect::<String>(), count as u64, |state, _| {
+                state.end >= LARGEST
+            })?;
             rest = others;
         }
         Ok(())
@@ -190,6 +199,12 @@ impl Appending {
 /// Events that are carried together.
 const AT_ONCE: usize = 500;
 const BYTES_AT_ONCE: usize = 512 << 10;
+
+/// When the first event of a file arrived.
+fn first_at(mut segment: &File) -> Option<i64> {
+    segment.seek(SeekFrom::Start(0)).ok()?;
+    at_of(&read_at_once(segment, 64).ok()?)
+}
 
 /// So that what is dropped by files is a small part of what may be kept.
 fn segment_size(bounds: &Bounds) -> u64 {
@@ -218,6 +233,7 @@ mod tests {
     use crate::store::Store;
     use crate::values::event::EventName;
     use std::path::PathBuf;
+    use std::time::Duration;
 
     struct Fixture {
         store: Folder,
@@ -355,5 +371,16 @@ mod tests {
         }
         let found = of.store.events(&portal(), &wish(0, 1000), &bounds).unwrap();
         assert!(found.events.len() > 100 && found.lost == 1000 - found.events.len() as u64, "{}", found.lost);
+    }
+
+    #[test]
+    fn what_is_too_old_does_not_stay_on_disk_until_a_file_is_full() {
+        let of = fixture();
+        let bounds = Bounds { keep: Duration::from_millis(100), ..MANY };
+        of.take("old", &bounds);
+        of.take("old too", &bounds);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(of.take("young", &bounds), 3);
+        assert_eq!(texts(&of.store, 0, &MANY), [(3, "young".to_owned())]);
     }
 }

@@ -63,7 +63,7 @@ pub fn parsed(line: &[u8], number: u64) -> Option<Event> {
 }
 
 /// When the event of a line arrived.
-fn at_of(line: &[u8]) -> Option<i64> {
+pub fn at_of(line: &[u8]) -> Option<i64> {
     let digits = line.strip_prefix(b"{\"at\":")?;
     std::str::from_utf8(digits.split(|byte| *byte == b',').next()?).ok()?.parse().ok()
 }
