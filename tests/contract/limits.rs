@@ -221,7 +221,7 @@ fn requests_per_second_and_burst_are_the_portals_own_2_and_50_unless_set() {
     write_level(&enterprise, 248.0);
     let answer = echo(&enterprise, 0).run();
     assert_success(&answer);
-    assert!(answer.elapsed < Duration::from_secs(1), "{:?}", answer.elapsed);
+    assert!(answer.elapsed < Duration::from_secs(3), "{:?}", answer.elapsed);
     write_level(&enterprise, 300.0);
     // 51 / 5 - 5
     assert!((4..=6).contains(&assert_rate_limited(&echo(&enterprise, 1).run())));
