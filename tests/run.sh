@@ -86,23 +86,22 @@ contract() {
 
 whole() {
     style
-    kinds ""
     step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
     step sh tests/onec/lint.sh
     release
     step sh tests/install/run.sh
-    step env RUST_TEST_THREADS="$((threads * 2 / 3))" cargo test --workspace --locked
+    step env RUST_TEST_THREADS="$((threads - 1))" cargo test --workspace --locked
     # Once more, with a resident process in place of one for each request.
     contract file fastcgi
     # And with a database in place of the token folder: what is kept there. All the rest in the long run.
     for database in postgres mysql; do
-        contract "$database" cgi refresh:: idempotency:: installing:: installation:: nodes:: events:: \
-            a_host_that_refuses_a_thread
+        contract "$database" cgi refresh:: idempotency:: nodes:: events:: \
+            a_host_that_refuses_a_thread an_installation_by_another_bitrix24
     done
 }
 
 long() {
-    kinds postgres mysql
+    kinds "" postgres mysql
     release
     step env B24PROXY_LOAD_CALLS=20000 B24PROXY_NODES_CALLS=10000 cargo test --workspace --locked --test load -- --nocapture
     # On the debug build, whose arithmetic is checked.

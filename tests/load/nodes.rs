@@ -165,7 +165,7 @@ fn spoil(nodes: &Nodes, server: &Server, mut random: Random, goes_on: &AtomicBoo
 }
 
 fn calls_with_keys(kind: Kind) {
-    let calls = number("B24PROXY_NODES_CALLS").unwrap_or(500) as usize;
+    let calls = number("B24PROXY_NODES_CALLS").unwrap_or(300) as usize;
     let seed = number("B24PROXY_LOAD_SEED").unwrap_or(unix_now() as u64);
     println!("B24PROXY_NODES_CALLS={calls} B24PROXY_LOAD_SEED={seed}");
     let server: &'static Server = Box::leak(Box::new(Server::start(kind)));
