@@ -90,7 +90,7 @@ whole() {
     step sh tests/onec/lint.sh
     release
     step sh tests/install/run.sh
-    step env RUST_TEST_THREADS="$((threads - 1))" cargo test --workspace --locked
+    step env RUST_TEST_THREADS="$((threads * 2 / 3))" cargo test --workspace --locked
     # Once more, with a resident process in place of one for each request.
     contract file fastcgi
     # And with a database in place of the token folder: what is kept there. All the rest in the long run.
