@@ -208,17 +208,23 @@ impl<'de> Deserialize<'de> for Size {
 }
 
 fn size(text: &str) -> Option<u64> {
+    quantity(text, |unit| {
+        Some(match unit {
+            "" | "b" => 1,
+            "k" | "kb" | "kib" => 1 << 10,
+            "m" | "mb" | "mib" => 1 << 20,
+            "g" | "gb" | "gib" => 1 << 30,
+            _ => return None,
+        })
+    })
+}
+
+/// A whole number and its unit, in any case of letters.
+fn quantity(text: &str, unit: fn(&str) -> Option<u64>) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
-    let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        _ => return None,
-    };
-    number.checked_mul(unit)
+    number.checked_mul(unit(text[digits..].trim().to_ascii_lowercase().as_str())?)
 }
 
 const DAY: u64 = 86_400;
@@ -237,17 +243,15 @@ impl<'de> Deserialize<'de> for Span {
 }
 
 fn span(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "minutes" | "minute" | "min" => 60,
-        "hours" | "hour" | "h" => 3600,
-        "days" | "day" | "d" => DAY,
-        "weeks" | "week" | "w" => 7 * DAY,
-        _ => return None,
-    };
-    number.checked_mul(unit)
+    quantity(text, |unit| {
+        Some(match unit {
+            "minutes" | "minute" | "min" => 60,
+            "hours" | "hour" | "h" => 3600,
+            "days" | "day" | "d" => DAY,
+            "weeks" | "week" | "w" => 7 * DAY,
+            _ => return None,
+        })
+    })
 }
 
 /// Errors told at once.

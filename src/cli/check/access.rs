@@ -10,29 +10,30 @@ const READ: u32 = 4;
 const ENTER: u32 = 1;
 const ALL: u32 = 7;
 
-/// Owner, group and mode.
+/// What decides about who may do what with a file.
 #[derive(Clone, Copy, Debug)]
-struct Facts {
-    owner: u32,
-    group: u32,
-    mode: u32,
+pub struct Facts {
+    /// Its last four octal digits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 #[cfg(unix)]
-fn facts(path: &Path) -> Option<Facts> {
+pub fn facts(path: &Path) -> Option<Facts> {
     use std::os::unix::fs::MetadataExt;
     let metadata = path.metadata().ok()?;
-    Some(Facts { owner: metadata.uid(), group: metadata.gid(), mode: metadata.mode() })
+    Some(Facts { mode: metadata.mode() & 0o7777, uid: metadata.uid(), gid: metadata.gid() })
 }
 
 #[cfg(not(unix))]
-fn facts(_: &Path) -> Option<Facts> {
+pub fn facts(_: &Path) -> Option<Facts> {
     None
 }
 
 /// Whether the mode gives these rights to the user of that number and these groups.
 fn may(facts: Facts, user: u32, groups: &[u32], rights: u32) -> bool {
-    let given = match (facts.owner == user, groups.contains(&facts.group)) {
+    let given = match (facts.uid == user, groups.contains(&facts.gid)) {
         (true, _) => facts.mode >> 6,
         (false, true) => facts.mode >> 3,
         (false, false) => facts.mode,
@@ -71,8 +72,8 @@ fn judge(check: &str, path: &Path, user: u32, rights: u32) -> Option<Line> {
     }
     let facts = facts(path)?;
     let shown = typed(path);
-    if facts.owner != user {
-        let text = format!("{shown} belongs to {}, not to {name}", name_of(facts.owner));
+    if facts.uid != user {
+        let text = format!("{shown} belongs to {}, not to {name}", name_of(facts.uid));
         let recursive = if rights == ALL { "-R " } else { "" };
         return Some(Line::fail(check, text, format!("chown {recursive}{name} {shown}")));
     }
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_owners_bits_count_for_the_owner_alone_and_the_groups_for_its_members() {
-        let facts = |mode| Facts { owner: 33, group: 50, mode };
+        let facts = |mode| Facts { uid: 33, gid: 50, mode };
         for (mode, user, groups, rights, expected) in [
             (0o600, 33, &[][..], READ, true),
             (0o600, 34, &[50], READ, false),

@@ -1,5 +1,6 @@
 //! The executable and `proxy.toml`.
 
+use super::access::{facts, Facts};
 use super::address::{without_route, Address};
 use super::line::{Line, Status};
 use crate::call::refresh::process::try_start;
@@ -49,26 +50,6 @@ const HANDING_OUT: [&str; 10] = [
     "messageservice.sender.add",
     "userfieldtype.add",
 ];
-
-/// What decides about starting an executable.
-#[derive(Clone, Copy, Debug)]
-struct Facts {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-}
-
-#[cfg(unix)]
-fn facts(path: &Path) -> Option<Facts> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = path.metadata().ok()?;
-    Some(Facts { mode: metadata.mode() & 0o7777, uid: metadata.uid(), gid: metadata.gid() })
-}
-
-#[cfg(not(unix))]
-fn facts(_: &Path) -> Option<Facts> {
-    None
-}
 
 /// Tokens are renewed by a process of their own; where the host lets none start, that is heard of when they are due.
 pub fn refresher(config: &Config) -> Option<Line> {
