@@ -256,3 +256,15 @@ pub fn failure(answer: &Answer) -> (u16, String) {
 pub fn assert_failure(answer: &Answer, status: u16, code: &str) {
     assert_eq!(failure(answer), (status, code.to_owned()), "{}", answer.text());
 }
+
+/// The token of the client that [`with_another_client`] adds.
+pub const ANOTHER_TOKEN: &str = "another-token-for-tests";
+
+/// With a second portal, and a client for that alone.
+pub fn with_another_client(proxy: Proxy, portal: &str) -> Proxy {
+    let lines = format!(
+        "[portals.\"{portal}\"]\n\n[[security.clients]]\nname = \"1c-other\"\ntoken = \"{ANOTHER_TOKEN}\"\n\
+         portals = [\"{portal}\"]\n\n[limits]"
+    );
+    proxy.reconfigured("[limits]", &lines)
+}

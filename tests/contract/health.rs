@@ -121,20 +121,14 @@ fn a_portal_that_is_away_or_refuses_profile_is_ill_until_it_answers_again() {
 fn it_is_for_clients_and_their_portals_and_anyone_gets_the_health_of_the_program_alone() {
     let proxy = Proxy::installed();
     let other = proxy.simulator.add_portal(PortalOptions::default());
-    let more = format!(
-        "[portals.\"{}\"]\n\n[[security.clients]]\nname = \"1c-other\"\ntoken = \"another-token-for-tests\"\n\
-         portals = [\"{}\"]\n\n[limits]",
-        other.name(),
-        other.name()
-    );
-    let proxy = proxy.reconfigured("[limits]", &more);
+    let proxy = with_another_client(proxy, &other.name());
     let ask = |query: &str, token: Option<&str>| {
         let request = proxy.get("/health").query(query);
         token.map_or(request.clone(), |token| request.bearer(token)).run()
     };
     assert_failure(&ask("portal=acme", None), 401, "unauthorized");
     assert_failure(&ask("portal=acme", Some("a-wrong-token-of-that-length")), 401, "unauthorized");
-    assert_failure(&ask("portal=acme", Some("another-token-for-tests")), 403, "forbidden");
+    assert_failure(&ask("portal=acme", Some(ANOTHER_TOKEN)), 403, "forbidden");
     assert_failure(&ask("portal=nobody.example.org", Some(TOKEN)), 404, "unknown_portal");
     assert_eq!(ask(&format!("portal={}", other.name()), Some(TOKEN)).json()["reason"], "not_installed");
     assert_eq!(tries(&proxy), 0);

@@ -80,16 +80,10 @@ fn status_is_a_page_for_a_browser_in_its_language() {
 fn a_client_sees_only_its_own_portals() {
     let proxy = Proxy::installed();
     let other = proxy.simulator.add_portal(PortalOptions::default());
-    let clients = format!(
-        "[portals.\"{}\"]\n\n[[security.clients]]\nname = \"1c-other\"\ntoken = \"another-token-for-tests\"\n\
-         portals = [\"{}\"]\n\n[limits]",
-        other.name(),
-        other.name()
-    );
-    let proxy = proxy.reconfigured("[limits]", &clients);
+    let proxy = with_another_client(proxy, &other.name());
     assert_eq!(status(&proxy).json()["data"]["portals"].as_array().unwrap().len(), 2);
     for accept in ["application/json", "text/html"] {
-        let answer = proxy.get("/status").bearer("another-token-for-tests").header("Accept", accept).run();
+        let answer = proxy.get("/status").bearer(ANOTHER_TOKEN).header("Accept", accept).run();
         assert_eq!(answer.status, 200);
         assert_says(&answer.text(), &[&other.name()]);
         assert!(!answer.text().contains(&proxy.portal().name()), "{}", answer.text());
