@@ -266,9 +266,8 @@ fn at_each(server: impl Fn() -> &'static Server + Sync, blows: &[Blow], every: u
     assert!(struck * 10 > points.len() * least, "{struck} of {} statements were reached", points.len());
     let (answered, refused) = (tally.answered.get(), tally.refused.get());
     println!("{struck} of {} statements were reached: {answered} answered, {refused} refused", points.len());
-    // Of a few statements perhaps none is one whose loss is refused.
-    let others = if is_full() { refused } else { refused + tally.unknown.get() };
-    assert!(answered > 0 && others > 0, "both are seen");
+    // Of a few statements perhaps none is one whose loss is refused, or none is answered.
+    assert!(!is_full() || (answered > 0 && refused > 0), "both are seen");
     tally
 }
 
