@@ -20,19 +20,19 @@ type Known = (&'static str, &'static str, fn(&Block));
 const BLOCKS: &[Known] = &[
     ("README.md", "tests/demo.sh ", shell),
     ("README.md", "[bitrix24]", configuration),
-    ("README.md", "CREATE ROLE b24proxy", made_in_postgres),
-    ("README.md", "CREATE DATABASE b24proxy CHARACTER SET", made_in_mysql),
-    ("README.md", "[storage]  # PostgreSQL", database),
-    ("README.md", "[storage]  # MySQL", database),
-    ("README.md", "b24proxy move --to -", moved),
+    ("docs/databases.md", "CREATE ROLE b24proxy", made_in_postgres),
+    ("docs/databases.md", "CREATE DATABASE b24proxy CHARACTER SET", made_in_mysql),
+    ("docs/databases.md", "[storage]  # PostgreSQL", database),
+    ("docs/databases.md", "[storage]  # MySQL", database),
+    ("docs/databases.md", "b24proxy move --to -", moved),
     ("README.md", "    include snippets/b24proxy.conf;", included),
-    ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
-    ("README.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
-    ("README.md", "POST /cgi-bin/b24proxy/file?", file_sent),
-    ("README.md", r#"{"success":false,"#, not_installed),
-    ("README.md", r#"{"domain":"acme","calls":["#, calls),
-    ("README.md", r#"{"domain":"acme","events":{"bind""#, bound),
-    ("README.md", r#"{"domain":"acme","events":{"after""#, events_read),
+    ("docs/calls.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
+    ("docs/files.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
+    ("docs/files.md", "POST /cgi-bin/b24proxy/file?", file_sent),
+    ("docs/calls.md", r#"{"success":false,"#, not_installed),
+    ("docs/many-calls.md", r#"{"domain":"acme","calls":["#, calls),
+    ("docs/events.md", r#"{"domain":"acme","events":{"bind""#, bound),
+    ("docs/events.md", r#"{"domain":"acme","events":{"after""#, events_read),
     ("README.ru.md", r#"{"domain":"acme","events":{"bind""#, bound),
     ("README.ru.md", r#"{"domain":"acme","events":{"after""#, events_read),
     ("README.ru.md", "Защита = Новый ЗащищенноеСоединениеOpenSSL(", request_of_1c),
@@ -76,7 +76,7 @@ fn every_block_of_the_documents_is_run() {
     let mut typed = typed_at_an_installation();
     for block in documents.iter().flat_map(|document| &document.blocks) {
         if let Some(index) =
-            typed.iter().position(|text| block.document == "README.md" && *text == block.text.trim_end())
+            typed.iter().position(|(document, text)| block.document == *document && *text == block.text.trim_end())
         {
             typed.swap_remove(index);
             continue;
@@ -92,22 +92,31 @@ fn every_block_of_the_documents_is_run() {
     for ((document, line, _), seen) in BLOCKS.iter().zip(seen) {
         assert!(seen, "{document} has no block that begins with {line:?} any more");
     }
-    assert_eq!(typed, [""; 0], "tests/install types what README.md does not show");
+    assert!(typed.is_empty(), "tests/install types what the documents do not show: {typed:?}");
 }
 
-/// The blocks that `tests/install` takes out of README.md and runs in a clean Debian: those of a server that are counted
-/// in `inside.sh`.
-fn typed_at_an_installation() -> Vec<String> {
+/// Documents, their sections and how many blocks of commands are in them: `tests/install` takes these out and runs them in a
+/// clean Debian.
+const TYPED: &[(&str, &str, usize)] = &[
+    ("README.md", "Apache on your own server", 2),
+    ("README.md", "nginx on your own server", 3),
+    ("docs/fastcgi.md", "Apache", 1),
+    ("docs/fastcgi.md", "nginx", 1),
+];
+
+fn typed_at_an_installation() -> Vec<(&'static str, String)> {
     let script = crate::repository().join("tests/install/readme.sh");
-    let block = |section: &str, number: usize| {
+    let block = |document: &str, section: &str, number: usize| {
         let mut command = Command::new("sh");
-        command.arg(&script).arg(section).arg(number.to_string());
+        command.arg(&script).args([document, section, &number.to_string()]);
         let output = command.output().expect("readme.sh runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
     };
-    let sections = [("Apache on your own server", 2), ("nginx on your own server", 3), ("Resident", 2)];
-    sections.iter().flat_map(|(section, count)| (1..=*count).map(|number| block(section, number))).collect()
+    let blocks = |&(document, section, count): &(&'static str, &str, usize)| {
+        (1..=count).map(|number| (document, block(document, section, number))).collect::<Vec<_>>()
+    };
+    TYPED.iter().flat_map(blocks).collect()
 }
 
 /// `tests/install` writes the same line into the site's file, and fails where README.md does not have it.
@@ -163,8 +172,8 @@ fn documented_server(kind: Kind) -> &'static Server {
             Kind::Postgres => "CREATE ROLE b24proxy",
             Kind::MySql => "CREATE DATABASE b24proxy",
         };
-        let readme = Document::load("README.md");
-        let block = readme.blocks.iter().find(|block| block.text.starts_with(begins)).expect("the statements");
+        let page = Document::load("docs/databases.md");
+        let block = page.blocks.iter().find(|block| block.text.starts_with(begins)).expect("the statements");
         server.forget_users();
         assert_eq!(block.text.matches("'…'").count(), 1, "{}", block.at());
         // Each alone, as psql sends them.
@@ -335,13 +344,14 @@ fn assert_same_failure(block: &Block, answer: &Answer) {
 
 /// What the documented request is answered with the documented configuration, before the installation.
 fn not_installed(block: &Block) {
-    let readme = Document::load("README.md");
-    let of =
-        |language: &str| readme.blocks.iter().find(|block| block.language == language).expect("a block before this");
+    let first = |document: &str, language: &str| {
+        let mut blocks = Document::load(document).blocks.into_iter();
+        blocks.find(|block| block.language == language).expect("a block of this language")
+    };
     let proxy = Proxy::not_installed();
-    let filled = filled_in(of("toml"), &proxy);
+    let filled = filled_in(&first("README.md", "toml"), &proxy);
     let proxy = proxy.configured(&filled);
-    assert_same_failure(block, &send(of("http"), &proxy));
+    assert_same_failure(block, &send(&first(&block.document, "http"), &proxy));
 }
 
 fn unreachable(block: &Block) {

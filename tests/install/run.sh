@@ -77,8 +77,8 @@ echo "ok  a clean Debian $suite"
 
 # README's own lines for the packages: the only ones that need the network.
 for server in Apache nginx; do
-    sh tests/install/readme.sh "$server on your own server" 1 >"$work/block"
-    [ "$server" = nginx ] || sh tests/install/readme.sh Resident 1 >>"$work/block"
+    sh tests/install/readme.sh README.md "$server on your own server" 1 >"$work/block"
+    [ "$server" = nginx ] || sh tests/install/readme.sh docs/fastcgi.md Apache 1 >>"$work/block"
     line=$(sed -n 's/^apt install //p' "$work/block" | tr '\n' ' ')
     [ -n "$line" ] || fail "README.md: no \"apt install\" for $server"
     line="apt install ${line% }"
