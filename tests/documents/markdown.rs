@@ -144,6 +144,10 @@ impl Document {
         spans
     }
 
+    pub fn has_table(&self, head: &[&str]) -> bool {
+        self.lines.iter().any(|line| cells(line) == head)
+    }
+
     /// The rows of the table that has this first row.
     pub fn table(&self, head: &[&str]) -> Vec<Row> {
         let mut rows = self.lines.iter().enumerate().skip_while(|(_, line)| cells(line) != head);

@@ -4,7 +4,7 @@
 set -eu
 server=$1 root=$2 simulator=$3
 here=$(dirname "$0")
-section="$server on your own server"
+section="$server, with the single file"
 host=www.acme.test
 url=https://$host/cgi-bin/b24proxy
 control=http://127.0.0.1:8003
@@ -264,7 +264,7 @@ leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "the token is in $leak
 ok "no token in a log, and GET /rest/1/*** in $log"
 
 # Resident, as its page says.
-type_block 1 docs/fastcgi.md "$server"
+type_block 1 docs/fastcgi.md
 all_is_well "resident"
 grep -l -z -x worker "$root"/proc/[0-9]*/cmdline >/dev/null 2>&1 || fail "no process of the program stays"
 leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "resident: the token is in $leaking"
