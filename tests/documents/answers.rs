@@ -97,8 +97,8 @@ fn address_of_a_file(proxy: &Proxy) -> String {
 #[test]
 fn every_address_of_the_table_is_there() {
     let proxy = documented_proxy();
-    for row in Document::load("README.md").table(&["request", "answer"]) {
-        let at = format!("README.md line {}", row.line);
+    for row in Document::load("docs/calls.md").table(&["request", "answer"]) {
+        let at = format!("docs/calls.md line {}", row.line);
         let address = code(&row.cells[0]).first().unwrap_or_else(|| panic!("{at}: no address")).to_string();
         let path = address.strip_prefix("GET ").unwrap_or(&address);
         let path = path.replace("{user id}", "1").replace("{client token}", TOKEN).replace("{method}", "profile");

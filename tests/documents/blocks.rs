@@ -20,25 +20,26 @@ type Known = (&'static str, &'static str, fn(&Block));
 const BLOCKS: &[Known] = &[
     ("README.md", "tests/demo.sh ", shell),
     ("README.md", "[bitrix24]", configuration),
-    ("README.md", "CREATE ROLE b24proxy", made_in_postgres),
-    ("README.md", "CREATE DATABASE b24proxy CHARACTER SET", made_in_mysql),
-    ("README.md", "[storage]  # PostgreSQL", database),
-    ("README.md", "[storage]  # MySQL", database),
-    ("README.md", "b24proxy move --to -", moved),
+    ("docs/databases.md", "CREATE ROLE b24proxy", made_in_postgres),
+    ("docs/databases.md", "CREATE DATABASE b24proxy CHARACTER SET", made_in_mysql),
+    ("docs/databases.md", "[storage]  # PostgreSQL", database),
+    ("docs/databases.md", "[storage]  # MySQL", database),
+    ("docs/databases.md", "b24proxy move --to -", moved),
     ("README.md", "    include snippets/b24proxy.conf;", included),
     ("README.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
-    ("README.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
-    ("README.md", "POST /cgi-bin/b24proxy/file?", file_sent),
-    ("README.md", r#"{"success":false,"#, not_installed),
-    ("README.md", r#"{"domain":"acme","calls":["#, calls),
-    ("README.md", r#"{"domain":"acme","events":{"bind""#, bound),
-    ("README.md", r#"{"domain":"acme","events":{"after""#, events_read),
-    ("README.ru.md", r#"{"domain":"acme","events":{"bind""#, bound),
-    ("README.ru.md", r#"{"domain":"acme","events":{"after""#, events_read),
-    ("README.ru.md", "Защита = Новый ЗащищенноеСоединениеOpenSSL(", request_of_1c),
-    ("README.ru.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
-    ("README.ru.md", r#"{"success":false,"#, unreachable),
-    ("README.ru.md", r#"{"domain":"acme","calls":["#, calls),
+    ("docs/calls.md", "POST /cgi-bin/b24proxy HTTP/1.1", request),
+    ("docs/files.md", "GET /cgi-bin/b24proxy/file?", file_fetched),
+    ("docs/files.md", "POST /cgi-bin/b24proxy/file?", file_sent),
+    ("docs/calls.md", r#"{"success":false,"#, not_installed),
+    ("docs/many-calls.md", r#"{"domain":"acme","calls":["#, calls),
+    ("docs/events.md", r#"{"domain":"acme","events":{"bind""#, bound),
+    ("docs/events.md", r#"{"domain":"acme","events":{"after""#, events_read),
+    (RUSSIAN, r#"{"domain":"acme","events":{"bind""#, bound),
+    (RUSSIAN, r#"{"domain":"acme","events":{"after""#, events_read),
+    (RUSSIAN, "Защита = Новый ЗащищенноеСоединениеOpenSSL(", request_of_1c),
+    (RUSSIAN, "GET /cgi-bin/b24proxy/file?", file_fetched),
+    (RUSSIAN, r#"{"success":false,"#, unreachable),
+    (RUSSIAN, r#"{"domain":"acme","calls":["#, calls),
     ("deploy/1c/README.ru.md", "Функция ПодключениеКБитрикс24() Экспорт", use_of_the_module),
     ("deploy/1c/README.ru.md", "Результат = Битрикс24Прокси.ВызватьМетод(ПодключениеКБитрикс24()", use_of_the_module),
     ("deploy/1c/README.ru.md", "Если ЗначениеЗаполнено(Запись.Идентификатор) Тогда", use_of_the_module),
@@ -60,54 +61,102 @@ const BLOCKS: &[Known] = &[
     ("tests/bench/README.md", "tests/bench/run.sh --hold ", shell),
 ];
 
-/// The entry of [`BLOCKS`] for a block: where several begin like it, the one that says most.
+/// README.ru.md, and the pages in docs/ru.
+const RUSSIAN: &str = "README.ru.md, docs/ru";
+
+fn is_russian(document: &str) -> bool {
+    document == "README.ru.md" || document.starts_with("docs/ru/")
+}
+
+/// The entry of [`BLOCKS`] for a block: where several begin like it, the one that says most. A Russian page may show the
+/// block of an English one.
 fn entry_of(block: &Block) -> Option<usize> {
-    let fits = |&index: &usize| {
-        let (document, line, _) = BLOCKS[index];
-        document == block.document && block.first_line().starts_with(line)
+    let entry = |of_document: &dyn Fn(&str) -> bool| {
+        let fits = |&index: &usize| of_document(BLOCKS[index].0) && block.first_line().starts_with(BLOCKS[index].1);
+        (0..BLOCKS.len()).filter(fits).max_by_key(|&index| BLOCKS[index].1.len())
     };
-    (0..BLOCKS.len()).filter(fits).max_by_key(|&index| BLOCKS[index].1.len())
+    if !is_russian(&block.document) {
+        return entry(&|document| document == block.document);
+    }
+    entry(&|document| document == RUSSIAN)
+        .or_else(|| entry(&|document| document == "README.md" || document.starts_with("docs/")))
 }
 
 #[test]
 fn every_block_of_the_documents_is_run() {
-    let mut seen = vec![false; BLOCKS.len()];
     let documents = documents();
-    let mut typed = typed_at_an_installation();
+    let typed = typed_at_an_installation();
+    let (mut seen, mut seen_typed) = (vec![None; BLOCKS.len()], vec![false; typed.len()]);
     for block in documents.iter().flat_map(|document| &document.blocks) {
-        if let Some(index) =
-            typed.iter().position(|text| block.document == "README.md" && *text == block.text.trim_end())
-        {
-            typed.swap_remove(index);
+        let is_typed = |at: &usize| {
+            let (document, text) = &typed[*at];
+            (block.document == *document || is_russian(&block.document)) && *text == block.text.trim_end()
+        };
+        let is_typed: Vec<usize> = (0..typed.len()).filter(is_typed).collect();
+        if !is_typed.is_empty() {
+            is_typed.into_iter().for_each(|at| seen_typed[at] |= !is_russian(&block.document));
             continue;
         }
         let Some(index) = entry_of(block) else {
             panic!("{}: this block is not run by any test: {}", block.at(), block.first_line())
         };
-        let twice = std::mem::replace(&mut seen[index], true);
-        assert!(!twice, "{}: another block begins in the same way; say more in BLOCKS", block.at());
-        eprintln!("{} ({})", block.at(), block.language);
-        BLOCKS[index].2(block);
+        // Two recipes of a document may have the same block.
+        let before = seen[index].replace((&block.document, &block.text));
+        let Some((document, text)) = before.filter(|(document, _)| **document == block.document) else {
+            eprintln!("{} ({})", block.at(), block.language);
+            BLOCKS[index].2(block);
+            continue;
+        };
+        assert_eq!(*text, block.text, "{document}: blocks that begin in the same way; say more in BLOCKS");
     }
     for ((document, line, _), seen) in BLOCKS.iter().zip(seen) {
-        assert!(seen, "{document} has no block that begins with {line:?} any more");
+        assert!(seen.is_some(), "{document} has no block that begins with {line:?} any more");
     }
-    assert_eq!(typed, [""; 0], "tests/install types what README.md does not show");
+    for ((document, text), seen) in typed.iter().zip(seen_typed) {
+        assert!(seen, "tests/install types what {document} does not show: {text}");
+    }
 }
 
-/// The blocks that `tests/install` takes out of README.md and runs in a clean Debian: those of a server that are counted
-/// in `inside.sh`.
-fn typed_at_an_installation() -> Vec<String> {
+/// Each recipe of README.md from nothing to `check`, in commands.
+#[test]
+fn a_recipe_of_the_readme_has_ten_commands_at_most_and_ends_in_a_check() {
+    let typed = typed_at_an_installation();
+    let mut blocks = typed.iter();
+    for (document, section, count) in TYPED.iter().filter(|(document, _, _)| *document == "README.md") {
+        let text: Vec<&str> = blocks.by_ref().take(*count).map(|(_, text)| text.as_str()).collect();
+        let commands: Vec<&str> = text.iter().flat_map(|text| text.lines()).collect();
+        assert!((5..=10).contains(&commands.len()), "{document}, {section}: {commands:#?}");
+        assert!(commands.last().is_some_and(|last| last.contains("b24proxy check --url ")), "{section}: {commands:#?}");
+        assert!(commands.iter().all(|command| !command.contains("&&")), "{section}: {commands:#?}");
+    }
+}
+
+/// Documents, their sections and how many blocks of commands are in them: `tests/install` takes these out and runs them in a
+/// clean Debian.
+const TYPED: &[(&str, &str, usize)] = &[
+    ("README.md", "Apache, with the package", 2),
+    ("README.md", "nginx, with the package", 3),
+    ("README.md", "Apache, with the single file", 2),
+    ("README.md", "nginx, with the single file", 3),
+    ("docs/fastcgi.md", "Apache, with the package", 1),
+    ("docs/fastcgi.md", "nginx, with the package", 1),
+    ("docs/fastcgi.md", "Apache, with the single file", 1),
+    ("docs/fastcgi.md", "nginx, with the single file", 1),
+];
+
+fn typed_at_an_installation() -> Vec<(&'static str, String)> {
     let script = crate::repository().join("tests/install/readme.sh");
-    let block = |section: &str, number: usize| {
+    let block = |document: &str, section: &str, number: usize| {
         let mut command = Command::new("sh");
-        command.arg(&script).arg(section).arg(number.to_string());
+        command.arg(&script).args([document, section, &number.to_string()]);
         let output = command.output().expect("readme.sh runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
     };
-    let sections = [("Apache on your own server", 2), ("nginx on your own server", 3), ("Resident", 2)];
-    sections.iter().flat_map(|(section, count)| (1..=*count).map(|number| block(section, number))).collect()
+    let blocks = |&(document, section, count): &(&'static str, &str, usize)| {
+        (1..=count).map(|number| (document, block(document, section, number))).collect::<Vec<_>>()
+    };
+    TYPED.iter().flat_map(blocks).collect()
 }
 
 /// `tests/install` writes the same line into the site's file, and fails where README.md does not have it.
@@ -153,18 +202,23 @@ fn configuration(block: &Block) {
 const PASSWORD: &str = "Passwort/der@Datenbank?100%";
 const ENCODED: &str = "Passwort%2Fder%40Datenbank%3F100%25";
 
+/// What the administrator of a database is told to type, which a page in another language repeats.
+fn statements(kind: Kind) -> Block {
+    let begins = match kind {
+        Kind::Postgres => "CREATE ROLE b24proxy",
+        Kind::MySql => "CREATE DATABASE b24proxy",
+    };
+    let mut blocks = Document::load("docs/databases.md").blocks.into_iter();
+    blocks.find(|block| block.text.starts_with(begins)).expect("the statements")
+}
+
 /// A server of its own for each kind, by TCP, in which the statements of the documents have been executed: users and databases
 /// have the names that stand there.
 fn documented_server(kind: Kind) -> &'static Server {
     static SERVERS: [OnceLock<Server>; 2] = [OnceLock::new(), OnceLock::new()];
     SERVERS[kind as usize].get_or_init(|| {
         let server = Server::start_at_port(kind, None);
-        let begins = match kind {
-            Kind::Postgres => "CREATE ROLE b24proxy",
-            Kind::MySql => "CREATE DATABASE b24proxy",
-        };
-        let readme = Document::load("README.md");
-        let block = readme.blocks.iter().find(|block| block.text.starts_with(begins)).expect("the statements");
+        let block = statements(kind);
         server.forget_users();
         assert_eq!(block.text.matches("'…'").count(), 1, "{}", block.at());
         // Each alone, as psql sends them.
@@ -175,11 +229,13 @@ fn documented_server(kind: Kind) -> &'static Server {
     })
 }
 
-fn made_in_postgres(_: &Block) {
+fn made_in_postgres(block: &Block) {
+    assert_eq!(block.text, statements(Kind::Postgres).text, "{}", block.at());
     documented_server(Kind::Postgres);
 }
 
-fn made_in_mysql(_: &Block) {
+fn made_in_mysql(block: &Block) {
+    assert_eq!(block.text, statements(Kind::MySql).text, "{}", block.at());
     documented_server(Kind::MySql);
 }
 
@@ -335,13 +391,14 @@ fn assert_same_failure(block: &Block, answer: &Answer) {
 
 /// What the documented request is answered with the documented configuration, before the installation.
 fn not_installed(block: &Block) {
-    let readme = Document::load("README.md");
-    let of =
-        |language: &str| readme.blocks.iter().find(|block| block.language == language).expect("a block before this");
+    let first = |document: &str, language: &str| {
+        let mut blocks = Document::load(document).blocks.into_iter();
+        blocks.find(|block| block.language == language).expect("a block of this language")
+    };
     let proxy = Proxy::not_installed();
-    let filled = filled_in(of("toml"), &proxy);
+    let filled = filled_in(&first("README.md", "toml"), &proxy);
     let proxy = proxy.configured(&filled);
-    assert_same_failure(block, &send(of("http"), &proxy));
+    assert_same_failure(block, &send(&first(&block.document, "http"), &proxy));
 }
 
 fn unreachable(block: &Block) {

@@ -235,7 +235,10 @@ fn the_log_that_is_rotated_is_where_the_program_may_write_it() {
     let log = rotation.lines().find_map(|line| line.strip_suffix(" {")).expect("the file that is rotated");
     let line = format!("file = \"{log}\"");
     assert!(head.contains(&line.as_str()), "{head:#?}");
-    assert!(Document::load("README.md").text().contains(&format!("`{line}` under `[log]`")), "README.md: {line}");
+    assert!(
+        Document::load("docs/monitoring.md").text().contains(&format!("`{line}` under `[log]`")),
+        "docs/monitoring.md: {line}"
+    );
     let (folder, _) = log.rsplit_once('/').expect("a path");
     let setting = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).expect("a line of the unit");
     let (user, group) = (setting("User="), setting("Group="));

@@ -3,7 +3,7 @@
 //!
 //! [`markdown`] reads the documents; [`blocks`] knows for each fenced block how it is run, and a new one fails until it is
 //! known; [`answers`] does the same for JSON in the text; [`commands`] runs what the text and the tables name;
-//! [`tables`] compares tables and links with what they list; [`rented`] breaks rented web space as README.md says.
+//! [`tables`] compares tables and links with what they list; [`rented`] breaks rented web space as they say.
 
 #[allow(dead_code)]
 #[path = "../onec/bsl.rs"]

@@ -51,12 +51,13 @@ impl Span {
     }
 }
 
-/// All documents of the repository, of `deploy` and of `tests`, but not the history of changes, which tells of the past.
+/// All documents of the repository, of `docs`, `deploy` and `tests`, but not the history of changes, which tells of the past.
 pub fn documents() -> Vec<Document> {
     let mut names = Vec::new();
     find("", false, &mut names);
-    find("deploy/", true, &mut names);
-    find("tests/", true, &mut names);
+    for folder in ["docs/", "deploy/", "tests/"] {
+        find(folder, true, &mut names);
+    }
     names.sort();
     names.iter().map(|name| Document::load(name)).collect()
 }
@@ -141,6 +142,10 @@ impl Document {
             start = end;
         }
         spans
+    }
+
+    pub fn has_table(&self, head: &[&str]) -> bool {
+        self.lines.iter().any(|line| cells(line) == head)
     }
 
     /// The rows of the table that has this first row.

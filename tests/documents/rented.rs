@@ -1,4 +1,4 @@
-//! What README.md says of rented web space: how it goes wrong, and what helps without a shell.
+//! What the documents say of rented web space: how it goes wrong, and what helps without a shell.
 
 use crate::fixture::*;
 use crate::markdown::Document;
@@ -18,11 +18,12 @@ fn site() -> (Proxy, WebServer) {
 
 #[test]
 fn without_htaccess_health_is_404_and_the_executable_is_downloaded() {
-    let readme = Document::load("README.md");
-    let rows = readme.table(&["you see", "cause", "cure"]);
+    let page = Document::load("docs/troubleshooting.md");
+    let rows = page.table(&["you see", "cause", "cure"]);
     for (seen, status) in [("404 for `/health`", 404), ("the executable is downloaded", 200)] {
-        let row = rows.iter().find(|row| row.cells[0] == seen).unwrap_or_else(|| panic!("README.md has no row {seen}"));
-        assert!(row.cells[1].starts_with("`.htaccess` is not there"), "README.md line {}", row.line);
+        let row =
+            rows.iter().find(|row| row.cells[0] == seen).unwrap_or_else(|| panic!("{} has no row {seen}", page.name));
+        assert!(row.cells[1].starts_with("`.htaccess` is not there"), "{} line {}", page.name, row.line);
         let (proxy, server) = site();
         fs::remove_file(proxy.sandbox.path().join("htdocs/cgi-bin/.htaccess")).expect("it was there");
         let path = if status == 404 { format!("{PATH}/health") } else { PATH.to_owned() };

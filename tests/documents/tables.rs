@@ -1,10 +1,20 @@
 //! Tables are complete, and links lead somewhere.
 
-use crate::markdown::{code, documents, exists_beside, Document};
+use crate::markdown::{code, documents, exists_beside, Document, Row};
 use crate::repository;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+
+/// The one table of the documents that has this first row, and where it stands.
+fn the_table(head: &[&str]) -> (String, Vec<Row>) {
+    let mut pages: Vec<_> = documents().into_iter().filter(|document| document.has_table(head)).collect();
+    let names: Vec<_> = pages.iter().map(|page| page.name.clone()).collect();
+    assert_eq!(names.len(), 1, "the documents with a table {head:?}: {names:?}");
+    let page = pages.remove(0);
+    let rows = page.table(head);
+    (page.name, rows)
+}
 
 /// Status and `error_code` of every error, from the one table of the program; the status that Bitrix24 decides is "as
 /// sent".
@@ -22,18 +32,18 @@ fn real_codes() -> BTreeSet<(String, String)> {
 
 #[test]
 fn the_table_of_errors_is_the_programs() {
-    let rows = Document::load("README.md").table(&["status", "`error_code`", "meaning"]);
+    let rows = Document::load("docs/errors.md").table(&["status", "`error_code`", "meaning, and what to do"]);
     let pairs = rows.iter().flat_map(|row| code(&row.cells[1]).into_iter().map(|code| (row.cells[0].as_str(), code)));
     let shown: BTreeSet<_> = pairs.map(|(status, code)| (status.to_owned(), code.to_owned())).collect();
-    assert_eq!(shown, real_codes(), "README.md, and src/values/error.rs");
+    assert_eq!(shown, real_codes(), "docs/errors.md, and src/values/error.rs");
 }
 
 #[test]
 fn the_table_of_errors_has_the_same_codes_in_both_languages() {
-    let rows = Document::load("README.ru.md").table(&["`error_code`", "что делать"]);
+    let (page, rows) = the_table(&["`error_code`", "что делать"]);
     let shown: BTreeSet<_> = rows.iter().flat_map(|row| code(&row.cells[0])).map(str::to_owned).collect();
     let real: BTreeSet<_> = real_codes().into_iter().map(|(_, code)| code).collect();
-    assert_eq!(shown, real, "README.ru.md, and src/values/error.rs");
+    assert_eq!(shown, real, "{page}, and src/values/error.rs");
 }
 
 /// The titles of the pages that say why an installation did not happen, as the program has them; without those that only
@@ -51,11 +61,11 @@ fn titles_of_problems() -> BTreeSet<String> {
 
 #[test]
 fn every_page_that_an_administrator_may_see_is_in_the_russian_table() {
-    let rows = Document::load("README.ru.md").table(&["страница говорит", "что делать"]);
+    let (page, rows) = the_table(&["страница говорит", "что делать"]);
     let shown: BTreeSet<_> = rows.into_iter().map(|row| row.cells[0].clone()).collect();
     let real = titles_of_problems();
     assert!(real.len() > 10, "{real:?}");
-    assert_eq!(shown, real, "README.ru.md, and src/serve/page/texts.rs");
+    assert_eq!(shown, real, "{page}, and src/serve/page/texts.rs");
 }
 
 /// `deploy/pictures/way*.svg`: the classes of the texts are those that the pictures are drawn with.
@@ -75,10 +85,15 @@ fn the_statuses_in_the_drawings_are_those_of_the_table() {
     }
 }
 
+/// The history of changes tells of the past, but where it leads is there.
+fn documents_and_history() -> Vec<Document> {
+    documents().into_iter().chain([Document::load("CHANGELOG.md")]).collect()
+}
+
 #[test]
 fn every_relative_link_leads_to_a_file() {
     let mut count = 0;
-    for document in documents() {
+    for document in documents_and_history() {
         for (line, target) in document.links() {
             let target = target.split('#').next().expect("split yields something");
             if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
@@ -100,7 +115,7 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn every_link_to_a_heading_leads_to_one() {
     let mut count = 0;
-    for document in documents() {
+    for document in documents_and_history() {
         for (line, target) in document.links() {
             let Some((file, wanted)) = target.split_once('#').filter(|(file, _)| !file.contains("://")) else {
                 continue;
@@ -198,4 +213,31 @@ fn every_test_that_proves_a_promise_exists() {
         }
     }
     assert!(count > 20, "only {count} tests were found");
+}
+
+/// Who wants to install it reads README.md, and all of it; what is for others stands in docs.
+#[test]
+fn the_readme_is_short_and_leads_to_every_page() {
+    let text = fs::read_to_string(repository().join("README.md")).expect("README.md");
+    let words = text.split_whitespace().count();
+    assert!(words < 3700, "README.md has {words} words");
+    let links: BTreeSet<String> = Document::load("README.md").links().into_iter().map(|(_, target)| target).collect();
+    let pages = documents().into_iter().map(|document| document.name);
+    for page in pages.filter(|name| name.starts_with("docs/") && !name.starts_with("docs/ru/")) {
+        assert!(links.contains(&page), "README.md does not lead to {page}");
+    }
+}
+
+/// A title, and one sentence that says for whom the page is.
+#[test]
+fn every_page_begins_with_its_title_and_whom_it_is_for() {
+    for page in documents().into_iter().filter(|document| document.name.starts_with("docs/")) {
+        let text = page.text();
+        let lines: Vec<&str> = text.lines().take(4).collect();
+        let [title, "", sentence, ..] = lines[..] else { panic!("{}: {lines:?}", page.name) };
+        assert!(title.starts_with("# "), "{}: {title}", page.name);
+        let is_for = sentence.starts_with("For ") || page.name.starts_with("docs/ru/");
+        assert!(is_for && sentence.ends_with('.'), "{}: {sentence}", page.name);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# ")).count(), 1, "{}: one title", page.name);
+    }
 }

@@ -4,7 +4,7 @@
 set -eu
 server=$1 root=$2 simulator=$3
 here=$(dirname "$0")
-section="$server on your own server"
+section="$server, with the single file"
 host=www.acme.test
 url=https://$host/cgi-bin/b24proxy
 control=http://127.0.0.1:8003
@@ -27,11 +27,11 @@ inside() {
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
 
-# A block of README.md, in the project's folder.
+# A block of README.md's section for this server, or of another document's, in the project's folder.
 type_block() {
-    sh "$here/readme.sh" "${2:-$section}" "$1" >"$root/tmp/block.sh"
+    sh "$here/readme.sh" "${2:-README.md}" "${3:-$section}" "$1" >"$root/tmp/block.sh"
     inside sh -c 'cd /root/b24proxy && exec sh -eu /tmp/block.sh' >"$root/tmp/step.log" 2>&1 </dev/null ||
-        fail "README.md's commands failed: $(cat "$root/tmp/block.sh")"
+        fail "the commands of ${2:-README.md} failed: $(cat "$root/tmp/block.sh")"
     while read -r line; do
         ok "$line"
     done <"$root/tmp/block.sh"
@@ -112,7 +112,7 @@ Apache)
 </VirtualHost>
 END
     inside a2enmod -q ssl >/dev/null
-    service=apache2 last=2 resident=1
+    service=apache2 last=2
     ;;
 nginx)
     cat >"$root/etc/nginx/sites-available/default" <<END
@@ -129,7 +129,7 @@ server {
     root /var/www/html;
 }
 END
-    service=nginx last=3 resident=2
+    service=nginx last=3
     ;;
 esac
 restart $service
@@ -189,7 +189,7 @@ case $answer in
 esac
 
 # README.md's last block for this server.
-sh "$here/readme.sh" "$section" "$last" | sed "s/www\.example\.com/$host/" >"$root/tmp/check.sh"
+sh "$here/readme.sh" README.md "$section" "$last" | sed "s/www\.example\.com/$host/" >"$root/tmp/check.sh"
 grep -q 'check --url' "$root/tmp/check.sh" || fail "README.md does not end in check --url"
 all_is_well "installed"
 
@@ -263,8 +263,8 @@ grep -q -F '"GET /rest/1/***"' "$root$log" || fail "$log does not have the call"
 leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "the token is in $leaking"
 ok "no token in a log, and GET /rest/1/*** in $log"
 
-# Resident, as README.md says.
-type_block $resident Resident
+# Resident, as its page says.
+type_block 1 docs/fastcgi.md
 all_is_well "resident"
 grep -l -z -x worker "$root"/proc/[0-9]*/cmdline >/dev/null 2>&1 || fail "no process of the program stays"
 leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "resident: the token is in $leaking"

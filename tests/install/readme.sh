@@ -1,15 +1,16 @@
 #!/bin/sh
-# The N-th block of shell commands in a section of README.md:
-#   readme.sh "nginx on your own server" 1
+# The N-th block of shell commands in a section of a document:
+#   readme.sh README.md "nginx, with the package" 1
 set -eu
-awk -v title="$1" -v wanted="$2" '
+awk -v title="$2" -v wanted="$3" '
     /^#+ / && !block { inside = ($0 ~ "^#+ " title "$"); next }
-    !inside   { next }
-    /^```sh$/ { number++; block = 1; next }
-    /^```/    { block = 0; next }
-    block && number == wanted { print; found = 1 }
-    END       { exit !found }
-' "$(dirname "$0")/../../README.md" || {
-    echo "README.md: the section \"$1\" has no block of commands number $2" >&2
+    !inside { next }
+    # In a list, a block is indented as its fence is.
+    /^ *```sh$/ { number++; block = 1; indent = index($0, "`"); next }
+    /^ *```/    { block = 0; next }
+    block && number == wanted { print substr($0, indent); found = 1 }
+    END { exit !found }
+' "$(dirname "$0")/../../$1" || {
+    echo "$1: the section \"$2\" has no block of commands number $3" >&2
     exit 1
 }

@@ -77,8 +77,8 @@ echo "ok  a clean Debian $suite"
 
 # README's own lines for the packages: the only ones that need the network.
 for server in Apache nginx; do
-    sh tests/install/readme.sh "$server on your own server" 1 >"$work/block"
-    [ "$server" = nginx ] || sh tests/install/readme.sh Resident 1 >>"$work/block"
+    sh tests/install/readme.sh README.md "$server, with the single file" 1 >"$work/block"
+    [ "$server" = nginx ] || sh tests/install/readme.sh docs/fastcgi.md "$server, with the single file" 1 >>"$work/block"
     line=$(sed -n 's/^apt install //p' "$work/block" | tr '\n' ' ')
     [ -n "$line" ] || fail "README.md: no \"apt install\" for $server"
     line="apt install ${line% }"
@@ -103,9 +103,9 @@ for server in Apache nginx; do
     root=$work/$server
     cp -a "$cache/$server" "$root"
     project=$root/root/b24proxy
-    mkdir -p "$project/target/release"
+    mkdir -p "$project"
     cp -a README.md proxy.toml.example deploy "$project"
-    cp "$target/release/b24proxy" "$project/target/release/"
+    cp "$target/release/b24proxy" "$project/"
     chown -R 0:0 "$project"
     # "&" and wait: a trap runs only between commands.
     unshare --net --mount --pid --fork --kill-child \
