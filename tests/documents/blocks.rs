@@ -64,7 +64,7 @@ const BLOCKS: &[Known] = &[
 /// README.ru.md, and the pages in docs/ru.
 const RUSSIAN: &str = "README.ru.md, docs/ru";
 
-fn is_russian(document: &str) -> bool {
+pub fn is_russian(document: &str) -> bool {
     document == "README.ru.md" || document.starts_with("docs/ru/")
 }
 

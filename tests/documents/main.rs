@@ -3,7 +3,8 @@
 //!
 //! [`markdown`] reads the documents; [`blocks`] knows for each fenced block how it is run, and a new one fails until it is
 //! known; [`answers`] does the same for JSON in the text; [`commands`] runs what the text and the tables name;
-//! [`tables`] compares tables and links with what they list; [`rented`] breaks rented web space as they say.
+//! [`tables`] compares tables and links with what they list; [`rented`] breaks rented web space as they say;
+//! [`russian`] holds the Russian documents to the English ones.
 
 #[allow(dead_code)]
 #[path = "../onec/bsl.rs"]
@@ -20,6 +21,7 @@ mod blocks;
 mod commands;
 mod markdown;
 mod rented;
+mod russian;
 mod tables;
 
 use fixture::Proxy;
