@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// What `cargo metadata` says of Linux. (What other systems need besides was perhaps never downloaded.)
-struct Metadata(Value);
+pub struct Metadata(Value);
 
 impl Metadata {
-    fn load() -> Metadata {
+    pub fn load() -> Metadata {
         let output = Command::new(env!("CARGO"))
             .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -28,7 +28,7 @@ impl Metadata {
 
     /// Everything that `b24proxy` is built from, itself included: not what its tests and its build script use. Macros are
     /// among it, for what they write becomes part of the program.
-    fn parts(&self) -> Vec<&Value> {
+    pub fn parts(&self) -> Vec<&Value> {
         let id = |value: &Value| value.as_str().expect("an id").to_owned();
         let nodes = self.0["resolve"]["nodes"].as_array().expect("nodes").iter();
         let nodes: BTreeMap<String, &Value> = nodes.map(|node| (id(&node["id"]), node)).collect();
@@ -48,7 +48,7 @@ impl Metadata {
     }
 }
 
-fn text<'v>(package: &'v Value, name: &str) -> &'v str {
+pub fn text<'v>(package: &'v Value, name: &str) -> &'v str {
     package[name].as_str().unwrap_or_default()
 }
 
@@ -87,7 +87,7 @@ fn the_readme_promises_the_rust_that_cargo_toml_names() {
 
 /// Licences without copyleft whose works may be part of one under the AGPL's version 3: those of the Free Software
 /// Foundation's list (<https://www.gnu.org/licenses/license-list.html#GPLCompatibleLicenses>), …
-const PERMISSIVE: &[&str] = &[
+pub const PERMISSIVE: &[&str] = &[
     "Apache-2.0",
     // An exception only permits more.
     "Apache-2.0 WITH LLVM-exception",
@@ -108,11 +108,11 @@ const PERMISSIVE: &[&str] = &[
 const IN_A_FILE: &[(&str, &str)] = &[("webpki", "ISC")];
 
 /// The second is how SPDX wrote the first before its version 3.0.
-const AGPL: &[&str] = &["AGPL-3.0-only", "AGPL-3.0"];
+pub const AGPL: &[&str] = &["AGPL-3.0-only", "AGPL-3.0"];
 
 /// Whether an expression of SPDX (<https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/>) can be met with these
 /// licences; an error where it is none. `WITH` binds closest, then `AND`, then `OR`.
-fn is_met(expression: &str, allowed: &[&str]) -> Result<bool, String> {
+pub fn is_met(expression: &str, allowed: &[&str]) -> Result<bool, String> {
     // Before there were expressions, cargo took a slash for OR.
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
