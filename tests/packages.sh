@@ -48,6 +48,8 @@ systemd                 systemd-analyze         quick long all
 strace                  strace                  quick long all
 mount                   mount                   long all
 python3                 python3                 all
+dpkg                    dpkg-deb                all
+fakeroot                fakeroot                all
 chromium                chromium                all
 chromium-driver         chromedriver            all
 python3-venv            python3:ensurepip       all
