@@ -1,5 +1,6 @@
 //! The executable that is handed out: built as its recipe says, it runs on every x86-64 Linux with glibc 2.17 or newer.
 
+mod checklist;
 mod package;
 
 use std::path::{Path, PathBuf};
