@@ -40,11 +40,10 @@ install -D -m 644 -t "$root/etc/nginx/snippets" deploy/nginx/b24proxy.conf deplo
 # Not enabled. The resident service, which takes the place of this one, is in /usr/share/b24proxy/systemd.
 install -D -m 644 -t "$root/usr/lib/systemd/system" deploy/nginx/b24proxy.service deploy/nginx/b24proxy.socket
 
-# The samples, as they lie in deploy/.
-mkdir -p "$share/b24proxy"
-for folder in 1c apache cron.d lighttpd logrotate nginx pictures systemd; do
-    cp -R "deploy/$folder" "$share/b24proxy/"
-done
+# The samples, as they lie in deploy/, but for what makes releases.
+mkdir -p "$share"
+cp -R deploy "$share/b24proxy"
+rm -r "$share/b24proxy/debian" "$share/b24proxy/release"
 cp proxy.toml.example "$share/b24proxy/"
 
 install -D -m 644 deploy/completions/b24proxy.bash "$share/bash-completion/completions/b24proxy"
@@ -56,7 +55,7 @@ gzip -9n "$share/man/man1/b24proxy.1"
 # The documents link to each other, to the samples and to the licence, as they do where they come from.
 doc=$share/doc/b24proxy
 install -D -m 644 -t "$doc" README.md README.ru.md SECURITY.md "$bill"
-[ ! -d docs ] || cp -R docs "$doc/"
+cp -R docs "$doc/"
 ln -s ../../b24proxy "$doc/deploy"
 ln -s ../../b24proxy/proxy.toml.example "$doc/proxy.toml.example"
 ln -s copyright "$doc/LICENSE"

@@ -70,8 +70,8 @@ fn the_same_executable_makes_the_same_package_wherever_it_is_made_and_whenever()
     // By somebody whose files nobody else may read, in a copy without git.
     let script = r#"
         umask 077
-        cp -R CHANGELOG.md Cargo.toml LICENSE README.md README.ru.md SECURITY.md deploy proxy.toml.example "$other"
-        [ ! -d docs ] || cp -R docs "$other"
+        cp -R CHANGELOG.md Cargo.toml LICENSE README.md README.ru.md SECURITY.md deploy docs \
+            proxy.toml.example "$other"
         cp "$one/executable" "$one"/*.cdx.json "$other"
         SOURCE_DATE_EPOCH=$(sh deploy/release/epoch.sh)
         export SOURCE_DATE_EPOCH
@@ -168,6 +168,38 @@ fn it_has_everything_in_its_place_and_all_of_it_is_roots() {
     for needed in ["Depends", "Recommends"] {
         assert!(!control.contains(needed), "it needs nothing: {control}");
     }
+}
+
+/// Below the folder of documents.
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            documents(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "md") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn the_links_of_its_documents_lead_to_what_is_in_it() {
+    let root = unpacked(&made("links"), "links/root");
+    let (mut found, mut count) = (Vec::new(), 0);
+    documents(&root.join("usr/share/doc/b24proxy"), &mut found);
+    for document in found {
+        for link in fs::read_to_string(&document).unwrap().split("](").skip(1) {
+            let target = link.split([')', '#', ' ']).next().unwrap();
+            // What only the sources have: it is for whoever changes them.
+            let of_the_sources = ["CONTRIBUTING.md", "tests/"].iter().any(|name| target.contains(name));
+            if target.is_empty() || target.contains("://") || of_the_sources {
+                continue;
+            }
+            assert!(document.with_file_name(target).exists(), "{}: {target}", document.display());
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count} links were found");
 }
 
 #[test]
