@@ -3,8 +3,9 @@
 #
 #   deploy/release/package.sh EXECUTABLE ARCHITECTURE FOLDER     # ARCHITECTURE: amd64, arm64
 #
-# FOLDER/b24proxy_VERSION_ARCHITECTURE.deb; into it comes the bill of materials, which sbom.py writes before:
-# FOLDER/b24proxy_VERSION.cdx.json. Nothing is run that is packed, so that any machine packs for any processor.
+# FOLDER/b24proxy_VERSION_ARCHITECTURE.deb; into it comes what sbom.py writes before: the bill of materials,
+# FOLDER/b24proxy_VERSION.cdx.json, and b24proxy_VERSION.licences.txt beside it. Nothing is run that is packed, so that any
+# machine packs for any processor.
 # Needs dpkg-deb, which Debian and its relatives have and the others call dpkg. Of the same dpkg-deb the file is the same to
 # the byte, wherever and whenever it is made.
 set -eu
@@ -54,7 +55,7 @@ gzip -9n "$share/man/man1/b24proxy.1"
 
 # The documents link to each other, to the samples and to the licence, as they do where they come from.
 doc=$share/doc/b24proxy
-install -D -m 644 -t "$doc" README.md README.ru.md SECURITY.md "$bill"
+install -D -m 644 -t "$doc" README.md README.ru.md SECURITY.md "$bill" "${bill%.cdx.json}.licences.txt"
 cp -R docs "$doc/"
 ln -s ../../b24proxy "$doc/deploy"
 ln -s ../../b24proxy/proxy.toml.example "$doc/proxy.toml.example"

@@ -72,7 +72,7 @@ check_sums() {
     for file in $files; do
         (cd "$out" && sha256sum --check --strict "$file.sha256") || return
     done
-    [ -s "$out/b24proxy_$version.cdx.json" ]
+    [ -s "$out/b24proxy_$version.cdx.json" ] && [ -s "$out/b24proxy_$version.licences.txt" ]
 }
 
 step sh tests/run.sh
@@ -90,5 +90,6 @@ Left to a person:
   1. install $out/b24proxy_${version}_amd64.deb on a server, and b24proxy check --url …
   2. git push origin main v$version
   3. publish the release v$version with the text of CHANGELOG.md on it and these files of $out:
-     $files, the .sha256 of each, and b24proxy_$version.cdx.json
+     $files,
+     the .sha256 of each, b24proxy_$version.cdx.json and b24proxy_$version.licences.txt
 END

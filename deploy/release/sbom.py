@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the bill of materials of the executables, CycloneDX 1.5:
+"""Writes the bill of materials of the executables, CycloneDX 1.5, and the texts of the licences in it, which all but a few
+ask to be handed out with what is built:
 
-    deploy/release/sbom.py FILE [NAME@VERSION=LICENCE...]
+    deploy/release/sbom.py NAME.cdx.json [NAME@VERSION=LICENCE...]     # and NAME.licences.txt
 
 In it is what becomes part of them and nothing else: the crates, as cargo resolves them for these processors, without those
 that macros, build scripts and tests are made of; and what is linked besides, which the caller names:
@@ -90,8 +91,29 @@ def bill(linked):
     }
 
 
-if len(sys.argv) < 2:
-    sys.exit("usage: deploy/release/sbom.py FILE [NAME@VERSION=LICENCE...]")
+def texts(components):
+    """Each text once, below the names of the crates that have it in their package."""
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGETS[0]]
+    metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    folders = {(each["name"], each["version"]): os.path.dirname(each["manifest_path"]) for each in metadata["packages"]}
+    owners = {}
+    for each in components:
+        folder = folders.get((each["name"], each["version"]))
+        # What is linked besides is no crate.
+        for name in sorted(os.listdir(folder)) if folder else []:
+            path = os.path.join(folder, name)
+            if re.match("licen[cs]e|copying|copyright|notice|unlicense", name, re.IGNORECASE) and os.path.isfile(path):
+                with open(path, encoding="utf-8") as file:
+                    owners.setdefault(file.read().strip(), []).append(f"{each['name']} {each['version']}")
+    rule = "-" * 72
+    return "".join(f"{rule}\n{', '.join(dict.fromkeys(names))}\n{rule}\n\n{text}\n\n" for text, names in owners.items())
+
+
+if len(sys.argv) < 2 or not sys.argv[1].endswith(".cdx.json"):
+    sys.exit("usage: deploy/release/sbom.py NAME.cdx.json [NAME@VERSION=LICENCE...]")
+written = bill(sys.argv[2:])
 with open(sys.argv[1], "w", encoding="utf-8") as file:
-    json.dump(bill(sys.argv[2:]), file, indent=1)
+    json.dump(written, file, indent=1)
     file.write("\n")
+with open(sys.argv[1].removesuffix(".cdx.json") + ".licences.txt", "w", encoding="utf-8") as file:
+    file.write(texts(written["components"]))

@@ -32,6 +32,7 @@ for file in b24proxy b24proxy-aarch64 b24proxy_VERSION_amd64.deb b24proxy_VERSIO
     sha256sum "$file" >"$file.sha256"
 done
 echo '{}' >b24proxy_VERSION.cdx.json
+echo MIT >b24proxy_VERSION.licences.txt
 [ ! -e "$OLDPWD/.git/sum-is-wrong" ] || echo other >b24proxy_VERSION_arm64.deb
 "#;
 

@@ -72,7 +72,7 @@ fn the_same_executable_makes_the_same_package_wherever_it_is_made_and_whenever()
         umask 077
         cp -R CHANGELOG.md Cargo.toml LICENSE README.md README.ru.md SECURITY.md deploy docs \
             proxy.toml.example "$other"
-        cp "$one/executable" "$one"/*.cdx.json "$other"
+        cp "$one/executable" "$one"/*.cdx.json "$one"/*.licences.txt "$other"
         SOURCE_DATE_EPOCH=$(sh deploy/release/epoch.sh)
         export SOURCE_DATE_EPOCH
         cd "$other"
@@ -136,6 +136,7 @@ fn it_has_everything_in_its_place_and_all_of_it_is_roots() {
         ("-rw-r--r--", "/usr/share/doc/b24proxy/changelog.gz"),
         ("-rw-r--r--", "/usr/share/doc/b24proxy/copyright"),
         ("-rw-r--r--", &format!("/usr/share/doc/b24proxy/b24proxy_{VERSION}.cdx.json")),
+        ("-rw-r--r--", &format!("/usr/share/doc/b24proxy/b24proxy_{VERSION}.licences.txt")),
     ]
     .into_iter()
     .chain(CONFFILES.map(|path| ("-rw-r--r--", path)))

@@ -87,9 +87,29 @@ fn each_of_it_has_a_licence_that_fits_the_agpl_and_the_sum_that_cargo_verifies()
 }
 
 #[test]
+fn the_licences_of_all_crates_go_with_it_as_texts() {
+    let bill: Value = serde_json::from_slice(&bill("texts.cdx.json", 0)).unwrap();
+    let texts = std::fs::read_to_string(Path::new(env!("CARGO_TARGET_TMPDIR")).join("texts.licences.txt")).unwrap();
+    let rule = format!("\n{}\n", "-".repeat(72));
+    let names: BTreeSet<&str> =
+        texts.split(&rule).filter(|part| !part.contains('\n')).flat_map(|part| part.split(", ")).collect();
+    for component in components(&bill) {
+        let name = ["name", "version"].map(|field| text(component, field)).join(" ");
+        assert!(name == "musl 1.2.5" || names.contains(name.as_str()), "{name} has no text of a licence");
+    }
+    for passage in
+        ["Permission is hereby granted, free of charge", "Apache License\n", "GNU AFFERO GENERAL PUBLIC LICENSE"]
+    {
+        assert!(texts.contains(passage), "{passage}");
+    }
+}
+
+#[test]
 fn the_bill_is_the_same_for_the_same_commit() {
     let one = bill("one.cdx.json", 1_800_000_000);
     assert!(one == bill("two.cdx.json", 1_800_000_000));
+    let texts = |name: &str| std::fs::read(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).unwrap();
+    assert!(texts("one.licences.txt") == texts("two.licences.txt"));
     let bill: Value = serde_json::from_slice(&one).unwrap();
     assert_eq!(bill["metadata"]["timestamp"], "2027-01-15T08:00:00Z");
 }
