@@ -1,6 +1,6 @@
 //! What a database in the place of the token folder adds to a call.
 
-use crate::results::{median, reached};
+use crate::results::{median, Target};
 use crate::{ms, resident, Bench, NGINX, PROXY};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -22,54 +22,46 @@ struct Place {
     resident: Option<(String, Group)>,
 }
 
+/// Milliseconds of calls by CGI, of those with a new idempotency key, and of a resident program's.
+pub struct Databases {
+    /// With files.
+    files: [f64; 3],
+    /// Of each place: its calls, and how much more than with files.
+    others: Vec<(&'static str, [f64; 3], [f64; 3])>,
+}
+
 impl Bench {
     /// Differences within each of the interleaved rounds.
-    pub fn databases(&self, rounds: usize, count: usize, duration: Duration) -> String {
+    pub fn databases(&self, rounds: usize, count: usize, duration: Duration) -> Databases {
         let servers = [Kind::Postgres, Kind::MySql]
             .map(|kind| Server::start_at_port(kind, Some((&self.certificate.0, &self.certificate.1))));
         let databases = servers.each_ref().map(|server| server.database());
         let pooler = Pooler::before(&servers[0]);
         let places = self.places(&databases, &pooler);
-        let mut by_cgi = vec![Vec::new(); places.len()];
-        let mut by_key = by_cgi.clone();
-        let mut by_worker = by_cgi.clone();
+        let mut figures = vec![[const { Vec::new() }; 3]; places.len()];
         for round in 0..rounds {
             for (place, Place { title, config, resident }) in places.iter().enumerate() {
-                let run = |key: Option<&str>| self.run_with(PROXY, "bench/body", count, key, Some(config)).wall;
-                by_cgi[place].push(run(None));
-                by_key[place].push(run(Some(&format!("{place} {round}"))));
+                let run = |key: Option<&str>| {
+                    self.run_with(PROXY, "bench/body", count, key, Some(("B24PROXY_CONFIG", config))).wall
+                };
+                let [by_cgi, by_key, by_worker] = &mut figures[place];
+                by_cgi.push(run(None));
+                by_key.push(run(Some(&format!("{place} {round}"))));
                 let path = resident.as_ref().map_or("/resident/b24proxy", |(path, _)| path);
                 let request = self.request(NGINX, path);
                 let answer = request.send().expect("an answer");
                 assert!(answer.contains(r#""success":true"#), "{title}: {answer}");
-                by_worker[place].push(ms(request.load(1, duration).median));
+                by_worker.push(ms(request.load(1, duration).median));
             }
         }
-        let more = |figures: &[Vec<f64>], place: usize| {
-            median(figures[place].iter().zip(&figures[0]).map(|(figure, with_files)| figure - with_files))
+        let these = |place: usize| [0, 1, 2].map(|way| median(figures[place][way].iter().copied()));
+        let more = |place: usize| {
+            let [ours, with_files] = [place, 0].map(|place| &figures[place]);
+            [0, 1, 2].map(|way| median(ours[way].iter().zip(&with_files[way]).map(|(one, other)| one - other)))
         };
-        let mut text = String::from(
-            "| what is stored is kept in | CGI, ms | more than files | with a key | more | resident, ms | more |\n\
-             |---|---:|---:|---:|---:|---:|---:|\n",
-        );
-        let mut verdicts = String::new();
-        for (place, Place { title, .. }) in places.iter().enumerate() {
-            let _ = write!(text, "| {title} ");
-            for figures in [&by_cgi, &by_key, &by_worker] {
-                let _ = write!(text, "| {:.2} | {:.2} ", median(figures[place].iter().copied()), more(figures, place));
-            }
-            text.push_str("|\n");
-            if place > 0 {
-                let (cgi, worker) = (more(&by_cgi, place), more(&by_worker, place));
-                let _ = writeln!(
-                    verdicts,
-                    "- {title}: at most {MOST_BY_CGI} ms more by CGI: {}; at most {MOST_RESIDENT} ms more resident: {}",
-                    reached(cgi <= MOST_BY_CGI),
-                    reached(worker <= MOST_RESIDENT)
-                );
-            }
-        }
-        format!("{text}\n{verdicts}\n")
+        let others = places.iter().enumerate().skip(1);
+        let others = others.map(|(number, place)| (place.title, these(number), more(number))).collect();
+        Databases { files: these(0), others }
     }
 
     fn places(&self, databases: &[Database; 2], pooler: &Pooler) -> Vec<Place> {
@@ -98,5 +90,40 @@ impl Bench {
             Place { title, config, resident: Some((format!("/{name}/b24proxy"), stays)) }
         });
         std::iter::once(files).chain(of_kinds).collect()
+    }
+}
+
+impl Databases {
+    pub fn table(&self) -> String {
+        let mut text = String::from(
+            "| what is stored is kept in | CGI, ms | more than files | with a key | more | resident, ms | more |\n\
+             |---|---:|---:|---:|---:|---:|---:|\n",
+        );
+        let [cgi, key, resident] = self.files;
+        let _ = writeln!(text, "| files | {cgi:.2} | | {key:.2} | | {resident:.2} | |");
+        for (title, these, more) in &self.others {
+            let cells = these.iter().zip(more).map(|(this, more)| format!("| {this:.2} | {more:.2} "));
+            let _ = writeln!(text, "| {title} {}|", cells.collect::<String>());
+        }
+        text.push('\n');
+        text
+    }
+
+    pub fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        self.others.iter().flat_map(|(title, _, [cgi, _, resident])| {
+            [("by CGI", *cgi, MOST_BY_CGI), ("resident", *resident, MOST_RESIDENT)].map(|(way, value, most)| Target {
+                what: format!("{title}, {way}: at most {most} ms more than with files"),
+                value,
+                reached: value <= most,
+            })
+        })
+    }
+
+    /// Lines of the one table in README.md.
+    pub fn summary(&self) -> String {
+        let line = |(title, _, [cgi, key, resident]): &(&str, _, [f64; 3])| {
+            format!("| stored in {title}: CGI / with a key / resident | | | {cgi:+.2} / {key:+.2} / {resident:+.2} | | | |\n")
+        };
+        self.others.iter().map(line).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! What a call costs: README.md beside this says what is measured and how. Started by run.sh.
 
+mod bulk;
 mod databases;
 mod growth;
 mod load;
@@ -10,7 +11,7 @@ mod upstream;
 
 use load::Request;
 use processes::{cpu_ticks, is_resident, members, Memory};
-use results::{median, Results, Run};
+use results::{median, missed, table_of, Results, Run};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,8 +30,9 @@ const SERVERS: [(&str, Kind); 2] = [("nginx", Kind::Nginx), ("Apache", Kind::Apa
 const CALM: f64 = 0.25;
 
 /// Who is compared, and the path of each under the servers that have it. The last is what the others are measured above.
-const CONTESTANTS: [(&str, [Option<&str>; SERVERS.len()]); 8] = [
+const CONTESTANTS: [(&str, [Option<&str>; SERVERS.len()]); 9] = [
     ("b24proxy", [Some("/cgi-bin/b24proxy"); 2]),
+    ("b24proxy, glibc", [Some("/glibc/b24proxy"); 2]),
     ("resident", [Some("/resident/b24proxy"), None]),
     ("resident, kept", [Some("/kept/b24proxy"), None]),
     ("mod_fcgid", [None, Some("/fcgid/b24proxy")]),
@@ -40,13 +42,14 @@ const CONTESTANTS: [(&str, [Option<&str>; SERVERS.len()]); 8] = [
     ("empty", [Some("/bench/floor"); 2]),
 ];
 const PROXY: usize = 0;
-const RESIDENT: usize = 1;
-const KEPT: usize = 2;
-const MOD_FCGID: usize = 3;
-const PHP_CGI: usize = 4;
-const PHP_FPM: usize = 5;
-const PHP_STREAM: usize = 6;
-const EMPTY: usize = 7;
+const GLIBC: usize = 1;
+const RESIDENT: usize = 2;
+const KEPT: usize = 3;
+const MOD_FCGID: usize = 4;
+const PHP_CGI: usize = 5;
+const PHP_FPM: usize = 6;
+const PHP_STREAM: usize = 7;
+const EMPTY: usize = 8;
 const NGINX: usize = 0;
 const APACHE: usize = 1;
 
@@ -64,16 +67,21 @@ fn main() {
     if option.as_deref() == Some("--hold") {
         return bench.hold();
     }
-    println!("{}", bench.surroundings());
     let mut results = bench.rounds(if quick { 1 } else { 5 }, Duration::from_millis(if quick { 200 } else { 500 }));
     results.memory = bench.memory(if quick { [500, 2_000] } else { [1_000, 100_000] });
+    let mut targets = results.targets();
     print!("{}", results.tables());
-    print!("{}", bench.growth(if quick { 5 } else { 15 }));
+    print!("{}", bench.growth(if quick { 5 } else { 15 }, &mut targets));
+    print!("{}", bench.ways(if quick { 10 } else { 100 }));
     let (rounds, count, duration) = if quick { (1, 5, 200) } else { (5, 40, 500) };
-    print!("{}", bench.databases(rounds, count, Duration::from_millis(duration)));
-    print!("{}", results.targets());
-    print!("{}", results.noise());
-    println!("\n{:.0} s", begun.elapsed().as_secs_f64());
+    let databases = bench.databases(rounds, count, Duration::from_millis(duration));
+    let bulk = bench.bulk(rounds);
+    targets.extend(databases.targets());
+    print!("{}{}{}", databases.table(), bulk.table(), table_of(&targets));
+    println!("\nAfter {:.0} s; what README.md has under \"Figures\":\n", begun.elapsed().as_secs_f64());
+    println!("{}", bench.surroundings());
+    println!("{}{}{}", results.summary(), databases.summary(), bulk.summary());
+    print!("{}\n{}", results.noise(), missed(&targets));
 }
 
 /// Everything that runs meanwhile.
@@ -118,6 +126,9 @@ impl Bench {
             sandbox.make_folder(folder, 0o755);
             sandbox.write(&format!("{folder}/b24proxy"), 0o755, &text(sandbox.executable()));
         }
+        let glibc = std::env::var_os("B24PROXY_BENCH_GLIBC").expect("B24PROXY_BENCH_GLIBC; see run.sh");
+        sandbox.make_folder("glibc", 0o755);
+        sandbox.write("glibc/b24proxy", 0o755, &text(glibc.into()));
         sandbox.write("b24proxy/ca.pem", 0o644, ca_pem.as_bytes());
         // What a script needs for portals with real certificates, and reads anew in each process.
         let mut bundle = ca_pem.clone();
@@ -247,10 +258,10 @@ file = "log"
     }
 
     fn rounds(&self, rounds: usize, duration: Duration) -> Results {
-        let mut results = Results::default();
+        let mut results = Results { file: self.size(PROXY), glibc_file: self.size(GLIBC), ..Results::default() };
         self.sandbox.write("bench/body", 0o644, self.body.as_bytes());
         for _ in 0..rounds {
-            for contestant in [PROXY, EMPTY, PHP_CGI] {
+            for contestant in [PROXY, GLIBC, EMPTY, PHP_CGI] {
                 let count = if contestant == PHP_CGI { 8 } else { 40 };
                 results.runs.push((contestant, self.run(contestant, "bench/body", count, None)));
             }
@@ -282,22 +293,16 @@ file = "log"
         self.run_with(contestant, body, count, key, None)
     }
 
-    /// By this configuration.
+    /// With this environment variable, too.
     fn run_with(
         &self,
         contestant: usize,
         body: &str,
         count: usize,
         key: Option<&str>,
-        configuration: Option<&str>,
+        variable: Option<(&str, &str)>,
     ) -> Run {
-        let program = match contestant {
-            PROXY => self.sandbox.executable(),
-            _ => {
-                let path = CONTESTANTS[contestant].1[NGINX].expect("nginx has every CGI program");
-                self.sandbox.path().join(path.trim_start_matches('/'))
-            }
-        };
+        let program = self.program(contestant);
         let body = self.sandbox.path().join(body);
         let length = std::fs::metadata(&body).expect("the body was written").len();
         let mut command = self.sandbox.command(self.sandbox.path().join("bench/runner"));
@@ -306,7 +311,7 @@ file = "log"
             .args([&body, &program])
             .args(key)
             .envs(self.environment(&program, length))
-            .envs(configuration.map(|path| ("B24PROXY_CONFIG", path)))
+            .envs(variable)
             .current_dir(program.parent().expect("a program lies in a folder"));
         let output = command.output().expect("the runner can be started");
         let text = String::from_utf8_lossy(&output.stdout);
@@ -315,6 +320,23 @@ file = "log"
             panic!("{}: {text}{}", program.display(), String::from_utf8_lossy(&output.stderr))
         };
         Run { wall: wall / 1e6, cpu: cpu / 1e6, memory: memory / 1024.0, faults }
+    }
+
+    /// Of those that are started for each call.
+    fn program(&self, contestant: usize) -> PathBuf {
+        match contestant {
+            PROXY => self.sandbox.executable(),
+            _ => {
+                let path = CONTESTANTS[contestant].1[NGINX].expect("nginx has every CGI program");
+                self.sandbox.path().join(path.trim_start_matches('/'))
+            }
+        }
+    }
+
+    /// Of the executable, MiB.
+    fn size(&self, contestant: usize) -> f64 {
+        let file = std::fs::metadata(self.program(contestant)).expect("it was written");
+        file.len() as f64 / (1 << 20) as f64
     }
 
     /// As fcgiwrap and the shipped configuration set it.
@@ -394,17 +416,19 @@ file = "log"
     fn surroundings(&self) -> String {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-        let first_line = |program: &str, option: &str| {
-            let output = Command::new(program).arg(option).output().expect("it was found before");
-            let text = [output.stdout, output.stderr].concat();
-            String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
+        let version = |program: &str, before: &str| {
+            let output = Command::new(program).arg("-v").output().expect("it was found before");
+            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            let rest = text.split(before).nth(1).unwrap_or_default();
+            rest.split_whitespace().next().unwrap_or_default().to_owned()
         };
         format!(
-            "Linux {}, {cpus} CPUs; {}; {}; portal {}, certificate ECDSA P-256, TLS 1.3\n",
+            "Linux {}, {cpus} CPUs; nginx {}, Apache {}, PHP {}; portal {}, ECDSA P-256, TLS 1.3.\n",
             kernel.trim(),
-            first_line("/usr/sbin/nginx", "-v"),
-            first_line("php-cgi", "-v"),
-            self.portal()
+            version("/usr/sbin/nginx", "nginx/"),
+            version("/usr/sbin/apache2", "Apache/"),
+            version("php-cgi", "PHP "),
+            self.portal().split(':').next().expect("split yields something")
         )
     }
 }

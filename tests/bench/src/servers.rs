@@ -10,8 +10,13 @@ impl Bench {
         let folder = self.folder();
         if kind != Kind::Nginx {
             let fcgid = self.sandbox.path().join("fcgid").display().to_string();
+            let glibc = self.sandbox.path().join("glibc").display().to_string();
+            let shipped = shipped("apache/b24proxy.conf");
+            let of_glibc =
+                shipped.replace("${B24PROXY_CGI_BIN}", &glibc).replace("/cgi-bin/b24proxy", "/glibc/b24proxy");
             return format!(
                 r#"
+{of_glibc}
 LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
 LoadModule proxy_fcgi_module /usr/lib/apache2/modules/mod_proxy_fcgi.so
 ScriptAlias "/bench/" "{folder}/"
@@ -66,10 +71,11 @@ Alias "/fcgid/" "{fcgid}/"
             let program = format!("{folder}/{script}");
             text += &place(&format!("= /fpm/{script}"), &format!("{folder}/fpm.socket"), &program);
         }
-        text += &self.shipped("resident", &format!("unix:{folder}/resident.socket;"));
-        text += &self.shipped("kept", "kept;\nfastcgi_keep_conn on;");
+        text += &self.at_nginx("glibc", "unix:{folder}/b24proxy.socket;");
+        text += &self.at_nginx("resident", &format!("unix:{folder}/resident.socket;"));
+        text += &self.at_nginx("kept", "kept;\nfastcgi_keep_conn on;");
         for name in ["four", "postgres-socket", "postgres-tls", "pgbouncer", "mysql-socket", "mysql-tls"] {
-            text += &self.shipped(name, &format!("unix:{folder}/{name}.socket;"));
+            text += &self.at_nginx(name, &format!("unix:{folder}/{name}.socket;"));
         }
         text
     }
@@ -84,16 +90,23 @@ Alias "/fcgid/" "{fcgid}/"
     }
 
     /// The configuration that is shipped for nginx, for another path and another place.
-    fn shipped(&self, name: &str, place: &str) -> String {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nginx/b24proxy.conf");
-        let text = std::fs::read_to_string(file).expect("deploy/nginx/b24proxy.conf");
+    fn at_nginx(&self, name: &str, place: &str) -> String {
         let log = format!("error_log {}/nginx.log alert;", self.folder());
+        // Only fcgiwrap asks which program to start.
+        let program = format!(" {}/{name}/b24proxy;", self.sandbox.path().display());
         [
-            ("fastcgi_pass unix:/run/b24proxy.socket;", &format!("fastcgi_pass {place}")),
-            ("error_log /var/log/nginx/error.log alert;", &log),
-            ("/cgi-bin/b24proxy", &format!("/{name}/b24proxy")),
+            ("fastcgi_pass unix:/run/b24proxy.socket;", format!("fastcgi_pass {place}")),
+            ("error_log /var/log/nginx/error.log alert;", log),
+            (" /usr/lib/cgi-bin/b24proxy;", program),
+            ("/cgi-bin/b24proxy", format!("/{name}/b24proxy")),
         ]
         .into_iter()
-        .fold(text, |text, (theirs, ours)| text.replace(theirs, ours))
+        .fold(shipped("nginx/b24proxy.conf"), |text, (theirs, ours)| text.replace(theirs, &ours))
     }
+}
+
+/// A file of deploy/.
+fn shipped(name: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name);
+    std::fs::read_to_string(file).unwrap_or_else(|error| panic!("deploy/{name}: {error}"))
 }
