@@ -8,6 +8,9 @@ use crate::{
 };
 use std::fmt::Write as _;
 
+/// How many times its CPU time the empty program may take.
+const ALONE: f64 = 2.0;
+
 /// What the runner measured of one program.
 #[derive(Clone, Copy)]
 pub struct Run {
@@ -231,7 +234,8 @@ impl Results {
         targets
     }
 
-    /// The empty program does the same in every round; where it takes different times, the machine does other things.
+    /// The empty program does the same in every round, and waits for nothing; where it takes different times, or waits for
+    /// a CPU, the machine does other things.
     pub fn noise(&self) -> String {
         if self.bare.len() == 1 {
             return "A single round says nothing of noise.\n".into();
@@ -244,12 +248,14 @@ impl Results {
             }
         }
         let alone = spread(self.runs.iter().filter(|run| run.0 == EMPTY).map(|run| run.1.wall));
-        let judgement =
-            if worst.max(alone) > CALM { "TOO NOISY: repeat this when the machine is idle" } else { "calm" };
+        let waited = self.run(EMPTY, |run| run.wall) / self.run(EMPTY, |run| run.cpu);
+        let is_calm = worst.max(alone) <= CALM && waited <= ALONE;
         format!(
-            "Between rounds the empty program's speed differed by {:.0} % under the servers and {:.0} % alone: {judgement}.\n",
+            "Between rounds the empty program's speed differed by {:.0} % under the servers and {:.0} % alone, and it took {waited:.1} \
+             times its CPU time: {}.\n",
             worst * 100.0,
-            alone * 100.0
+            alone * 100.0,
+            if is_calm { "calm" } else { "TOO NOISY: repeat this when the machine is idle" }
         )
     }
 }
