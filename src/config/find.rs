@@ -1,6 +1,7 @@
 //! Where `proxy.toml` is looked for, and whether the file found may be used.
 
 use crate::system::disk::{is_anothers, not_waiting, own_path};
+use crate::system::refusal::refused;
 use crate::system::user::{self, typed, Barrier};
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -179,6 +180,9 @@ pub fn find(surroundings: &Surroundings) -> Result<Found, String> {
 
 /// Why a file that is there cannot be opened, and the command that mends it.
 fn not_opened(path: &Path, error: &std::io::Error) -> String {
+    if let Some(why) = refused(error) {
+        return unread(path, why);
+    }
     let failed = format!("{} cannot be read ({error})", path.display());
     match (user::barrier(path), user::own().map(user::name_of)) {
         // Only the file: the folder may hold what is another user's.
@@ -202,12 +206,19 @@ fn neighbours(me: &str, path: &Path) -> &'static str {
     }
 }
 
+fn unread(path: &Path, why: &str) -> String {
+    format!("{} cannot be read: {why}", path.display())
+}
+
 fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 fn read(mut file: std::fs::File, path: &Path, surroundings: &Surroundings) -> Result<Found, String> {
-    let failed = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let failed = |error: std::io::Error| match refused(&error) {
+        Some(why) => unread(path, why),
+        None => unread(path, &error.to_string()),
+    };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(format!("{} is not a file", path.display()));

@@ -77,13 +77,15 @@ impl Serving<'_> {
         let route = self.route();
         let outcome = match loaded {
             Ok(app) => self.routed(app, &route, body, trace),
-            Err(why) if route == Route::Health => {
-                self.log.error(why);
-                Ok(health::unavailable("configuration_error"))
-            }
             Err(why) => Err(Error::Configuration(why.clone())),
         };
-        let outcome = outcome.map_err(Error::or_host_busy);
+        let outcome = match outcome.map_err(Error::or_host_busy) {
+            Err(error) if route == Route::Health && loaded.is_err() => {
+                self.log.error(&error.for_administrator());
+                Ok(health::unavailable(error.status_and_code().1))
+            }
+            outcome => outcome,
+        };
         self.log_outcome(trace, &outcome);
         let answer = outcome.unwrap_or_else(|error| match route.version() {
             Some(version) => webhook::failure(&error, version),
