@@ -1,20 +1,20 @@
 #!/bin/sh
 # The part of run.sh for one server, in namespaces of its own:
-#   inside.sh Apache|nginx ROOT SIMULATOR
+#   inside.sh Apache|nginx "package"|"single file" ROOT SIMULATOR
 set -eu
-server=$1 root=$2 simulator=$3
+server=$1 how=$2 root=$3 simulator=$4
 here=$(dirname "$0")
-section="$server, with the single file"
+section="$server, with the $how"
 host=www.acme.test
 url=https://$host/cgi-bin/b24proxy
 control=http://127.0.0.1:8003
 
 ok() {
-    echo "ok  $server: $*"
+    echo "ok  $section: $*"
 }
 
 fail() {
-    echo "FAILED: $server: $*" >&2
+    echo "FAILED: $section: $*" >&2
     for log in "$root"/tmp/step.log "$root"/var/log/apache2/error.log "$root"/var/log/nginx/error.log \
         "$root"/var/log/b24proxy.log; do
         [ ! -s "$log" ] || { echo "--- ${log#"$root"}"; tail -n 30 "$log"; } >&2
@@ -193,75 +193,7 @@ sh "$here/readme.sh" README.md "$section" "$last" | sed "s/www\.example\.com/$ho
 grep -q 'check --url' "$root/tmp/check.sh" || fail "README.md does not end in check --url"
 all_is_well "installed"
 
-# What people break.
-case $server in
-Apache)
-    inside a2enmod -q headers >/dev/null
-    echo 'RequestHeader unset Authorization' >"$root/etc/apache2/conf-enabled/broken.conf"
-    ;;
-nginx)
-    cp "$root/etc/nginx/snippets/b24proxy.conf" "$root/tmp/kept.conf"
-    sed -i 's|^    fastcgi_param  HTTP_PROXY .*|&\n    fastcgi_param  HTTP_AUTHORIZATION "";|' \
-        "$root/etc/nginx/snippets/b24proxy.conf"
-    ;;
-esac
-restart $service
-check_names "Authorization stripped" \
-    "Authorization: the web server keeps the Authorization header from the program"
-
-moved=/var/www/html/proxy.toml
-inside mv /etc/b24proxy/proxy.toml $moved
-inside cp /etc/b24proxy/ca.pem /var/www/html/ca.pem
-case $server in
-Apache) echo "SetEnv B24PROXY_CONFIG $moved" >"$root/etc/apache2/conf-enabled/broken.conf" ;;
-nginx)
-    sed "s|^    fastcgi_param  HTTP_PROXY .*|&\n    fastcgi_param  B24PROXY_CONFIG $moved;|" \
-        "$root/tmp/kept.conf" >"$root/etc/nginx/snippets/b24proxy.conf"
-    ;;
-esac
-restart $service
-check_names "proxy.toml in the document root" \
-    "web server: runs the program, but as the web server's user it cannot use its configuration" env B24PROXY_CONFIG=$moved
-says "privacy: "
-ok "proxy.toml in the document root: check says: FAIL privacy"
-inside mv $moved /etc/b24proxy/proxy.toml
-case $server in
-Apache) rm "$root/etc/apache2/conf-enabled/broken.conf" ;;
-nginx) cp "$root/tmp/kept.conf" "$root/etc/nginx/snippets/b24proxy.conf" ;;
-esac
-restart $service
-
-all_is_well "mended"
-. "$here/mistakes.sh"
-
-# The lines on logs that the shipped files offer, in each host.
-case $server in
-Apache)
-    sed -n -E 's/^#   ((CustomLog|LogLevel|ErrorLogFormat) .*)/    \1/p' \
-        "$root/root/b24proxy/deploy/apache/b24proxy.conf" >"$root/tmp/lines"
-    sed -i "/^    ServerName/r $root/tmp/lines" "$root/etc/apache2/sites-available/000-default.conf"
-    log=/var/log/apache2/b24proxy.log
-    ;;
-nginx)
-    cp "$root/root/b24proxy/deploy/nginx/b24proxy-log.conf" "$root/etc/nginx/conf.d/"
-    sed -n -E 's/^#   ((access_log|log_not_found) .*)/    \1/p' \
-        "$root/etc/nginx/conf.d/b24proxy-log.conf" >"$root/tmp/lines"
-    sed -i "/^    server_name/r $root/tmp/lines" "$root/etc/nginx/sites-available/default"
-    sed -i -e '/^    access_log off;$/d' -e 's/^    # \(access_log .*\)/    \1/' "$root/etc/nginx/snippets/b24proxy.conf"
-    log=/var/log/nginx/b24proxy.log
-    ;;
-esac
-restart $service
-long=$(head -c 20000 /dev/zero | tr '\0' x)
-for path in "/cgi-bin/b24proxy/rest/1/$token/profile" "/cgi-bin/b24proxy/rest/$token/profile" "/rest%2F1%2F$token" \
-    "/REST/1/$token/profile" "/cgi-bin/b24proxy?code=$token" "/rest/1/$token/%zz" "/rest/1/$token/profile?x=$long"; do
-    for scheme in http https; do
-        browse --output /dev/null "$scheme://$host$path" || :
-    done
-done
-grep -q -F '"GET /rest/1/***"' "$root$log" || fail "$log does not have the call"
-leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "the token is in $leaking"
-ok "no token in a log, and GET /rest/1/*** in $log"
+[ "$how" = package ] || . "$here/broken.sh"
 
 # Resident, as its page says.
 type_block 1 docs/fastcgi.md
@@ -269,3 +201,5 @@ all_is_well "resident"
 grep -l -z -x worker "$root"/proc/[0-9]*/cmdline >/dev/null 2>&1 || fail "no process of the program stays"
 leaking=$(grep -r -l -F "$token" "$root/var/log") && fail "resident: the token is in $leaking"
 ok "the program stays, and no token is in a log"
+
+[ "$how" = "single file" ] || . "$here/packaged.sh"

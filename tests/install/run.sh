@@ -19,9 +19,11 @@ target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 
+package=b24proxy_$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)_amd64.deb
+
 if [ "${B24PROXY_INSTALL_BUILT:-}" != yes ]; then
     sh tests/packages.sh install
-    [ -x "$target/release/b24proxy" ] || cargo build --release --locked
+    [ -e "$target/dist/$package" ] || deploy/release/build.sh "$target/dist"
     cargo build --quiet --locked -p simulator
 fi
 if [ "$(id -u)" != 0 ]; then
@@ -100,18 +102,23 @@ for server in Apache nginx; do
 done
 
 for server in Apache nginx; do
-    root=$work/$server
-    cp -a "$cache/$server" "$root"
-    project=$root/root/b24proxy
-    mkdir -p "$project"
-    cp -a README.md proxy.toml.example deploy "$project"
-    cp "$target/release/b24proxy" "$project/"
-    chown -R 0:0 "$project"
-    # "&" and wait: a trap runs only between commands.
-    unshare --net --mount --pid --fork --kill-child \
-        sh tests/install/inside.sh "$server" "$root" "$target/debug/simulator" &
-    child=$!
-    wait "$child" || fail "$server: see above"
-    child=
+    for how in "single file" package; do
+        root=$work/$server-${how% *}
+        cp -a "$cache/$server" "$root"
+        project=$root/root/b24proxy
+        mkdir -p "$project"
+        case $how in
+        package) cp "$target/dist/$package" "$project" ;;
+        *) cp -a README.md proxy.toml.example deploy "$target/dist/b24proxy" "$project" ;;
+        esac
+        chown -R 0:0 "$project"
+        # "&" and wait: a trap runs only between commands.
+        unshare --net --mount --pid --fork --kill-child \
+            env package="$package" sh tests/install/inside.sh "$server" "$how" "$root" "$target/debug/simulator" &
+        child=$!
+        wait "$child" || fail "$server, with the $how: see above"
+        child=
+        rm -rf --one-file-system "$root"
+    done
 done
-echo "Installed by README.md under Apache and nginx; check --url says all is well, and names what is broken."
+echo "Installed by README.md under Apache and nginx, with the package and the single file; check --url says all is well, and names what is broken."
