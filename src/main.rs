@@ -10,6 +10,10 @@
 //! Uses edge and cli.
 #![forbid(unsafe_code)]
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 mod app;
 mod call;
 mod cli;

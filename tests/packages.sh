@@ -17,7 +17,7 @@ usage() {
 }
 
 # A package, the file by which one sees that what it is needed for is there, or
-# the module of Python, and the groups that need it.
+# the module of Python, and the groups that need it. rust: where Rust has no musl.
 # Not the package's own state: another variant of nginx does as well, and
 # apt-get would remove it in favour of the one that is named here.
 packages() {
@@ -47,12 +47,17 @@ time                    /usr/bin/time           quick long all
 systemd                 systemd-analyze         quick long all
 strace                  strace                  quick long all
 mount                   mount                   long all
-python3                 python3                 all
-dpkg                    dpkg-deb                all
+python3                 python3                 bench install long all
+dpkg                    dpkg-deb                bench install long all
 fakeroot                fakeroot                all
 chromium                chromium                all
 chromium-driver         chromedriver            all
-python3-venv            python3:ensurepip       all
+python3-venv            python3:ensurepip       bench install long all
+binutils                readelf                 long all
+qemu-user               qemu-aarch64            long all
+rustc-web               rust:/usr/bin/rustc     bench install long all
+cargo-web               rust:/usr/bin/cargo     bench install long all
+rust-web-src            rust:/usr/lib/rustlib/src/rust/library/std/Cargo.toml  bench install long all
 nodejs                  node                    all
 npm                     npm                     all
 END
@@ -69,6 +74,8 @@ is_there() {
     # Versions are part of some names.
     *\**) ls $1 >/dev/null 2>&1 ;;
     /*) [ -e "$1" ] ;;
+    # What a Rust that has musl does not need.
+    rust:*) [ -e "${1#rust:}" ] || sh deploy/release/musl.sh ;;
     python3:*) python3 -c "import ${1#python3:}" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
     esac

@@ -49,15 +49,15 @@ kinds() {
     done
 }
 
-# The release is what is tested from here on.
+# What is handed out is what is tested from here on.
 release() {
-    step cargo build --release --locked
     target=${CARGO_TARGET_DIR:-target}
     case $target in
     /*) ;;
     *) target=$PWD/$target ;;
     esac
-    export B24PROXY_TEST_BINARY="$target/release/b24proxy"
+    step deploy/release/build.sh "$target/dist"
+    export B24PROXY_TEST_BINARY="$target/dist/b24proxy"
 }
 
 quick() {

@@ -2,11 +2,11 @@
 """Writes the bill of materials of the executables, CycloneDX 1.5, and the texts of the licences in it, which all but a few
 ask to be handed out with what is built:
 
-    deploy/release/sbom.py NAME.cdx.json [NAME@VERSION=LICENCE...]     # and NAME.licences.txt
+    deploy/release/sbom.py NAME.cdx.json [NAME@VERSION=LICENCE[=FILE]...]     # and NAME.licences.txt
 
 In it is what becomes part of them and nothing else: the crates, as cargo resolves them for these processors, without those
-that macros, build scripts and tests are made of; and what is linked besides, which the caller names:
-rust-std@1.95.0="MIT OR Apache-2.0" musl@1.2.5=MIT
+that macros, build scripts and tests are made of; and what is linked besides, which the caller names, perhaps with the
+licence's text: rust-std@1.95.0="MIT OR Apache-2.0" musl@1.2.5=MIT=COPYRIGHT
 
 A script, because cargo-cyclonedx, which could do it too, is one more program that each release would build of many crates,
 and lists what `cargo metadata` resolves: macros, and features that only tests ask for. Python is there, for zig
@@ -52,6 +52,11 @@ def component(name, version, licence, purl):
     return {**described, "licenses": [{"expression": licence}]}
 
 
+def parts(linked):
+    """NAME@VERSION=LICENCE[=FILE]."""
+    return re.fullmatch("(.+?)@(.+?)=([^=]+)(?:=(.+))?", linked).groups()
+
+
 def bill(linked):
     sums = checksums()
     components, needs = {}, {}
@@ -70,7 +75,7 @@ def bill(linked):
             above.append(purl)
     program = above[0]
     for text in linked:
-        name, version, licence = re.fullmatch("(.+)@(.+)=(.+)", text).groups()
+        name, version, licence, _ = parts(text)
         purl = f"pkg:generic/{name}@{version}"
         components[purl] = component(name, version, licence, purl)
         needs[purl] = set()
@@ -91,7 +96,7 @@ def bill(linked):
     }
 
 
-def texts(components):
+def texts(components, linked):
     """Each text once, below the names of the crates that have it in their package."""
     command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGETS[0]]
     metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
@@ -105,15 +110,19 @@ def texts(components):
             if re.match("licen[cs]e|copying|copyright|notice|unlicense", name, re.IGNORECASE) and os.path.isfile(path):
                 with open(path, encoding="utf-8") as file:
                     owners.setdefault(file.read().strip(), []).append(f"{each['name']} {each['version']}")
+    for name, version, _, path in map(parts, linked):
+        if path:
+            with open(path, encoding="utf-8") as file:
+                owners.setdefault(file.read().strip(), []).append(f"{name} {version}")
     rule = "-" * 72
     return "".join(f"{rule}\n{', '.join(dict.fromkeys(names))}\n{rule}\n\n{text}\n\n" for text, names in owners.items())
 
 
 if len(sys.argv) < 2 or not sys.argv[1].endswith(".cdx.json"):
-    sys.exit("usage: deploy/release/sbom.py NAME.cdx.json [NAME@VERSION=LICENCE...]")
+    sys.exit("usage: deploy/release/sbom.py NAME.cdx.json [NAME@VERSION=LICENCE[=FILE]...]")
 written = bill(sys.argv[2:])
 with open(sys.argv[1], "w", encoding="utf-8") as file:
     json.dump(written, file, indent=1)
     file.write("\n")
 with open(sys.argv[1].removesuffix(".cdx.json") + ".licences.txt", "w", encoding="utf-8") as file:
-    file.write(texts(written["components"]))
+    file.write(texts(written["components"], sys.argv[2:]))
