@@ -1,17 +1,19 @@
-//! How the executable is linked where glibc and gcc are used: a process for each call pays for its linking each time.
+//! How the executable is linked on Linux: a process for each call pays for its linking each time.
 
 /// Parts of the names of what a call that uses files does not run: drivers of databases with what comes for them alone, the
 /// command line, installations, FastCGI, and what words a panic.
-const APART: [&str; 34] = [
+const APART: [&str; 37] = [
     "aho_corasick",
     "arc_swap",
     "clap",
     "crossbeam_queue",
+    "flate2",
     "futures_channel",
     "futures_util",
     "icu_normalizer",
     "icu_properties",
     "idna",
+    "miniz_oxide",
     "mysql",
     "num_bigint",
     "parking_lot",
@@ -32,6 +34,7 @@ const APART: [&str; 34] = [
     "8b24proxy4edge7fastcgi",
     "8b24proxy5store8database",
     "8b24proxy5store6moving",
+    "8b24proxy5serve4page",
     "8b24proxy7install",
     "addr2line",
     "gimli",
@@ -42,13 +45,16 @@ const APART: [&str; 34] = [
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let target = |name: &str| std::env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
-    if target("OS") == "linux" && target("ENV") == "gnu" {
+    if target("OS") != "linux" {
+        return;
+    }
+    place_apart();
+    if target("ENV") == "gnu" {
         // The standard library would load libgcc's unwinder as a shared library: a tenth of a call's CPU time, for panics
         // only, which end the program here.
         for argument in ["-Wl,--whole-archive", "-lgcc_eh", "-Wl,--no-whole-archive"] {
             println!("cargo::rustc-link-arg-bins={argument}");
         }
-        place_apart();
         // At a fixed address no pointer in the executable is to be relocated, which is a fourteenth of that time. Stack,
         // heap and libraries still move; this crate has no unsafe code.
         println!("cargo::rustc-link-arg-bins=-no-pie");
