@@ -39,7 +39,7 @@ php-fpm                 /usr/sbin/php-fpm*      bench
 php-curl                /usr/lib/php/*/curl.so  bench
 libapache2-mod-fcgid    /usr/lib/apache2/modules/mod_fcgid.so  bench
 openssl                 openssl                 quick long all
-pgbouncer               /usr/sbin/pgbouncer     quick long all
+pgbouncer               /usr/sbin/pgbouncer     bench quick long all
 mariadb-client-core     /usr/bin/mariadb        bench quick long all
 mariadb-server-core     /usr/sbin/mariadbd      bench quick long all
 postgresql-15           /usr/lib/postgresql/*/bin/initdb  bench quick long all

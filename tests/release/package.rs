@@ -184,6 +184,19 @@ fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
+fn the_documents_name_the_packages_of_this_version() {
+    let mut named = 0;
+    for document in ["README.md", "README.ru.md"] {
+        let text = fs::read_to_string(repository().join(document)).unwrap();
+        for rest in text.split("b24proxy_").skip(1) {
+            assert!(rest.starts_with(&format!("{VERSION}_")), "{document}: b24proxy_{:.20}", rest);
+            named += 1;
+        }
+    }
+    assert!(named >= 8, "{named}");
+}
+
+#[test]
 fn the_links_of_its_documents_lead_to_what_is_in_it() {
     let root = unpacked(&made("links"), "links/root");
     let (mut found, mut count) = (Vec::new(), 0);
