@@ -1,8 +1,8 @@
 //! How the executable is linked on Linux: a process for each call pays for its linking each time.
 
-/// Parts of the names of what a call that uses files does not run: drivers of databases with what comes for them alone, the
-/// command line, installations, FastCGI, and what words a panic.
-const APART: [&str; 37] = [
+/// Parts of the names of what one call of 1C, with files as storage, does not run: drivers of databases with what comes for them
+/// alone, the command line, installations, FastCGI, many calls, files and other routes, and what words a panic.
+const APART: [&str; 43] = [
     "aho_corasick",
     "arc_swap",
     "clap",
@@ -31,10 +31,16 @@ const APART: [&str; 37] = [
     "3url",
     "4sha1",
     "8b24proxy3cli",
+    "6rustls6client5tls12",
+    "8b24proxy4call4bulk",
     "8b24proxy4edge7fastcgi",
+    "8b24proxy5serve10installing",
     "8b24proxy5store8database",
     "8b24proxy5store6moving",
     "8b24proxy5serve4page",
+    "8b24proxy5serve5files",
+    "8b24proxy5serve6status",
+    "8b24proxy5serve7webhook",
     "8b24proxy7install",
     "addr2line",
     "gimli",
