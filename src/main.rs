@@ -10,10 +10,6 @@
 //! Uses edge and cli.
 #![forbid(unsafe_code)]
 
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
-
 mod app;
 mod call;
 mod cli;
