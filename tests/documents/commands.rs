@@ -201,7 +201,9 @@ fn every_command_writes_json_for_programs_and_the_exit_statuses_are_those_of_hel
     let help = assert_runs(&site.proxy, &["help"], "help");
     let statuses = help.lines().last().expect("help says something");
     assert!(statuses.starts_with("Exit status") && readme.contains(statuses), "{statuses}");
-    for (arguments, status) in [(["install-url", "acme"], 0), (["install-url", "nobody"], 1), (["chek", "x"], 2)] {
+    for (arguments, status) in
+        [(["install-url", "acme.bitrix24.ru"], 0), (["install-url", "nobody"], 1), (["chek", "x"], 2)]
+    {
         let ended = site.proxy.sandbox.command_line(&arguments).output().expect("the executable starts");
         assert_eq!(ended.status.code(), Some(status), "{arguments:?}");
     }
@@ -219,6 +221,11 @@ fn the_command_for_cron_is_what_the_readme_names() {
     site.run(&words, "deploy/cron.d/b24proxy");
     let row = table().into_iter().find(|(_, form, _)| form.starts_with("refresh")).expect("refresh is in the table");
     assert!(row.2.contains("(deploy/cron.d/b24proxy)"), "{}", row.0);
+    // On rented web space, where the program lies elsewhere.
+    let elsewhere = format!("~/public_html/cgi-bin/b24proxy {words}");
+    let pages = ["docs/monitoring.md", "docs/ru/monitoring.md"];
+    assert!(file.contains(&elsewhere), "deploy/cron.d/b24proxy: {elsewhere}");
+    assert!(pages.iter().all(|page| Document::load(page).text().contains(&format!("`{elsewhere}`"))), "{pages:?}");
     // The option that the file uses is the one that the table shows.
     let option = words.split(' ').find(|word| word.starts_with("--")).expect("an option");
     assert!(row.1.contains(option), "{}: {option}", row.0);
