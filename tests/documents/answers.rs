@@ -34,11 +34,11 @@ fn health() -> Value {
 }
 
 fn one_call() -> Value {
-    documented_proxy().request(r#"{"domain":"acme","method":"profile","params":{}}"#).run().json()
+    documented_proxy().request(r#"{"domain":"acme.bitrix24.ru","method":"profile","params":{}}"#).run().json()
 }
 
 fn many_calls() -> Value {
-    let calls = r#"{"domain":"acme","calls":[{"method":"crm.deal.add","params":{"fields":{"TITLE":"A"}}},
+    let calls = r#"{"domain":"acme.bitrix24.ru","calls":[{"method":"crm.deal.add","params":{"fields":{"TITLE":"A"}}},
                     {"method":"no.such.method","params":{}}]}"#;
     documented_proxy().request(calls).run().json()
 }
@@ -46,7 +46,7 @@ fn many_calls() -> Value {
 fn whole_list() -> Value {
     let proxy = documented_proxy();
     proxy.portal().seed("crm.deal", 60);
-    let answer = proxy.request(r#"{"domain":"acme","method":"crm.deal.list","all":true}"#).run().json();
+    let answer = proxy.request(r#"{"domain":"acme.bitrix24.ru","method":"crm.deal.list","all":true}"#).run().json();
     assert_eq!(answer["data"]["result"].as_array().map(Vec::len), Some(60), "{answer}");
     answer["data"].clone()
 }
@@ -56,12 +56,12 @@ fn webhook_error() -> Value {
 }
 
 fn bound() -> Value {
-    let names = r#"{"domain":"acme","events":{"bind":["ONCRMDEALADD","ONCRMDEALUPDATE"]}}"#;
+    let names = r#"{"domain":"acme.bitrix24.ru","events":{"bind":["ONCRMDEALADD","ONCRMDEALUPDATE"]}}"#;
     documented_proxy().request(names).run().json()
 }
 
 fn events() -> Value {
-    reported().request(r#"{"domain":"acme","events":{}}"#).run().json()
+    reported().request(r#"{"domain":"acme.bitrix24.ru","events":{}}"#).run().json()
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn every_address_of_the_table_is_there() {
         let address = code(&row.cells[0]).first().unwrap_or_else(|| panic!("{at}: no address")).to_string();
         let path = address.strip_prefix("GET ").unwrap_or(&address);
         let path = path.replace("{user id}", "1").replace("{client token}", TOKEN).replace("{method}", "profile");
-        let path = path.replace("NAME", "acme").replace("ADDRESS", &address_of_a_file(&proxy));
+        let path = path.replace("NAME", "acme.bitrix24.ru").replace("ADDRESS", &address_of_a_file(&proxy));
         let (path, query) = path.split_once('?').unwrap_or((&path, ""));
         // As a browser asks, for one of them is there for browsers alone.
         let answer = proxy.get(path).query(query).bearer(TOKEN).header("Accept", "text/html,*/*;q=0.8").run();
