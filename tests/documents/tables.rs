@@ -48,26 +48,30 @@ fn the_table_of_errors_is_the_same_in_russian() {
     assert_eq!(shown, real_codes(), "{page}, and src/values/error.rs");
 }
 
-/// The titles of the pages that say why an installation did not happen, as the program has them; without those that only
-/// Bitrix24's server hears, in answer to an event.
-fn titles_of_problems() -> BTreeSet<String> {
+/// The titles of the pages that say why an installation did not happen, Russian and English, as the program has them; without
+/// those that only Bitrix24's server hears, in answer to an event.
+fn titles_of_problems() -> BTreeSet<(String, String)> {
     let source = include_str!("../../src/serve/page/texts.rs");
     let problems = source.split("pub fn problem(").nth(1).expect("the pages' words");
     // A title stands in one line with its translation.
     let titles = problems.lines().filter_map(|line| {
         let (russian, rest) = line.split_once("language.pick(\"")?.1.split_once('"')?;
-        rest.starts_with(", \"").then(|| russian.to_owned())
+        let english = rest.strip_prefix(", \"")?.split('"').next()?;
+        Some((russian.to_owned(), english.to_owned()))
     });
-    titles.filter(|title| !["Токены действуют", "Отказано"].contains(&title.as_str())).collect()
+    titles.filter(|(russian, _)| !["Токены действуют", "Отказано"].contains(&russian.as_str())).collect()
 }
 
 #[test]
-fn every_page_that_an_administrator_may_see_is_in_the_russian_table() {
-    let (page, rows) = the_table(&["страница говорит", "что делать"]);
-    let shown: BTreeSet<_> = rows.into_iter().map(|row| row.cells[0].clone()).collect();
-    let real = titles_of_problems();
-    assert!(real.len() > 10, "{real:?}");
-    assert_eq!(shown, real, "{page}, and src/serve/page/texts.rs");
+fn every_page_that_an_administrator_may_see_is_in_the_tables() {
+    let (russian, english): (BTreeSet<_>, BTreeSet<_>) = titles_of_problems().into_iter().unzip();
+    assert!(russian.len() > 10, "{russian:?}");
+    for (head, real) in [(["страница говорит", "что делать"], russian), (["the page says", "what to do"], english)]
+    {
+        let (page, rows) = the_table(&head);
+        let shown: BTreeSet<_> = rows.into_iter().map(|row| row.cells[0].clone()).collect();
+        assert_eq!(shown, real, "{page}, and src/serve/page/texts.rs");
+    }
 }
 
 /// `deploy/pictures/way*.svg`: the classes of the texts are those that the pictures are drawn with.
