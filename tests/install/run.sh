@@ -39,10 +39,12 @@ mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
 work=$(mktemp -d "$cache/run.XXXXXX")
-child=
+children=
 cleanup() {
     # With unshare die all processes of its namespaces. (It ignores SIGTERM.)
-    [ -z "$child" ] || kill -s KILL "$child" 2>/dev/null || :
+    for child in $children; do
+        kill -s KILL "$child" 2>/dev/null || :
+    done
     wait
     # The namespaces' mounts are gone with their processes. Should one not be,
     # nothing outside may be removed through it.
@@ -101,8 +103,8 @@ for server in Apache nginx; do
     echo "ok  $server: $line"
 done
 
-for server in Apache nginx; do
-    for how in "single file" package; do
+for how in "single file" package; do
+    for server in Apache nginx; do
         root=$work/$server-${how% *}
         cp -a "$cache/$server" "$root"
         project=$root/root/b24proxy
@@ -112,13 +114,15 @@ for server in Apache nginx; do
         *) cp -a README.md proxy.toml.example deploy "$target/dist/b24proxy" "$project" ;;
         esac
         chown -R 0:0 "$project"
-        # "&" and wait: a trap runs only between commands.
+        # Both servers at once: most of the time each waits.
         unshare --net --mount --pid --fork --kill-child \
             env package="$package" sh tests/install/inside.sh "$server" "$how" "$root" "$target/debug/simulator" &
-        child=$!
-        wait "$child" || fail "$server, with the $how: see above"
-        child=
-        rm -rf --one-file-system "$root"
+        children="$children $!"
     done
+    for child in $children; do
+        wait "$child" || fail "with the $how: see above"
+    done
+    children=
+    rm -rf --one-file-system "$work/Apache-${how% *}" "$work/nginx-${how% *}"
 done
 echo "Installed by README.md under Apache and nginx, with the package and the single file; check --url says all is well, and names what is broken."
