@@ -100,9 +100,19 @@ whole() {
     done
 }
 
+# What is committed makes the same bytes in another folder.
+again() {
+    copy=$(mktemp -d)
+    git clone --quiet . "$copy/clone"
+    step env -u CARGO_TARGET_DIR sh "$copy/clone/deploy/release/build.sh" "$copy/dist"
+    step diff -r "$target/dist" "$copy/dist"
+    rm -rf "$copy"
+}
+
 long() {
     kinds "" postgres mysql
     release
+    again
     step env B24PROXY_LOAD_CALLS=20000 B24PROXY_NODES_CALLS=10000 cargo test --workspace --locked --test load -- --nocapture
     # On the debug build, whose arithmetic is checked.
     step env -u B24PROXY_TEST_BINARY B24PROXY_FUZZ_REQUESTS=50000 \
