@@ -91,8 +91,9 @@ whole() {
     release
     step sh tests/install/run.sh
     step env RUST_TEST_THREADS="$((threads * 2 / 3))" cargo test --workspace --locked
-    # Once more, with a resident process in place of one for each request.
-    contract file fastcgi
+    # Once more, with a resident process in place of one for each request: what lives longer there, waits or is streamed.
+    contract file fastcgi access:: calls:: events:: files:: idempotency:: installation:: limits:: lists:: refresh:: relay:: \
+        requests:: uploads:: visitor:: webhook::
     # And with a database in place of the token folder: what is kept there. All the rest in the long run.
     for database in postgres mysql; do
         contract "$database" cgi refresh:: idempotency:: nodes:: events:: \
@@ -123,6 +124,7 @@ long() {
     step env B24PROXY_RESIDENT_REQUESTS=100000 B24PROXY_RESIDENT_STREAMS=30000 B24PROXY_RESIDENT_RELOADS=24 \
         cargo test --workspace --locked --test resident -- --nocapture
     step env B24PROXY_FULL=1 cargo test --workspace --locked --test faults
+    contract file fastcgi
     for database in postgres mysql; do
         contract "$database" cgi
         contract "$database" fastcgi
