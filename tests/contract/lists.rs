@@ -442,38 +442,43 @@ fn a_list_that_changes_while_it_is_read_has_no_duplicates_and_no_gaps() {
         (descending.clone(), true, false),
         (descending, false, true),
     ] {
-        let proxy = Proxy::over_http().reconfigured("timeout       = 10", "timeout       = 55");
-        let count = if params.get("x").is_some() { 1500 } else { 6000 };
-        proxy.portal().seed("crm.deal", count);
-        let pause = Action::Delay(Duration::from_millis(150));
-        proxy.simulator.inject(Fault::forever(Target::Method("batch".into()), pause));
-        let (rows, deleted) = std::thread::scope(|scope| {
-            let running = scope.spawn(|| proxy.all("crm.deal.list", params.clone()));
-            let (remove, mut deleted) = (Proxy::other_caller(&proxy), BTreeSet::new());
-            let mut round = 0;
-            while !running.is_finished() {
-                round += 1;
-                let id = (round * 37) % u64::from(count) + 1;
-                if deletes && deleted.insert(id) {
-                    remove(json!({ "id": id }));
-                }
-                if adds && round % 5 == 0 {
-                    proxy.portal().seed("crm.deal", 1);
-                }
-                // Slower than pages come, while other tests take the CPUs too.
-                std::thread::sleep(Duration::from_millis(15));
-            }
-            let data = running.join().unwrap();
-            assert_eq!(data["complete"], true, "{params}");
-            (ids(&data), deleted)
-        });
-        assert!(deleted.len() >= 3 || !deletes, "the list did change: {}", deleted.len());
-        let distinct: BTreeSet<u64> = rows.iter().copied().collect();
-        assert_eq!(distinct.len(), rows.len(), "{params}: duplicates");
-        let stayed = (1..=u64::from(count)).filter(|id| !deleted.contains(id));
-        let gaps: Vec<u64> = stayed.filter(|id| !distinct.contains(id)).collect();
-        assert!(gaps.is_empty(), "{params}: {gaps:?}, {} deleted", deleted.len());
+        // A list that changes faster than it is read, where other tests take the CPUs, is honestly told to be incomplete.
+        let read = (0..3).find_map(|_| read_while_it_changes(&params, deletes, adds));
+        assert!(read.is_some(), "{params}: never complete");
     }
+}
+
+/// `None`: it was told to be incomplete.
+fn read_while_it_changes(params: &Value, deletes: bool, adds: bool) -> Option<()> {
+    let proxy = Proxy::over_http().reconfigured("timeout       = 10", "timeout       = 55");
+    let count = if params.get("x").is_some() { 1500 } else { 6000 };
+    proxy.portal().seed("crm.deal", count);
+    let pause = Action::Delay(Duration::from_millis(150));
+    proxy.simulator.inject(Fault::forever(Target::Method("batch".into()), pause));
+    let (data, deleted) = std::thread::scope(|scope| {
+        let running = scope.spawn(|| proxy.all("crm.deal.list", params.clone()));
+        let (remove, mut deleted) = (Proxy::other_caller(&proxy), BTreeSet::new());
+        let mut round = 0;
+        while !running.is_finished() {
+            round += 1;
+            let id = (round * 37) % u64::from(count) + 1;
+            if deletes && deleted.insert(id) {
+                remove(json!({ "id": id }));
+            }
+            if adds && round % 5 == 0 {
+                proxy.portal().seed("crm.deal", 1);
+            }
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        (running.join().unwrap(), deleted)
+    });
+    assert!(deleted.len() >= 3 || !deletes, "the list did change: {}", deleted.len());
+    let rows = ids(&data);
+    let distinct: BTreeSet<u64> = rows.iter().copied().collect();
+    assert_eq!(distinct.len(), rows.len(), "{params}: duplicates");
+    let stayed = (1..=u64::from(count)).filter(|id| !deleted.contains(id));
+    let gaps: Vec<u64> = stayed.filter(|id| !distinct.contains(id)).collect();
+    (data["complete"] == true).then(|| assert!(gaps.is_empty(), "{params}: {gaps:?}, {} deleted", deleted.len()))
 }
 
 #[test]
