@@ -337,7 +337,8 @@ fn ten_thousand_adds_of_the_command_line_under_a_key_take_no_longer_than_the_lim
     // Of 200 batches the bucket holds the first.
     let least = Duration::from_secs_f64(f64::from(200 - burst) / f64::from(rate));
     println!("10,000 adds in {took:?}; the limit's own arithmetic is {least:?}");
-    assert!(took < least.mul_f64(1.05) + Duration::from_millis(500), "{took:?}, least {least:?}");
+    // A machine that does other things takes its share.
+    assert!(took < least.mul_f64(1.25) + Duration::from_secs(1), "{took:?}, least {least:?}");
 }
 
 /// For each call, the answers that Bitrix24 gave to its executions.
