@@ -5,7 +5,7 @@ use crate::fixture::*;
 use rustix::net::{bind, connect, listen, socket, AddressFamily, SocketType};
 use serde_json::json;
 use simulator::{Options, PortalOptions};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use support::cgi::Answer;
@@ -76,14 +76,7 @@ fn forward(port: u16) {
     std::thread::spawn(move || {
         for near in listener.incoming().map_while(Result::ok) {
             let far = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-            for (mut from, mut to) in [(near.try_clone(), far.try_clone()), (Ok(far), Ok(near))]
-                .map(|(from, to)| (from.expect("a descriptor"), to.expect("a descriptor")))
-            {
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Write);
-                });
-            }
+            std::thread::spawn(move || join(near, far));
         }
     });
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{json, Value};
 use simulator::{Options, Portal, Simulator, TokenPair};
+use std::net::{Shutdown, TcpStream};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::cgi::{Answer, Cgi};
 use support::database::{self, Database};
@@ -204,6 +205,17 @@ level = "debug"
     pub fn call(&self, method: &str, params: Value) -> Answer {
         self.request(json!({ "domain": self.portal().name(), "method": method, "params": params }).to_string()).run()
     }
+}
+
+/// Passes on what comes on either, until both have ended.
+pub fn join(mut one: TcpStream, mut other: TcpStream) {
+    let (mut from, mut to) = (one.try_clone().expect("a descriptor"), other.try_clone().expect("a descriptor"));
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let _ = std::io::copy(&mut other, &mut one);
+    let _ = one.shutdown(Shutdown::Write);
 }
 
 /// The content of a token file with this pair.

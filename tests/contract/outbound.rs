@@ -86,15 +86,9 @@ fn connected(mut stream: TcpStream, way: Way, seen: &Mutex<Vec<String>>) {
             mapped.map_or(asked, |(_, port)| format!("127.0.0.1:{port}"))
         }
     };
-    let mut upstream = TcpStream::connect(target).unwrap();
+    let upstream = TcpStream::connect(target).unwrap();
     stream.write_all(b"HTTP/1.1 200 Connection established\r\nX-Proxy: yes\r\n\r\n").unwrap();
-    let (mut from, mut to) = (stream.try_clone().unwrap(), upstream.try_clone().unwrap());
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    });
-    let _ = std::io::copy(&mut upstream, &mut stream);
-    let _ = stream.shutdown(std::net::Shutdown::Write);
+    join(stream, upstream);
 }
 
 fn with_proxy(proxy: Proxy, line: &str) -> Proxy {
