@@ -49,8 +49,9 @@ if ! sh deploy/release/musl.sh; then
 fi
 PATH=$tools/bin:$PATH
 
-# No path of this machine in the files. A fixed address, so that nothing is relocated at each start; no tables for unwinding,
-# which a program that ends with its first panic never does, and which would be half a megabyte; zig's musl.
+# No path of this machine in the files. A fixed address, so that nothing is relocated at each start; zig's musl. No tables for
+# unwinding, which a program that ends with its first panic never does: half a megabyte, where the standard library is built here
+# too; beside rustup's they stay.
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 export CARGO_TARGET_DIR="$target/static"
 RUSTFLAGS="-C relocation-model=static -C force-unwind-tables=no -C link-self-contained=no"
@@ -71,7 +72,7 @@ rustc --version
 hand_out $x86 b24proxy
 hand_out $arm b24proxy-aarch64
 
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+version=$(sh deploy/release/version.sh)
 # Where zig keeps the C library that it links.
 musl=$(echo "$tools"/lib/python3*/site-packages/ziglang/lib/libc/musl)
 python3 deploy/release/sbom.py "$out/b24proxy_$version.cdx.json" \

@@ -19,7 +19,7 @@ out=$(realpath "$3")
 cd "$(dirname "$0")/../.."
 
 command -v dpkg-deb >/dev/null 2>&1 || { echo "dpkg-deb is missing: install dpkg" >&2; exit 1; }
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+version=$(sh deploy/release/version.sh)
 bill=$out/b24proxy_$version.cdx.json
 [ -e "$bill" ] || { echo "$bill is missing: deploy/release/sbom.py writes it" >&2; exit 1; }
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(sh deploy/release/epoch.sh)}

@@ -19,7 +19,7 @@ target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 
-package=b24proxy_$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)_amd64.deb
+package=b24proxy_$(sh deploy/release/version.sh)_amd64.deb
 
 if [ "${B24PROXY_INSTALL_BUILT:-}" != yes ]; then
     sh tests/packages.sh install
